@@ -1,0 +1,64 @@
+"""The two errors that reach a person, and how a wrong name is answered."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DilkitError(Exception):
+    """Something failed at run time (exit code 1).
+
+    Args:
+        message: what is wrong, in one sentence.
+        where: the file, key, image or position it is about.
+        found: what was there.
+        expected: what should have been there.
+        nearest: the nearest valid name, if the mistake looks like a misspelling.
+        remedy: what to do now.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: object = None,
+        found: object = None,
+        expected: object = None,
+        nearest: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.found = found
+        self.expected = expected
+        self.nearest = nearest
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.message}" if self.where is not None else self.message
+        lines = [head]
+        if self.found is not None:
+            lines.append(f"  found:    {self.found}")
+        if self.expected is not None:
+            lines.append(f"  expected: {self.expected}")
+        if self.nearest is not None:
+            lines.append(f"  did you mean: {self.nearest}?")
+        if self.remedy is not None:
+            lines.append(f"  to do:    {self.remedy}")
+        return "\n".join(lines)
+
+
+class UsageError(DilkitError, ValueError):
+    """Wrong usage or configuration (exit code 2)."""
+
+    exit_code = 2
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate closest to a misspelt `name`, or None where nothing is close."""
+    found = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    return found[0] if found else None

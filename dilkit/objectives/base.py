@@ -1,0 +1,45 @@
+"""What an objective is: an episode in, gradients by parameter name out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from dilkit.confounders.episodes import Batch, Episode
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+"""loss(module, (distorted, clean)) -> scalar."""
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What the outer optimiser is given.
+
+    Attributes:
+        grads: the direction for theta, by parameter name.
+        loss: detached scalar, the mean training loss over the confounders (at the weights where each was met).
+        log: further scalars worth writing down, such as the loss of each confounder under `loss/<label>`.
+    """
+
+    grads: dict[str, Tensor]
+    loss: Tensor
+    log: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """One file per objective. It never touches the optimiser of theta, a file or a device."""
+
+    name: str
+
+    def gradients(self, net: nn.Module, episode: Episode) -> Gradients: ...
+
+    def passes(self, n: int) -> int:
+        """Forward-and-backward passes over one distortion's batch in a step with n confounders (equal budgets)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
