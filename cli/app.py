@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 _COMMANDS: list[str] = []
-"""One module of this package each; a module calls `app.command(...)` or `app.add_typer(...)` when imported."""
+"""One module of this package each; a module registers its commands on `app` when imported."""
 
 
 def _version(value: bool) -> None:

@@ -20,7 +20,7 @@ class Gradients:
 
     Attributes:
         grads: the direction for theta, by parameter name.
-        loss: detached scalar, the mean training loss over the confounders (at the weights where each was met).
+        loss: detached scalar, the mean training loss over the confounders (at the weights met).
         log: further scalars worth writing down, such as the loss of each confounder under `loss/<label>`.
     """
 
@@ -37,7 +37,7 @@ class Objective(Protocol):
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients: ...
 
     def passes(self, n: int) -> int:
-        """Forward-and-backward passes over one distortion's batch in a step with n confounders (equal budgets)."""
+        """Forward-and-backward passes over one distortion's batch per step of n confounders (equal budgets)."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
