@@ -1,0 +1,30 @@
+"""Fixtures every room uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with train/BSD400, test/CBSD68 and test/Set5; the images are not ours to ship."""
+    folder = Path(os.environ.get("DILKIT_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no image folder: set DILKIT_DATA to one holding train/BSD400, test/CBSD68, test/Set5")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(request: pytest.FixtureRequest) -> None:
+    """Tests run side by side; each keeps to one core."""
+    import sys
+
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
