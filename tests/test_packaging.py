@@ -1,0 +1,85 @@
+"""The wheel: one top-level name, every subpackage, and a program that works away from the checkout."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+SOURCES = ["dilkit", "cli", "recipes", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "MANIFEST.in"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the sources, so that no stale build folder can leak into it."""
+    work = tmp_path_factory.mktemp("build")
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, work / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, work / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", "out", "."]
+    subprocess.run(command, cwd=work, check=True)
+    [path] = (work / "out").glob("*.whl")
+    return path
+
+
+def test_every_subpackage_is_listed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        ".".join(["dilkit", *path.parent.relative_to(ROOT / "dilkit").parts])
+        for path in (ROOT / "dilkit").rglob("__init__.py")
+    }
+    assert sorted(listed) == sorted(found | {"dilkit.cli", "dilkit.recipes"})
+
+
+def test_the_wheel_has_one_top_level_name_and_every_module(wheel: Path) -> None:
+    names = [n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n]
+    assert {n.split("/")[0] for n in names} == {"dilkit"}
+    expected = {f"dilkit/{p.relative_to(ROOT / 'dilkit')}" for p in (ROOT / "dilkit").rglob("*.py")}
+    for folder in ("cli", "recipes"):
+        expected |= {
+            f"dilkit/{p.relative_to(ROOT)}"
+            for p in (ROOT / folder).rglob("*")
+            if p.suffix in {".py", ".yaml"} and "__pycache__" not in p.parts
+        }
+    assert expected <= set(names)
+
+
+def test_the_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    env = tmp_path / "env"
+    subprocess.run([sys.executable, "-m", "venv", str(env)], check=True)
+    python = env / "bin" / "python"
+    # The dependencies come from the running environment (its editable dilkit does not: a path line in a .pth
+    # file brings no further .pth files with it); dilkit itself comes from the wheel alone.
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    pth = env / "lib" / version / "site-packages" / "dependencies.pth"
+    pth.write_text(sysconfig.get_path("purelib") + "\n")
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True)
+
+    def dilkit(*arguments: str) -> str:
+        run = subprocess.run(
+            [str(env / "bin" / "dilkit"), *arguments], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    where = subprocess.run(
+        [str(python), "-c", "import dilkit; print(dilkit.__file__)"], cwd=tmp_path, capture_output=True, text=True
+    ).stdout
+    assert where.startswith(str(env))
+    assert dilkit("--version").startswith("dilkit 0.")
+    assert "denoise-gaussian-small" in dilkit("recipes", "ls")
+    expression = "awgn[5, 20] >> clip"
+    dilkit("augment", "deadleaves:4", "--distort", expression, "--out", "store.h5", "--tile", "64", "--stride", "64")
+    dilkit("train", "denoise-gaussian-small", "data.store=store.h5", "steps=10", "--out", "run")
+    assert list((tmp_path / "run" / "checkpoints").glob("*.safetensors"))
