@@ -37,9 +37,14 @@ class Objective(Protocol):
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients: ...
 
     def passes(self, n: int) -> int:
-        """Forward-and-backward passes over one distortion's batch per step of n confounders (equal budgets)."""
+        """Forward-and-backward passes over one distortion's batch, per step of n confounders."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+def on(loss: Loss, batch: Batch) -> Callable[[nn.Module], Tensor]:
+    """The loss of one batch, as a function of the module alone."""
+    return lambda module: loss(module, batch)

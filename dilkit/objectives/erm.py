@@ -1,0 +1,64 @@
+"""Empirical risk minimisation over the pooled distortions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dilkit.confounders.episodes import Episode
+from dilkit.meta.chain import Reduce
+from dilkit.meta.finite import require_finite, size
+from dilkit.objectives.base import Gradients, Loss
+from dilkit.objectives.config import ErmConfig
+
+
+class Erm:
+    """The direction is grad mean_i L(f_theta(I_di), I_c) (Eq. 2).
+
+    One accumulated pass per distortion: n confounders need the activations of one. Running statistics
+    advance once per distortion, and `.grad` of the parameters is left as it was found.
+    """
+
+    name = "erm"
+
+    def __init__(self, config: ErmConfig, loss: Loss, *, seed: int = 0, reduce: Reduce | None = None) -> None:
+        self._loss = loss
+        self._reduce = reduce
+
+    def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
+        params = {name: p for name, p in net.named_parameters() if p.requires_grad}
+        before = [p.grad for p in params.values()]
+        losses: dict[str, Tensor] = {}
+        try:
+            for p in params.values():
+                p.grad = None
+            for label, batch in episode.batches().items():
+                loss = self._loss(net, batch)
+                (loss / len(episode.labels)).backward()
+                losses[label] = loss.detach()
+            grads = {
+                name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in params.items()
+            }
+        finally:
+            for p, grad in zip(params.values(), before, strict=True):
+                p.grad = grad
+        if self._reduce is not None:
+            self._reduce(list(grads.values()))
+        scalars = {f"the loss of {label}": loss for label, loss in losses.items()}
+        scalars["the gradient of all distortions"] = size(grads.values())
+        require_finite(scalars, where=f"step {episode.step}")
+        return Gradients(
+            grads, torch.stack(list(losses.values())).mean(), {f"loss/{k}": v for k, v in losses.items()}
+        )
+
+    def passes(self, n: int) -> int:
+        return n
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass

@@ -1,0 +1,73 @@
+"""The control of `dil_sf`: its chain and outer step, on batches that mix the distortions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from dilkit.confounders.episodes import Batch, Episode
+from dilkit.errors import UsageError
+from dilkit.meta.chain import FirstOrderChain, Reduce
+from dilkit.objectives.base import Gradients, Loss, on
+from dilkit.objectives.config import LookaheadConfig
+from dilkit.objectives.inner import optimizer_of
+from dilkit.objectives.order import shuffled
+
+
+class Lookahead:
+    """Lookahead (Zhang et al., NeurIPS 2019) with k = n: what is left of DIL_sf once an inner step no
+    longer intervenes on one distortion. Same images, passes, inner optimiser and direction theta - phi_n.
+    """
+
+    name = "lookahead"
+
+    def __init__(
+        self, config: LookaheadConfig, loss: Loss, *, seed: int = 0, reduce: Reduce | None = None
+    ) -> None:
+        self._loss = loss
+        self._seed = seed
+        self._chain = FirstOrderChain(optimizer_of(config.inner), buffers=config.buffers, reduce=reduce)
+
+    def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
+        batches = mixed(episode, seed=self._seed)
+        grads, losses = self._chain.run(
+            net,
+            {f"mixed batch {k + 1}": on(self._loss, batch) for k, batch in enumerate(batches)},
+            where=f"step {episode.step}",
+        )
+        return Gradients(grads, torch.stack(list(losses.values())).mean())
+
+    def passes(self, n: int) -> int:
+        return n
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"inner": self._chain.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._chain.load_state_dict(state["inner"])
+
+
+def mixed(episode: Episode, *, seed: int) -> list[Batch]:
+    """n batches of the episode's n, every (position, distortion) in exactly one of them, and each batch with
+    as equal a share of every distortion as its size allows (a Latin square, shuffled by seed and step).
+    """
+    labels, step = episode.labels, episode.step
+    shapes = {(episode.views[x].shape, episode.targets[x].shape) for x in labels}
+    if len(shapes) > 1:
+        raise UsageError(
+            "distortions of different shapes cannot share a batch", found=sorted(map(str, shapes))
+        )
+    n, size = len(labels), len(episode.views[labels[0]])
+    symbols = shuffled(n, seed=seed, step=step, purpose="mix distortions")
+    offsets = [i % n for i in shuffled(size, seed=seed, step=step, purpose="mix positions")]
+    views = torch.stack([episode.views[x] for x in labels])
+    targets = torch.stack([episode.targets[x] for x in labels])
+    positions = torch.arange(size, device=views.device)
+    out = []
+    for k in range(n):
+        rows = torch.tensor([symbols[(offset + k) % n] for offset in offsets], device=views.device)
+        out.append((views[rows, positions], targets[rows, positions]))
+    return out
