@@ -1,1 +1,81 @@
-"""TODO."""
+"""Restoration nets: one file each, built by name or from any `package.module:Class`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from dilkit.errors import UsageError, nearest
+from dilkit.models.config import BUILTIN, AnyModel, Custom, ModelConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["BUILTIN", "build", "from_config"]
+
+
+def build(name: str, **args: Any) -> nn.Module:
+    """Build a model by its name.
+
+    Args:
+        name: one of `BUILTIN`, or `package.module:Class` with its arguments in `args={...}`.
+        args: the fields of that model's config, and `equivariant`.
+
+    Raises:
+        UsageError: no such model, or an argument it does not take.
+    """
+    if ":" not in name and name not in BUILTIN:
+        raise UsageError(
+            f"unknown model {name!r}",
+            expected=", ".join(sorted(BUILTIN)) + ", or package.module:Class",
+            nearest=nearest(name, BUILTIN),
+        )
+    try:
+        config: ModelConfig = TypeAdapter(AnyModel).validate_python({"name": name, **args})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][-1])
+        raise UsageError(
+            f"model {name}: {first['msg']}",
+            where=f"model.{key}",
+            found=first["input"],
+            nearest=nearest(key, BUILTIN.get(name, Custom).model_fields),
+        ) from None
+    return from_config(config)
+
+
+def from_config(config: ModelConfig) -> nn.Module:
+    """Build the model a validated config describes."""
+    from torch import nn
+
+    if isinstance(config, Custom):
+        net = _import(config.name)(**config.arguments())
+        if not isinstance(net, nn.Module):
+            raise UsageError(f"{config.name} did not make a torch.nn.Module", found=type(net).__name__)
+    else:
+        name = config.name  # type: ignore[attr-defined]
+        net = importlib.import_module(f"dilkit.models.{name}").build(**config.arguments())
+    if config.equivariant:
+        from dilkit.models.equivariant import Equivariant
+
+        net = Equivariant(net)
+    return net
+
+
+def _import(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"cannot import {module!r}: {error}",
+            where="model.name",
+            remedy="install the package, or run where Python finds it",
+        ) from error
+    except AttributeError:
+        found = importlib.import_module(module)
+        raise UsageError(
+            f"{module} has no {attribute!r}", where="model.name", nearest=nearest(attribute, dir(found))
+        ) from None

@@ -1,0 +1,141 @@
+"""From names, files and `key=value` to one validated recipe."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML, YAMLError
+
+from dilkit.errors import UsageError
+from dilkit.recipe.explain import check_objective, explain, takes_text
+from dilkit.recipe.layers import Key, Layer, Origin, merge, named, read_layer
+from dilkit.recipe.schema import Recipe
+from dilkit.recipe.shipped import locate
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A validated recipe, the layers it was made of merged into one, and the words that asked for it."""
+
+    recipe: Recipe
+    layer: Layer
+    words: tuple[str, ...]
+
+
+def compose(words: Sequence[str]) -> Composed:
+    """Compose recipes, parts and overrides from left to right.
+
+    Args:
+        words: recipe names, part names, paths of YAML files, and `key.path=value` overrides.
+
+    Raises:
+        UsageError: an unknown name, a cycle of `extends`, or a value the schema refuses.
+    """
+    total = Layer({})
+    overrides = [w for w in words if _is_override(w)]
+    for word in words:
+        if word not in overrides:
+            total = merge(total, _extended(*locate(word), ()))
+    total = _select_objective(merge(total, _override_layer(overrides)))
+    try:
+        recipe = Recipe.model_validate(total.tree)
+    except ValidationError as error:
+        raise explain(error, total) from None
+    return Composed(recipe, total, tuple(words))
+
+
+def validate(tree: dict[str, Any], source: str = "recipe") -> Recipe:
+    """Validate a resolved recipe, such as the one in a checkpoint."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise explain(error, Layer(tree, {(k,): Origin(source) for k in tree})) from None
+
+
+def to_yaml(tree: dict[str, Any]) -> str:
+    """YAML 1.2 text that `compose` reads back to the same values."""
+    out = io.StringIO()
+    yaml = YAML(typ="rt")
+    yaml.default_flow_style = None
+    yaml.width = 100
+    yaml.dump(tree, out)
+    return out.getvalue()
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """Every value of a recipe, defaults included, as plain JSON values."""
+    return recipe.model_dump(mode="json", exclude_none=True)
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word
+
+
+def _extended(layer: Layer, source: str, above: tuple[str, ...]) -> Layer:
+    chain = (*above, source)
+    if source in above:
+        raise UsageError("recipes extend each other in a circle", where=source, found=" -> ".join(chain))
+    parents = layer.tree.get("extends", [])
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not all(isinstance(p, str) for p in parents):
+        raise UsageError(
+            "`extends` is a recipe name or a list of them", where=layer.origin(("extends",)), found=parents
+        )
+    total = Layer({})
+    for parent in parents:
+        near = Path(source).parent if source.endswith((".yaml", ".yml")) else None
+        total = merge(total, _extended(*locate(parent, near, layer.origin(("extends",))), chain))
+    own = Layer({k: v for k, v in layer.tree.items() if k != "extends"}, layer.origins)
+    return merge(total, own)
+
+
+def _override_layer(words: Sequence[str]) -> Layer:
+    tree: dict[str, Any] = {}
+    origins: dict[tuple[str | int, ...], Origin] = {}
+    for word in words:
+        path, _, text = word.partition("=")
+        key = tuple(path.strip().split("."))
+        if not all(key):
+            raise UsageError("an override is key.path=value", where="command line", found=word)
+        at = tree
+        for part in key[:-1]:
+            at = at.setdefault(part, {})
+            if not isinstance(at, dict):
+                raise UsageError(f"{part} is given both as a value and as a section", where=word)
+        at[key[-1]] = named(key[-1], text if takes_text(key) else _value(text))
+        origins[key] = Origin(f"command line, {word}")
+    return Layer(tree, origins)
+
+
+def _value(text: str) -> Any:
+    try:
+        return read_layer(f"value: {text}", "command line").tree["value"]
+    except (UsageError, YAMLError):
+        return text
+
+
+def _select_objective(layer: Layer) -> Layer:
+    """Apply the settings that `objectives:` keeps for the objective that was chosen; check them all."""
+    kept = layer.tree.get("objectives", {})
+    if not isinstance(kept, dict):
+        raise UsageError(
+            "`objectives` maps names to settings", where=layer.origin(("objectives",)), found=kept
+        )
+    for name, settings in kept.items():
+        check_objective(name, settings, layer)
+    tree = {k: v for k, v in layer.tree.items() if k != "objectives"}
+    name = tree.get("objective", {"name": "erm"}).get("name")
+    if name not in kept:
+        return Layer(tree, layer.origins)
+    own = Layer({"objective": {"name": name, **kept[name]}}, _moved(layer, ("objectives", name)))
+    given = Layer(tree, {k: o for k, o in layer.origins.items() if k[0] != "objectives"})
+    return merge(own, given)
+
+
+def _moved(layer: Layer, at: Key) -> dict[Key, Origin]:
+    return {("objective", *k[2:]): o for k, o in layer.origins.items() if k[:2] == at}

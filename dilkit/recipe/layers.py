@@ -1,0 +1,141 @@
+"""Where each value of a recipe comes from, and how two layers of a recipe become one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from dilkit.errors import UsageError
+
+Key = tuple[str | int, ...]
+BUDGET = ("steps", "passes", "epochs", "hours")
+"""Ways to say how long to train; a layer that uses one replaces those of the layers below it."""
+NAMED = frozenset({"model", "objective", "inner", "optim", "schedule"})
+"""Sections told apart by their `name`; `model: dncnn` is short for `model: {name: dncnn}`."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A line of a file, or the command line."""
+
+    source: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.source if self.line is None else f"{self.source}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Plain nested values, and the origin of every key of them."""
+
+    tree: dict[str, Any]
+    origins: dict[Key, Origin] = field(default_factory=dict)
+
+    def origin(self, key: Key) -> Origin | None:
+        """The origin of `key`, or of something inside it, or of the section it is in."""
+        if key in self.origins:
+            return self.origins[key]
+        if not key:
+            return None
+        inside = (o for k, o in self.origins.items() if k[: len(key)] == key)
+        return next(inside, None) or self.origin(key[:-1])
+
+
+def read_layer(text: str, source: str) -> Layer:
+    """Parse YAML 1.2 text (so `1e-4` is a number and `on` is text), remembering lines."""
+    try:
+        node = YAML(typ="rt").load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = Origin(source, mark.line + 1 if mark else None)
+        raise UsageError(f"not YAML: {getattr(error, 'problem', error)}", where=where) from None
+    if node is None:
+        return Layer({})
+    if not isinstance(node, CommentedMap):
+        raise UsageError("a recipe is a map of keys", where=source, found=type(node).__name__)
+    origins: dict[Key, Origin] = {}
+    return Layer(_plain(node, (), source, origins), origins)
+
+
+def read_layer_file(path: Path) -> Layer:
+    """Read a recipe file."""
+    try:
+        return read_layer(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the recipe: {error}", where=path) from None
+
+
+def _plain(node: Any, at: Key, source: str, origins: dict[Key, Origin]) -> Any:
+    if isinstance(node, CommentedMap):
+        tree = {}
+        for key, value in node.items():
+            inner = (*at, str(key))
+            origins[inner] = Origin(source, node.lc.key(key)[0] + 1)
+            tree[str(key)] = named(str(key), _plain(value, inner, source, origins))
+        return tree
+    if isinstance(node, CommentedSeq):
+        items = []
+        for i, value in enumerate(node):
+            origins[(*at, i)] = Origin(source, node.lc.item(i)[0] + 1)
+            items.append(_plain(value, (*at, i), source, origins))
+        return items
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def named(key: str, value: Any) -> Any:
+    """A section given by its name alone, written out."""
+    return {"name": value} if key in NAMED and isinstance(value, str) else value
+
+
+def merge(below: Layer, above: Layer) -> Layer:
+    """One layer of two: maps merge key by key, everything else is replaced by the layer above.
+
+    Two rules on top. A section that names another `name` starts afresh, because the settings of one model
+    are not those of another. And a budget (`steps`, `passes`, ...) replaces the budget below.
+    """
+    tree, origins = dict(below.tree), dict(below.origins)
+    if any(key in above.tree for key in BUDGET):
+        for key in BUDGET:
+            tree.pop(key, None)
+            origins.pop((key,), None)
+    _merge_maps(tree, above.tree, (), origins)
+    origins.update(above.origins)
+    return Layer(tree, origins)
+
+
+def _merge_maps(below: dict[str, Any], above: Mapping[str, Any], at: Key, origins: dict[Key, Origin]) -> None:
+    for key, value in above.items():
+        old, inner = below.get(key), (*at, key)
+        if isinstance(old, dict) and isinstance(value, dict) and not _renames(old, value):
+            below[key] = dict(old)
+            _merge_maps(below[key], value, inner, origins)
+            continue
+        for known in [k for k in origins if k[: len(inner)] == inner]:
+            del origins[known]
+        below[key] = value
+
+
+def _renames(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return "name" in new and "name" in old and new["name"] != old["name"]
+
+
+def leaves(tree: Any, at: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Every (path, value) that is not itself a non-empty map."""
+    if isinstance(tree, Mapping) and (tree or not at):
+        for key, value in tree.items():
+            yield from leaves(value, (*at, key))
+    else:
+        yield at, tree
+
+
+def dotted(key: Key) -> str:
+    return ".".join(str(part) for part in key)

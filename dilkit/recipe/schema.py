@@ -1,0 +1,142 @@
+"""What a recipe may say. Torch is not imported here, so a wrong recipe is refused at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dilkit.models.config import AnyModel
+from dilkit.objectives.config import ErmConfig, ObjectiveConfig
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """Where episodes come from: a store, or images and an expression."""
+
+    store: str | None = None
+    """HDF5 file made by `dilkit augment`."""
+    sources: list[str] | None = None
+    """Instead of a store: folders, globs, files, `samples:` or `deadleaves:N`, distorted as they are read."""
+    distort: str | list[str] | None = None
+    """The confounder set of `sources`; a list means `|`."""
+    labels: list[str] | None = None
+    """Confounders of the store to train on; all of them by default."""
+    split: str = "train"
+    pairing: Literal["paired", "independent"] = "paired"
+    """`paired`: all distortions of the same images (section 3.2); `independent`: as the authors' script."""
+    batch: Positive = 8
+    """Images per distortion and step, over all processes."""
+    crop: Positive = 64
+    """Side of the clean crop, in pixels."""
+    symmetry: bool = True
+    """Random flips and quarter turns."""
+    prefetch: int = Field(2, ge=0)
+    """Episodes made ahead of the step that uses them; 0 makes each when it is needed."""
+    tile: Positive = 256
+    """Tile side when training from `sources`."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Data:
+        if self.store is not None and (self.sources is not None or self.distort is not None):
+            raise ValueError("give `store`, or `sources` with `distort`, not both")
+        if (self.sources is None) != (self.distort is None):
+            raise ValueError("`sources` and `distort` go together")
+        return self
+
+
+class Constant(Section):
+    name: Literal["constant"] = "constant"
+    warmup: int = Field(0, ge=0)
+    """Steps of linear warm-up."""
+
+
+class Cosine(Section):
+    name: Literal["cosine"] = "cosine"
+    warmup: int = Field(0, ge=0)
+    floor: float = Field(0.0, ge=0)
+    """Learning rate at the end."""
+
+
+class Staircase(Section):
+    name: Literal["step"] = "step"
+    warmup: int = Field(0, ge=0)
+    every: Positive
+    unit: Literal["steps", "epochs"] = "steps"
+    """An epoch is len(store) / batch steps."""
+    factor: float = Field(0.5, gt=0, le=1)
+
+
+AnySchedule = Annotated[Constant | Cosine | Staircase, Field(discriminator="name")]
+
+
+class Optim(Section):
+    """The outer optimiser, which moves theta along the objective's direction."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    momentum: float = Field(0.0, ge=0)
+    """For sgd."""
+    clip: float | None = Field(None, gt=0)
+    """Largest norm of the whole direction, after it has been reduced over processes."""
+    schedule: AnySchedule = Field(default_factory=Constant)
+
+
+class Checkpoint(Section):
+    every: Positive = 1000
+    """Steps between checkpoints; the last step is always saved."""
+    keep: Positive = 2
+    """Newest checkpoints kept for resuming."""
+
+
+class Log(Section):
+    every: Positive = 50
+    """Steps between rows of the metrics files."""
+
+
+class Hardware(Section):
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    threads: int | None = Field(None, ge=1)
+    """Threads of torch on the CPU; torch's own choice by default."""
+
+
+class Recipe(Section):
+    """One training run, wholly described."""
+
+    description: str = ""
+    seed: int = Field(0, ge=0)
+    steps: Positive | None = None
+    """Budget in outer steps,"""
+    passes: Positive | None = None
+    """or in forward-and-backward passes over one distortion's batch (equal work for every objective),"""
+    epochs: Positive | None = None
+    """or in passes over the store by the clean batch,"""
+    hours: float | None = Field(None, gt=0)
+    """or in wall-clock hours."""
+    data: Data = Field(default_factory=Data)
+    model: AnyModel
+    objective: ObjectiveConfig = Field(default_factory=ErmConfig)
+    loss: Literal["l1", "l2", "charbonnier"] = "l1"
+    optim: Optim = Field(default_factory=Optim)
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint)
+    log: Log = Field(default_factory=Log)
+    hardware: Hardware = Field(default_factory=Hardware)
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Recipe:
+        given = [k for k in ("steps", "passes", "epochs", "hours") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError("a recipe has one budget: steps, passes, epochs or hours")
+        if self.hours is not None and isinstance(self.optim.schedule, Cosine):
+            raise ValueError(
+                "a cosine schedule needs to know its end: give steps, passes or epochs, not hours"
+            )
+        return self

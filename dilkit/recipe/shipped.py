@@ -1,0 +1,56 @@
+"""The recipes that come with dilkit, and how a name finds its file."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from dilkit.errors import UsageError, nearest
+from dilkit.recipe.layers import Layer, Origin, read_layer, read_layer_file
+
+
+def shipped() -> dict[str, Traversable]:
+    """Recipe name -> its file."""
+    return _yaml_in(files("dilkit.recipes"))
+
+
+def parts() -> dict[str, tuple[str, Traversable]]:
+    """Part name -> (what it is a part for: model, objective, data, ...; its file)."""
+    root = files("dilkit.recipes").joinpath("parts")
+    found: dict[str, tuple[str, Traversable]] = {}
+    if root.is_dir():
+        for room in sorted(root.iterdir(), key=lambda r: r.name):
+            if room.is_dir():
+                found |= {name: (room.name, file) for name, file in _yaml_in(room).items()}
+    return found
+
+
+def locate(word: str, near: Path | None = None, asked: Origin | None = None) -> tuple[Layer, str]:
+    """The layer a word names, and its source: a path ending in .yaml, or a shipped recipe or part.
+
+    Args:
+        near: the folder a relative path is tried in first (that of the recipe which extends it).
+        asked: the line that names it, for the error.
+    """
+    if word.endswith((".yaml", ".yml")):
+        path = Path(word).expanduser()
+        if near is not None and (near / path).is_file():
+            path = near / path
+        if not path.is_file():
+            raise UsageError("no such recipe file", where=asked or "command line", found=word)
+        return read_layer_file(path), str(path)
+    names = shipped() | {name: file for name, (_, file) in parts().items()}
+    if word not in names:
+        raise UsageError(
+            f"no recipe or part is called {word!r}",
+            where=asked or "command line",
+            nearest=nearest(word, names),
+            remedy="`dilkit recipes ls` lists them; your own file ends in .yaml; a setting is key.path=value",
+        )
+    return read_layer(names[word].read_text(encoding="utf-8"), f"{word}.yaml"), f"dilkit.recipes/{word}"
+
+
+def _yaml_in(folder: Traversable) -> dict[str, Traversable]:
+    found = {f.name.removesuffix(".yaml"): f for f in folder.iterdir() if f.name.endswith(".yaml")}
+    return dict(sorted(found.items()))

@@ -1,0 +1,162 @@
+"""Checkpoints: one safetensors file that is enough to rebuild the net, and the training state beside it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dilkit import __version__
+from dilkit.errors import DilkitError, UsageError
+from dilkit.models import from_config
+from dilkit.recipe import Recipe, resolved, validate
+from dilkit.training.files import link, write_atomically
+
+FORMAT = 1
+_KEY = "dilkit"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A net rebuilt from its checkpoint (on the CPU, in eval mode), its recipe and what was noted with it.
+
+    `metadata` has `step`, `passes`, `confounders` (the expression trained on), `labels` and `versions`.
+    """
+
+    net: nn.Module
+    recipe: Recipe
+    metadata: dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """What made the numbers: dilkit, torch, Python and the machine's kind."""
+    return {
+        "dilkit": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def save_weights(path: Path, net: nn.Module, recipe: Recipe, notes: Mapping[str, Any]) -> str:
+    """Write the weights and everything needed to rebuild the net; the digest of the file is returned."""
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in net.state_dict().items()}
+    meta = {"format": FORMAT, "recipe": resolved(recipe), "versions": versions(), **notes}
+    text = json.dumps(meta, sort_keys=True)
+    write_atomically(path, lambda p: save_file(tensors, p, metadata={_KEY: text}))
+    return digest(path)
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as handle:
+        state = blake2b(digest_size=16)
+        while block := handle.read(1 << 22):
+            state.update(block)
+    return state.hexdigest()
+
+
+def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by name, and the metadata.
+
+    Raises:
+        UsageError: no such file, or not one of our checkpoints.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(
+            "no such checkpoint", where=path, remedy="a run keeps RUN/checkpoints/last.safetensors"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = (file.metadata() or {}).get(_KEY)
+            if notes is None:
+                raise UsageError("not a dilkit checkpoint: it does not carry its recipe", where=path)
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(notes)  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UsageError(
+            "the checkpoint is damaged or not a safetensors file", where=path, found=str(error)
+        ) from None
+
+
+def load(path: Path | str) -> Loaded:
+    """Rebuild a net from the one file.
+
+    Raises:
+        UsageError: not a checkpoint, or its weights are not those of the model its recipe names.
+    """
+    tensors, meta = read(path)
+    recipe = validate(meta.pop("recipe"), str(path))
+    net = from_config(recipe.model)
+    fit(net, tensors, path)
+    return Loaded(net.eval(), recipe, meta)
+
+
+def fit(net: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
+    """Load weights into a net they belong to."""
+    own = net.state_dict()
+    missing, strange = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    shapes = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
+    if missing or strange or shapes:
+        first = f"{shapes[0]} {tuple(tensors[shapes[0]].shape)}" if shapes else (strange or missing)[0]
+        raise UsageError(
+            "the checkpoint is of another model",
+            where=path,
+            found=f"{len(strange)} unknown, {len(missing)} missing, {len(shapes)} misshapen; first: {first}",
+            expected=f"the {len(own)} tensors of {type(net).__name__}",
+            remedy="check the model section of the recipe",
+        )
+    net.load_state_dict(dict(tensors))
+
+
+@dataclass(frozen=True)
+class Folder:
+    """RUN/checkpoints: `step-N.safetensors` with `step-N.state` beside it, and `last.safetensors`."""
+
+    path: Path
+    keep: int = 2
+
+    def save(
+        self, net: nn.Module, recipe: Recipe, notes: Mapping[str, Any], state: Mapping[str, Any]
+    ) -> Path:
+        """Weights first, then the state that names their digest, then `last`; a kill between any two of them
+        leaves the checkpoint before usable."""
+        weights = self.path / f"step-{notes['step']:08d}.safetensors"
+        whole = {**state, "weights": save_weights(weights, net, recipe, notes)}
+        write_atomically(weights.with_suffix(".state"), lambda p: torch.save(whole, p))
+        link(weights, self.path / "last.safetensors")
+        for old in self._states()[self.keep :]:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        return self.path / "last.safetensors"
+
+    def newest(self) -> tuple[Path, dict[str, Any], list[str]]:
+        """(weights, training state, complaints about damaged ones that were passed over).
+
+        Raises:
+            DilkitError: there is none that is whole.
+        """
+        complaints = []
+        for path in self._states():
+            weights = path.with_suffix(".safetensors")
+            try:
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+                if digest(weights) == state["weights"]:
+                    return weights, state, complaints
+                complaints.append(f"{weights}: damaged (its digest is not the one noted)")
+            except Exception as error:  # noqa: BLE001  (torch.load raises many kinds on a damaged file)
+                complaints.append(f"{path}: damaged ({type(error).__name__}: {error})".splitlines()[0])
+        raise DilkitError(
+            "there is no checkpoint to resume from", where=self.path, found="; ".join(complaints) or None
+        )
+
+    def _states(self) -> list[Path]:
+        return sorted(self.path.glob("step-*.state"), reverse=True)

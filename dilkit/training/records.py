@@ -1,0 +1,60 @@
+"""What a run writes down beside its checkpoints: metrics as CSV and JSONL, recipe, command, versions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dilkit.recipe import Composed, resolved, to_yaml
+from dilkit.training.checkpoint import versions
+from dilkit.training.files import write_text
+
+Row = dict[str, float | int | str | None]
+
+
+def write_head(out: Path, composed: Composed, command: Sequence[str]) -> None:
+    """`recipe.yaml` (resolved: it starts the same run again), `recipe.raw.yaml` (as composed), `run.json`."""
+    write_text(out / "recipe.yaml", to_yaml(resolved(composed.recipe)))
+    write_text(out / "recipe.raw.yaml", to_yaml(composed.layer.tree))
+    head = {"command": list(command), "words": list(composed.words), "versions": versions()}
+    write_text(out / "run.json", json.dumps(head, indent=2) + "\n")
+
+
+class Metrics:
+    """metrics.jsonl (every row as it is) and metrics.csv (the columns of the first row)."""
+
+    def __init__(self, out: Path, *, resume_at: int = 0) -> None:
+        self.jsonl = out / "metrics.jsonl"
+        self.csv = out / "metrics.csv"
+        self._columns: list[str] = []
+        kept = [row for row in read_metrics(self.jsonl) if int(row["step"] or 0) <= resume_at]
+        self.jsonl.unlink(missing_ok=True)
+        self.csv.unlink(missing_ok=True)
+        for row in kept:
+            self.add(row)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        with self.jsonl.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row) + "\n")
+        fresh = not self._columns
+        self._columns = self._columns or list(row)
+        with self.csv.open("a", encoding="utf-8", newline="") as table:
+            writer = csv.DictWriter(table, self._columns, extrasaction="ignore", lineterminator="\n")
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a metrics.jsonl; a last line cut short by a kill is dropped."""
+    rows: list[Row] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows
