@@ -1,9 +1,32 @@
-"""Randomness that depends on what is distorted and how, never on who does it or when."""
+"""Randomness that depends on what is distorted and how, never on who does it or when.
+
+Raw 64-bit words of PCG64 (whose stream NumPy promises for good) are read as uint16 and mapped by a fixed
+65,536-entry quantile table, so the same key gives the same bits under any build of NumPy; `advance` reaches
+any row of a field, so the field of a window is the cut of the field of the whole image.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+import functools
+import math
+import threading
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dilkit.errors import DilkitError
+
+Field = npt.NDArray[np.float32]
+"""(h, w, channels) float32."""
+
+LEVELS = 1 << 16
+_NORMAL_TABLE_DIGEST = "7013eb3e874e925f"
+_SKIP_COST = 2000
+"""Words that PCG64 makes in the time that jumping to another row costs."""
 
 
 class Window(NamedTuple):
@@ -19,6 +42,9 @@ class Window(NamedTuple):
 class Draw:
     """The random numbers of one primitive on one image.
 
+    One primitive may need several fields; each has its own `stream` name. A field with `pad` is that of the
+    image grown by `pad` pixels on every side, cut to the window grown likewise: what a filter of noise needs.
+
     Attributes:
         key: blake2b of (root seed, pixel hash of the clean image, canonical primitive, position in the
             flattened word, replicate); nothing else may enter.
@@ -30,3 +56,108 @@ class Draw:
     key: bytes
     shape: tuple[int, int]
     window: Window
+
+    @classmethod
+    def whole(cls, key: bytes, shape: tuple[int, int]) -> Draw:
+        """The draw of a whole image of `shape` (H, W)."""
+        return cls(key, shape, Window(0, 0, *shape))
+
+    def at(self, window: Window) -> Draw:
+        """The same draw, for another part of the image."""
+        return replace(self, window=window)
+
+    def bits(self, channels: int = 3, *, pad: int = 0, stream: str = "") -> npt.NDArray[np.uint16]:
+        """Independent uniform 16-bit integers, (h + 2 pad, w + 2 pad, channels)."""
+        y, x, h, w = self.window
+        row = (self.shape[1] + 2 * pad) * channels
+        h, w = h + 2 * pad, w + 2 * pad
+        cut = _rows(self._state(stream), row, y, h, x * channels, w * channels)
+        return cut.reshape(h, w, channels)
+
+    def normal(self, channels: int = 3, *, pad: int = 0, stream: str = "") -> Field:
+        """Independent values of the standard normal law (tails end at 4.3), as `bits` in shape."""
+        return normal_table().take(self.bits(channels, pad=pad, stream=stream), mode="wrap")
+
+    def uniform(self, channels: int = 3, *, pad: int = 0, stream: str = "") -> Field:
+        """Independent values of the uniform law on [0, 1), multiples of 2**-24; as `bits` in shape."""
+        halves = self.bits(2 * channels, pad=pad, stream=stream)
+        words = np.ascontiguousarray(halves).view("<u4")
+        return (words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+
+    def scalars(self, count: int = 1, *, stream: str = "") -> tuple[float, ...]:
+        """Uniform numbers on [0, 1), the same for every window."""
+        words = _words(self._state("scalars:" + stream), 0, count)
+        return tuple((int(word) >> 11) * 2.0**-53 for word in words)
+
+    def normal_scalars(self, count: int = 1, *, stream: str = "") -> tuple[float, ...]:
+        """Standard normal numbers, the same for every window."""
+        table = normal_table()
+        return tuple(float(table[int(u * LEVELS)]) for u in self.scalars(count, stream=stream))
+
+    def _state(self, stream: str) -> dict[str, Any]:
+        digest = blake2b(stream.encode(), key=self.key[:64], digest_size=32).digest()
+        state, increment = int.from_bytes(digest[:16], "little"), int.from_bytes(digest[16:], "little") | 1
+        return {
+            "bit_generator": "PCG64",
+            "state": {"state": state, "inc": increment},
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+
+
+@functools.cache
+def normal_table() -> npt.NDArray[np.float32]:
+    """Quantiles of the normal law at (k + 1/2) / 65536, scaled to variance one.
+
+    Computed in pure Python floats (Wichura's AS 241 in the standard library) and checked against a digest.
+    """
+    law = NormalDist()
+    half = np.array([law.inv_cdf((k + 0.5) / LEVELS) for k in range(LEVELS // 2)])
+    exact = np.concatenate([half, -half[::-1]])
+    scale = math.sqrt(math.fsum(z * z for z in exact) / LEVELS)
+    table = checked((exact / scale).astype(np.float32), _NORMAL_TABLE_DIGEST, "the normal law")
+    table.flags.writeable = False
+    return table
+
+
+def checked(table: npt.NDArray[Any], digest: str, what: str) -> npt.NDArray[Any]:
+    """The table, if its bits are those that every other machine has; a DilkitError otherwise."""
+    little = table.astype(table.dtype.newbyteorder("<"), copy=False)
+    found = blake2b(little.tobytes(), digest_size=8).hexdigest()
+    if found != digest:
+        raise DilkitError(
+            f"the table of {what} has other bits on this machine, so nothing could be made again elsewhere",
+            found=found,
+            expected=digest,
+            remedy="report this with your processor, Python and NumPy versions",
+        )
+    return table
+
+
+_local = threading.local()
+
+
+def _words(state: dict[str, Any], first: int, count: int) -> npt.NDArray[np.uint64]:
+    generator = getattr(_local, "generator", None)
+    if generator is None:
+        generator = _local.generator = np.random.PCG64(0)
+    generator.state = state
+    if first:
+        generator.advance(first)
+    return generator.random_raw(count)
+
+
+def _rows(state: dict[str, Any], row: int, y: int, h: int, x: int, n: int) -> npt.NDArray[np.uint16]:
+    """Elements [y .. y+h) x [x .. x+n) of a field of `row` elements a row, four elements to a word."""
+    if n < row and (row - n) // 4 > _SKIP_COST:
+        return np.stack([_span(state, (y + i) * row + x, n) for i in range(h)])
+    rows = _span(state, y * row + x, (h - 1) * row + n)
+    if n == row:
+        return rows.reshape(h, n)
+    return np.lib.stride_tricks.as_strided(rows, (h, n), (2 * row, 2), writeable=False)
+
+
+def _span(state: dict[str, Any], start: int, count: int) -> npt.NDArray[np.uint16]:
+    first, skip = divmod(start, 4)
+    words = _words(state, first, (skip + count + 3) // 4)
+    return words.astype("<u8", copy=False).view("<u2")[skip : skip + count]
