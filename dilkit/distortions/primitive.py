@@ -1,17 +1,22 @@
-"""What a primitive distortion is: a registered kind, and a frozen value of that kind."""
+"""What a primitive distortion is: a registered kind, its parameters, and how they are checked."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from dilkit.distortions.draw import Draw
+from dilkit.distortions.laws import Law
+from dilkit.distortions.operators import Operators
 from dilkit.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from dilkit.distortions.words import ConfounderSet, Word
 
 Image = npt.NDArray[np.float32]
 """(H, W, 3) RGB float32, nominally in [0, 1]; noise may leave that range until `clip`."""
@@ -21,6 +26,14 @@ Apply = Callable[[Image, Mapping[str, Any], Draw], Image]
 """(the image or its window, resolved parameters, the draw) -> the distorted image."""
 
 REQUIRED: Any = object()
+
+
+class ParameterError(UsageError):
+    """A wrong argument; `parameter` names it (or gives its position), so that a parser can point at it."""
+
+    def __init__(self, message: str, *, parameter: str | int | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.parameter = parameter
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,65 @@ class Param:
     unit: str = ""
     doc: str = ""
 
+    def check(self, value: Any, kind: str) -> Any:
+        """The value in its exact form (25 and 25.0 are one float; -0.0 is 0.0).
+
+        A `Law` is accepted where all it can draw would be.
+        """
+        if isinstance(value, Law):
+            return value.map(lambda drawn: self.check(drawn, kind))
+        exact = _exact(value, self.type)
+        if exact is None or (self.choices and exact not in self.choices):
+            close = nearest(value, [str(c) for c in self.choices]) if isinstance(value, str) else None
+            raise self._refuse(value, kind, nearest=close)
+        if not self.choices and self.type in (int, float) and not self.low <= exact <= self.high:
+            raise self._refuse(value, kind)
+        return exact
+
+    @property
+    def range(self) -> str:
+        """What may be given, in words: `a number from 0 to 255`."""
+        if self.choices:
+            return " or ".join(repr(c) for c in self.choices)
+        noun = {float: "a number", int: "a whole number", bool: "True or False", str: "a quoted word"}[
+            self.type
+        ]
+        low, high = math.isfinite(self.low), math.isfinite(self.high)
+        if low and high:
+            noun += f" from {self.low:g} to {self.high:g}"
+        elif low:
+            noun += f" of at least {self.low:g}"
+        elif high:
+            noun += f" of at most {self.high:g}"
+        return f"{noun} ({self.unit})" if self.unit else noun
+
+    def _refuse(self, value: Any, kind: str, nearest: str | None = None) -> ParameterError:
+        return ParameterError(
+            f"{kind} cannot take {self.name}={value!r}",
+            parameter=self.name,
+            expected=self.range,
+            nearest=nearest,
+        )
+
+
+def _exact(value: Any, wanted: type) -> Any:
+    """`value` as exactly the `wanted` type, or None where it is not one."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if wanted in (bool, str):
+        return value if isinstance(value, wanted) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    if not math.isfinite(number):
+        return None
+    if wanted is int:
+        return int(value) if number.is_integer() else None
+    return number + 0.0  # -0.0 + 0.0 is 0.0
+
 
 @dataclass(frozen=True)
 class Locality:
@@ -49,20 +121,33 @@ class Locality:
             return "global"
         return "point" if self.halo == 0 else "halo"
 
+    def __add__(self, other: Locality) -> Locality:
+        """One after the other."""
+        return Locality(None if self.halo is None or other.halo is None else self.halo + other.halo)
+
+    def __or__(self, other: Locality) -> Locality:
+        """One or the other: the wider."""
+        return Locality(None if self.halo is None or other.halo is None else max(self.halo, other.halo))
+
 
 POINT = Locality(0)
 GLOBAL = Locality(None)
 
 
-@dataclass(frozen=True)
-class PrimitiveKind:
+@dataclass(frozen=True, eq=False)
+class PrimitiveKind(Operators):
     """A named distortion. `version` is part of every hash: raise it when the pixels change.
 
+    Called, it is a word of one step: `awgn(25)`. Subscripted, it is a degree sweep: `awgn[5, 10]`.
+
     Attributes:
-        degree: the parameter that says how strong the distortion is (the first positional one), or None.
+        apply: never changes its input.
+        degree: the parameter that says how strong the distortion is (the only positional one), or None.
         locality: what an output pixel depends on, given the resolved parameters.
         random: whether `apply` uses its draw.
         source: where the definition comes from (paper, library, standard).
+        binder: replaces the checking of arguments by `params` (for open parameter lists); gives the
+            parameters by name.
     """
 
     name: str
@@ -75,6 +160,58 @@ class PrimitiveKind:
     degree: str | None = None
     random: bool = False
     version: int = 1
+    binder: Callable[..., dict[str, Any]] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Word:
+        from dilkit.distortions.words import Primitive, Word
+
+        return Word((Primitive(self, tuple(self.bind(*args, **kwargs).items())),))
+
+    def __getitem__(self, degrees: Any) -> ConfounderSet:
+        from dilkit.distortions.algebra import sweep
+
+        return sweep(self, degrees)
+
+    def bind(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Every parameter by name, checked, defaults filled in."""
+        if self.binder is not None:
+            return self.binder(*args, **kwargs)
+        given = self._by_name(args, kwargs)
+        bound: dict[str, Any] = {}
+        for param in self.params:
+            value = given.get(param.name, param.default)
+            if value is REQUIRED:
+                raise ParameterError(f"{self.name} needs {param.name}", expected=param.range)
+            bound[param.name] = param.check(value, self.name)
+        return bound
+
+    def _by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        names = [param.name for param in self.params]
+        allowed = 0 if self.degree is None else 1
+        if len(args) > allowed:
+            takes = f"its degree ({self.degree}) alone" if allowed else "no argument"
+            raise ParameterError(
+                f"{self.name} takes {takes} by position",
+                parameter=allowed,
+                expected="the others by name: " + ", ".join(n for n in names if n != self.degree),
+            )
+        for name in kwargs:
+            if name not in names:
+                raise ParameterError(
+                    f"{self.name} has no parameter {name!r}",
+                    parameter=name,
+                    expected=", ".join(names) or "no parameters",
+                    nearest=nearest(name, names),
+                )
+        if args and self.degree in kwargs:
+            raise ParameterError(f"{self.name} is given {self.degree} twice", parameter=self.degree)
+        return ({self.degree: args[0]} if args and self.degree else {}) | kwargs
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return kind_of, (self.name,)
 
 
 @dataclass(frozen=True)
@@ -84,6 +221,8 @@ class Registry:
     kinds: dict[str, PrimitiveKind] = field(default_factory=dict)
 
     def add(self, kind: PrimitiveKind) -> PrimitiveKind:
+        if not kind.name.isidentifier():
+            raise UsageError(f"a distortion cannot be named {kind.name!r}", expected="a Python identifier")
         if kind.name in self.kinds:
             raise UsageError(f"a distortion named {kind.name!r} is already registered")
         self.kinds[kind.name] = kind
@@ -101,3 +240,8 @@ class Registry:
 
 
 REGISTRY = Registry()
+
+
+def kind_of(name: str) -> PrimitiveKind:
+    """The registered kind of that name (kinds are pickled by name)."""
+    return REGISTRY.get(name)

@@ -1,0 +1,202 @@
+"""How a word meets an image: keys, the choices that are drawn, and windows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dilkit.distortions.draw import Draw, Window
+from dilkit.distortions.laws import Law
+from dilkit.errors import DilkitError, UsageError
+
+if TYPE_CHECKING:
+    from dilkit.distortions.primitive import Image, PrimitiveKind
+    from dilkit.distortions.words import Mix, Primitive, Shuffle, Step, Word
+
+_GRID = np.arange(256, dtype=np.float32) / np.float32(255)
+
+
+@dataclass(frozen=True)
+class SampleKey:
+    """What all random numbers of one sample derive from, with the expression and the position in it.
+
+    Attributes:
+        seed: the root seed of the data set.
+        pixels: `pixel_hash` of the whole clean image.
+        replicate: which of several samples of the same image.
+        coupling: `common` leaves the degree out, so awgn(5) and awgn(20) share one noise field: the literal
+            counterfactual of the paper's section 3.2.
+    """
+
+    seed: int
+    pixels: bytes
+    replicate: int = 0
+    coupling: Literal["independent", "common"] = "independent"
+
+    def __post_init__(self) -> None:
+        if self.coupling not in ("independent", "common"):
+            raise UsageError(f"unknown coupling {self.coupling!r}", expected="independent or common")
+
+    def derive(self, step: Step, position: Sequence[int]) -> bytes:
+        """The key of one step at a position in the flattened word (a path, inside `mix` and `shuffle`)."""
+        form = step.common_json if self.coupling == "common" else step.json
+        fields = f'[{self.seed},"{self.pixels.hex()}",{form},{list(position)},{self.replicate}]'
+        return hashlib.blake2b(fields.encode(), digest_size=32, person=b"dilkit-draw-1").digest()
+
+
+def as_float(image: npt.NDArray[Any]) -> Image:
+    """(H, W, 3) uint8 as float32 in [0, 1] (values / 255); float32 as it is."""
+    return _GRID[image] if image.dtype == np.uint8 else image
+
+
+def pixel_hash(image: npt.NDArray[Any]) -> bytes:
+    """16 bytes that name the content of an image, uint8 or float32, whichever way it is held:
+
+    `pixel_hash(u) == pixel_hash(as_float(u))`.
+    """
+    if image.dtype == np.float32:
+        steps = np.clip(np.nan_to_num(image) * 255, 0, 255)
+        nearest = np.rint(steps).astype(np.uint8)
+        if np.array_equal(_GRID[nearest], image):
+            image = nearest
+    elif image.dtype != np.uint8:
+        raise UsageError("an image has no pixel hash", found=str(image.dtype), expected="uint8 or float32")
+    state = hashlib.blake2b(
+        f"{image.dtype} {image.shape}".encode(), digest_size=16, person=b"dilkit-pixels-1"
+    )
+    state.update(np.ascontiguousarray(image).data)
+    return state.digest()
+
+
+class Planned(NamedTuple):
+    """A primitive whose every choice is made: numbers, and the key of its draw."""
+
+    kind: PrimitiveKind
+    params: dict[str, Any]
+    key: bytes
+
+
+def plan(word: Word, key: SampleKey, position: tuple[int, ...] = ()) -> Iterator[Planned]:
+    """The primitives that a word comes to for one sample, in order."""
+    from dilkit.distortions.words import Mix, Primitive
+
+    for index, step in enumerate(word.sequence):
+        here = (*position, index)
+        token = key.derive(step, here)
+        if isinstance(step, Primitive):
+            yield Planned(step.kind, _settle(step, token), token)
+        elif isinstance(step, Mix):
+            yield from plan(_branch(step, token), key, here)
+        else:
+            for member in _arrangement(step, token):
+                yield from plan(step.words[member], key, (*here, member))
+
+
+def _settle(step: Primitive, token: bytes) -> dict[str, Any]:
+    return {
+        name: value.sample(_number(token, name)) if isinstance(value, Law) else value
+        for name, value in step.values
+    }
+
+
+def _number(token: bytes, purpose: str) -> int:
+    """A uniform 64-bit number."""
+    return int.from_bytes(hashlib.blake2b(token + purpose.encode(), digest_size=8).digest(), "big")
+
+
+def _branch(step: Mix, token: bytes) -> Word:
+    point = int.from_bytes(token, "big") * sum(weight for weight, _ in step.branches) >> 8 * len(token)
+    for weight, word in step.branches:
+        point -= weight
+        if point < 0:
+            return word
+    raise AssertionError("the weights do not sum up")
+
+
+def _arrangement(step: Shuffle, token: bytes) -> list[int]:
+    """A uniform permutation (sorting by independent random numbers)."""
+    return sorted(range(len(step.words)), key=lambda member: _number(token, str(member)))
+
+
+def apply(word: Word, image: Image, key: SampleKey, window: Window | None) -> Image:
+    """`Word.apply`."""
+    _check_image(image)
+    todo = list(plan(word, key))
+    reaches = [p.kind.locality(p.params).halo for p in todo]
+    split = max((i + 1 for i, halo in enumerate(reaches) if halo is None), default=0)
+    for planned in todo[:split]:
+        image = _run(planned, image, Window(0, 0, *image.shape[:2]), image.shape[:2])
+    shape = image.shape[:2]
+    wanted = _check_window(window, shape)
+    windows = [wanted]
+    for halo in reversed(reaches[split:]):
+        windows.insert(0, _grown(windows[0], halo or 0, shape))
+    part = _cut(image, windows[0])
+    for planned, before, after in zip(todo[split:], windows, windows[1:], strict=False):
+        part = _cut(_run(planned, part, before, shape), _inside(after, before))
+    return part.copy() if part.base is not None or part is image else part
+
+
+def _run(planned: Planned, part: Image, window: Window, shape: tuple[int, ...]) -> Image:
+    result = planned.kind.apply(part, planned.params, Draw(planned.key, (shape[0], shape[1]), window))
+    wanted = part.shape if planned.kind.locality(planned.params).halo is not None else (*result.shape[:2], 3)
+    if result.dtype != np.float32 or result.shape != wanted:
+        raise DilkitError(
+            f"the distortion {planned.kind.name} returned a wrong image",
+            found=f"{result.dtype} {result.shape}",
+            expected=f"float32 {wanted}",
+        )
+    return result
+
+
+def _grown(window: Window, halo: int, shape: tuple[int, ...]) -> Window:
+    y, x = max(window.y - halo, 0), max(window.x - halo, 0)
+    bottom, right = min(window.y + window.h + halo, shape[0]), min(window.x + window.w + halo, shape[1])
+    return Window(y, x, bottom - y, right - x)
+
+
+def _inside(inner: Window, outer: Window) -> Window:
+    return Window(inner.y - outer.y, inner.x - outer.x, inner.h, inner.w)
+
+
+def _cut(image: Image, window: Window) -> Image:
+    if (window.y, window.x, window.h, window.w) == (0, 0, *image.shape[:2]):
+        return image
+    return image[window.y : window.y + window.h, window.x : window.x + window.w]
+
+
+def _check_image(image: Any) -> None:
+    if (
+        not isinstance(image, np.ndarray)
+        or image.dtype != np.float32
+        or image.ndim != 3
+        or image.shape[2] != 3
+    ):
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise UsageError(
+            "a distortion applies to an RGB image", found=found, expected="(H, W, 3) float32 in [0, 1]"
+        )
+
+
+def _check_window(window: Window | None, shape: tuple[int, ...]) -> Window:
+    whole = Window(0, 0, shape[0], shape[1])
+    if window is None:
+        return whole
+    made = Window(*window)
+    if (
+        made.y < 0
+        or made.x < 0
+        or made.h < 1
+        or made.w < 1
+        or made.y + made.h > shape[0]
+        or made.x + made.w > shape[1]
+    ):
+        raise UsageError(
+            "the window leaves the image", found=str(tuple(made)), expected=f"inside {tuple(whole)}"
+        )
+    return made

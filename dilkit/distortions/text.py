@@ -1,0 +1,112 @@
+"""The text of an expression, as short as it can be: `parse(str(x)) == x`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any
+
+from dilkit.distortions.laws import Law
+
+if TYPE_CHECKING:
+    from dilkit.distortions.algebra import ConfounderSet, Mix, Primitive, Shuffle, Word
+
+MAX_LABEL = 72
+
+
+def show_value(value: Any) -> str:
+    if isinstance(value, Law):
+        return f"{value.name}({', '.join(map(show_value, value.args))})"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(show_value, value))}]"
+    return repr(value)
+
+
+def show_primitive(step: Primitive) -> str:
+    defaults = {param.name: param.default for param in step.kind.params}
+    written: list[str] = []
+    for name, value in step.values:
+        if name == step.kind.degree:
+            written.insert(0, show_value(value))
+        elif name not in defaults or not _same(value, defaults[name]):
+            written.append(f"{name}={show_value(value)}")
+    if step.kind.degree and len(written) == 1 and _same(step.degree, defaults.get(step.kind.degree)):
+        return step.name
+    return f"{step.name}({', '.join(written)})" if written else step.name
+
+
+def _same(value: Any, default: Any) -> bool:
+    return type(value) in (int, float, bool, str, type(default)) and bool(value == default)
+
+
+def show_word(word: Word) -> str:
+    return " >> ".join(_runs(map(str, word.sequence))) or "clean"
+
+
+def _runs(steps: Iterable[str]) -> Iterator[str]:
+    for step, run in groupby(steps):
+        times = sum(1 for _ in run)
+        yield step if times == 1 else f"{step} ** {times}"
+
+
+def show_mix(mix: Mix) -> str:
+    weights = [weight for weight, _ in mix.branches]
+    if len(weights) == 2 and not mix.branches[0][1].sequence:
+        chance = Fraction(weights[1], sum(weights))
+        if Fraction(repr(float(chance))) == chance:
+            return f"prob({show_value(float(chance))}, {mix.branches[1][1]})"
+    if set(weights) == {1}:
+        return f"mix({', '.join(str(word) for _, word in mix.branches)})"
+    return f"mix({', '.join(f'{weight}*{_factor(word)}' for weight, word in mix.branches)})"
+
+
+def _factor(word: Word) -> str:
+    return f"({word})" if len(word.sequence) > 1 else str(word)
+
+
+def show_shuffle(shuffle: Shuffle) -> str:
+    return f"shuffle({', '.join(map(str, shuffle.words))})"
+
+
+def show_set(words: ConfounderSet) -> str:
+    shown: list[str] = []
+    for kind, run in groupby(words, key=_swept):
+        members = list(run)
+        if kind is None or len(members) == 1:
+            shown += map(str, members)
+        else:
+            shown.append(f"{kind}[{_degrees([word.steps[0].degree for word in members])}]")
+    return " | ".join(shown) or "none"
+
+
+def _swept(word: Word) -> str | None:
+    """The kind of a word that a sweep can write: one primitive, with nothing but a numeric degree."""
+    if len(word.sequence) != 1 or len(word.steps) != 1 or word.sequence[0] is not word.steps[0]:
+        return None
+    step = word.steps[0]
+    degree = step.degree
+    if isinstance(degree, bool) or not isinstance(degree, (int, float)):
+        return None
+    return step.name if step.kind.binder is None and step.json == step.kind(degree).json else None
+
+
+def _degrees(degrees: list[float]) -> str:
+    exact = [Fraction(repr(degree)) for degree in degrees]
+    steps = {b - a for a, b in pairwise(exact)}
+    if len(degrees) > 4 and len(steps) == 1:
+        step = float(steps.pop())
+        return f"{show_value(degrees[0])}:{show_value(degrees[-1])}:{show_value(step)}"
+    return ", ".join(map(show_value, degrees))
+
+
+def label(word: Word) -> str:
+    """The text without spaces and quotes; where it is long or holds what a path cannot, cut, with a hash."""
+    short = str(word).translate({ord(" "): None, ord("'"): None})
+    if len(short) <= MAX_LABEL and re.fullmatch(r"[\w.,=()\[\]*>:~-]*", short):
+        return short
+    plain = re.sub(r"[^\w.,=()\[\]*>:~-]", "", short)
+    return f"{plain[: MAX_LABEL - 12]}~{word.hash[:8]}"

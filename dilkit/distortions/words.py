@@ -1,0 +1,351 @@
+"""The values of the algebra: primitives, words and confounder sets, always in canonical form.
+
+A `Word` is a sequence of steps; a step is a primitive, a `Mix` (one branch drawn per sample) or a `Shuffle` (an
+order drawn per sample). A `ConfounderSet` is a finite set of words. Equal expressions are equal values, so they
+have equal hashes, labels and pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from dilkit.distortions import canonical, sampling, text
+from dilkit.distortions.operators import Operators
+from dilkit.distortions.primitive import POINT, Image, Locality, PrimitiveKind
+from dilkit.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from dilkit.distortions.draw import Window
+    from dilkit.distortions.sampling import SampleKey
+
+MAX_WORDS = 1024
+"""The most words in one set."""
+MAX_STEPS = 1024
+"""The most primitives in one word, branches included."""
+MAX_DEPTH = 16
+"""The deepest nesting of `mix` and `shuffle`."""
+
+
+class KindError(UsageError, TypeError):
+    """Something that is no distortion where one was expected, or a set where one word was."""
+
+
+class _Canonical:
+    """What everything with a canonical form shares: equality, hash and order follow from it."""
+
+    def canonical(self) -> Any:
+        raise NotImplementedError
+
+    @cached_property
+    def json(self) -> str:
+        """The canonical form as text: the one thing that identity is made of."""
+        return canonical.dumps(self.canonical())
+
+    @cached_property
+    def hash(self) -> str:
+        """blake2b of the canonical form, 32 hexadecimal digits."""
+        return canonical.digest(self.json)
+
+    @cached_property
+    def order(self) -> Any:
+        """A key that sorts by name, then by number."""
+        return canonical.order(self.canonical())
+
+    def __eq__(self, other: object) -> bool:
+        return self.json == other.json if isinstance(other, _Canonical) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.json)
+
+
+@dataclass(frozen=True, eq=False)
+class Primitive(_Canonical):
+    """A distortion kind with all its parameters.
+
+    Attributes:
+        values: (name, value) for every parameter; a value may be a `Law`.
+    """
+
+    kind: PrimitiveKind
+    values: tuple[tuple[str, Any], ...]
+
+    @property
+    def name(self) -> str:
+        return self.kind.name
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self.values)
+
+    @property
+    def degree(self) -> Any:
+        """The value of the degree parameter, or None where there is none."""
+        return self.params.get(self.kind.degree) if self.kind.degree else None
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    @property
+    def depth(self) -> int:
+        return 0
+
+    @property
+    def primitives(self) -> tuple[Primitive, ...]:
+        return (self,)
+
+    @cached_property
+    def locality(self) -> Locality:
+        widest = POINT
+        for params in canonical.corners(self.params):
+            widest = widest | self.kind.locality(params)
+        return widest
+
+    def canonical(self) -> Any:
+        return canonical.primitive(self.kind.name, self.kind.version, self.params)
+
+    @cached_property
+    def common_json(self) -> str:
+        """The canonical form without the degree: what the key of a common coupling is made of."""
+        rest = {name: value for name, value in self.values if name != self.kind.degree}
+        return canonical.dumps(canonical.primitive(self.kind.name, self.kind.version, rest))
+
+    def __str__(self) -> str:
+        return text.show_primitive(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Mix(_Canonical):
+    """One branch, drawn per sample.
+
+    Attributes:
+        branches: (weight, word), at least two, each word once, in canonical order; the weights are coprime
+            whole numbers.
+    """
+
+    branches: tuple[tuple[int, Word], ...]
+
+    @property
+    def size(self) -> int:
+        return sum(word.size for _, word in self.branches)
+
+    @property
+    def depth(self) -> int:
+        return 1 + max(word.depth for _, word in self.branches)
+
+    @property
+    def primitives(self) -> tuple[Primitive, ...]:
+        return tuple(chain.from_iterable(word.steps for _, word in self.branches))
+
+    @property
+    def locality(self) -> Locality:
+        widest = POINT
+        for _, word in self.branches:
+            widest = widest | word.reach
+        return widest
+
+    def canonical(self) -> Any:
+        return {"mix": [[weight, word.canonical()] for weight, word in self.branches]}
+
+    @cached_property
+    def common_json(self) -> str:
+        return canonical.dumps({"mix": [[weight, word.common] for weight, word in self.branches]})
+
+    def __str__(self) -> str:
+        return text.show_mix(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Shuffle(_Canonical):
+    """All words, in an order drawn per sample (`words`: at least two, in canonical order)."""
+
+    words: tuple[Word, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(word.size for word in self.words)
+
+    @property
+    def depth(self) -> int:
+        return 1 + max(word.depth for word in self.words)
+
+    @property
+    def primitives(self) -> tuple[Primitive, ...]:
+        return tuple(chain.from_iterable(word.steps for word in self.words))
+
+    @property
+    def locality(self) -> Locality:
+        total = POINT
+        for word in self.words:
+            total = total + word.reach
+        return total
+
+    def canonical(self) -> Any:
+        return {"shuffle": [word.canonical() for word in self.words]}
+
+    @cached_property
+    def common_json(self) -> str:
+        return canonical.dumps({"shuffle": [word.common for word in self.words]})
+
+    def __str__(self) -> str:
+        return text.show_shuffle(self)
+
+
+Step = Primitive | Mix | Shuffle
+
+
+@dataclass(frozen=True, eq=False)
+class Word(_Canonical, Operators):
+    """Distortions in sequence, applied left to right; without steps it is `clean`.
+
+    Attributes:
+        sequence: the steps; no step is itself a sequence.
+    """
+
+    sequence: tuple[Step, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.size > MAX_STEPS:
+            raise UsageError(
+                f"a word of {self.size} distortions is too long", expected=f"at most {MAX_STEPS}"
+            )
+        if self.depth > MAX_DEPTH:
+            raise UsageError("mix and shuffle are nested too deeply", expected=f"at most {MAX_DEPTH} levels")
+
+    @cached_property
+    def size(self) -> int:
+        return sum(step.size for step in self.sequence)
+
+    @cached_property
+    def depth(self) -> int:
+        return max((step.depth for step in self.sequence), default=0)
+
+    @property
+    def steps(self) -> tuple[Primitive, ...]:
+        """Every primitive in it, left to right (of `mix` and `shuffle`, those of all branches)."""
+        return tuple(chain.from_iterable(step.primitives for step in self.sequence))
+
+    @cached_property
+    def reach(self) -> Locality:
+        total = POINT
+        for step in self.sequence:
+            total = total + step.locality
+        return total
+
+    @property
+    def locality(self) -> Locality:
+        """How far an output pixel of the whole word looks, at the widest."""
+        return self.reach
+
+    @cached_property
+    def label(self) -> str:
+        """Short, stable, readable, unique: `gaussian_blur(2)>>awgn(25)`; never with a '/'."""
+        return text.label(self)
+
+    @cached_property
+    def order(self) -> Any:
+        """Step by step, so that `clean` comes first and a word comes before what continues it."""
+        return tuple(step.order for step in self.sequence)
+
+    @property
+    def common(self) -> Any:
+        return [step.common_json for step in self.sequence]
+
+    def canonical(self) -> Any:
+        """JSON-able: flattened, defaults explicit, sorted, exact numbers, versions of the primitives."""
+        parts = [step.canonical() for step in self.sequence]
+        return parts[0] if len(parts) == 1 else {"then": parts}
+
+    def apply(self, image: Image, key: SampleKey, window: Window | None = None) -> Image:
+        """Distort an image.
+
+        Args:
+            image: the whole clean image, (H, W, 3) float32 in [0, 1]; it is not changed.
+            key: what its random numbers derive from.
+            window: the part of the result that is wanted (of the whole result, if that has another size).
+
+        Returns:
+            (h, w, 3) float32, bit for bit the cut of the whole; nothing is clipped or rounded unless the word
+            says so. Point and halo primitives after the last global one compute no more than is needed.
+
+        Raises:
+            UsageError: the image has another type or shape, or the window leaves it.
+        """
+        return sampling.apply(self, image, key, window)
+
+    def __str__(self) -> str:
+        return text.show_word(self)
+
+    def __repr__(self) -> str:
+        return f"parse({str(self)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Word, (self.sequence,)
+
+
+@dataclass(frozen=True, eq=False)
+class ConfounderSet(_Canonical, Operators):
+    """A finite set of words in canonical order; build it with `|`, a sweep or `confounder_set`."""
+
+    words: tuple[Word, ...] = ()
+
+    @classmethod
+    def of(cls, words: Iterable[Word]) -> ConfounderSet:
+        unique = {word.json: word for word in words}
+        if len(unique) > MAX_WORDS:
+            raise UsageError(
+                f"a set of {len(unique)} distortions is too large", expected=f"at most {MAX_WORDS}"
+            )
+        return cls(tuple(sorted(unique.values(), key=lambda word: word.order)))
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """One per word, in order, each different."""
+        return tuple(word.label for word in self.words)
+
+    def canonical(self) -> Any:
+        """JSON-able; of a set of one word, that of the word."""
+        parts = [word.canonical() for word in self.words]
+        return parts[0] if len(parts) == 1 else {"or": parts}
+
+    def __iter__(self) -> Iterator[Word]:
+        return iter(self.words)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self.words or item in self.labels
+
+    def __getitem__(self, label: str | int) -> Word:
+        if isinstance(label, int):
+            return self.words[label]
+        try:
+            return self.words[self.labels.index(label)]
+        except ValueError:
+            raise UsageError(
+                f"no confounder is called {label!r}",
+                expected=", ".join(self.labels) or "none: the set is empty",
+                nearest=nearest(label, self.labels),
+            ) from None
+
+    def __str__(self) -> str:
+        return text.show_set(self)
+
+    def __repr__(self) -> str:
+        return f"parse({str(self)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ConfounderSet, (self.words,)
+
+
+Expression = Word | ConfounderSet
+
+clean = Word()
+"""The word that changes nothing: the unit of `>>`."""
+none = ConfounderSet()
+"""The empty set: the unit of `|`; it annihilates under `>>`."""
