@@ -12,7 +12,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from dilkit.errors import UsageError
 from dilkit.evaluation.metrics import Reference, levels, psnr, ssim
 
-# Noisy input against clean; numpy.random.seed(0) per image, then numpy.random.normal(0, sigma / 255, HWC), RGB.
+# Noisy input against clean: numpy.random.seed(0) per image, then numpy.random.normal(0, sigma / 255, HWC).
 TABLE = [
     # set, sigma, PSNR float, clipped, uint8, Y; SSIM uint8, Y
     ("CBSD68", 15, 24.6188, 24.8453, 24.8438, 29.5928, 0.5731, 0.7382),

@@ -1,0 +1,214 @@
+"""The grid: every net on every image under every distortion and draw, each input made and measured once."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dilkit.distortions import Word, confounder_set, pixel_hash
+from dilkit.errors import UsageError
+from dilkit.evaluation.degrade import Degradation, Noise
+from dilkit.evaluation.forward import Picture, pick_device, restore_batch, to_images, to_tensor
+from dilkit.evaluation.images import Data, Pixels, TestImage, find_images
+from dilkit.evaluation.metrics import Channel, Measure, Reference
+from dilkit.evaluation.nets import Net, Nets, open_nets
+from dilkit.evaluation.novelty import Novelty, degree_of, novelty, type_of
+from dilkit.evaluation.rows import frame
+
+Progress = Callable[[int, int], None]
+"""(cells done, cells in all)."""
+
+
+def evaluate(
+    nets: Nets,
+    data: Data,
+    distort: Any,
+    *,
+    clip: bool,
+    quantize: bool,
+    seed: int = 0,
+    noise: Noise = "keyed",
+    draws: int = 1,
+    channel: Channel = "rgb",
+    border: int = 0,
+    measure: Measure = "uint8",
+    device: str = "auto",
+    batch: int | None = None,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Measure nets on distorted images.
+
+    Args:
+        nets: checkpoints, opened nets, or modules by label; `"input"` is the distorted input itself.
+        data: sources of clean images, or images in memory by name.
+        distort: the distortions, as text, word, set or list.
+        clip, quantize: what is done to a distorted image before it is a net's input. There is no default: a
+            net trained under one policy and tested under another suffers a hidden shift.
+        seed, noise, draws: randomness of the distortions, and how many draws of each.
+        channel, border, measure: how images are compared (see `dilkit.evaluation.metrics`).
+        batch: inputs of one shape per forward pass; 8 on a GPU, 1 on the CPU by default.
+        workers: threads that make inputs and measure outputs beside the forward passes.
+
+    Returns:
+        One row per net, set, image, distortion and draw, in that order (`rows.COLUMNS`);
+        the settings are in `.attrs["settings"]`.
+
+    Raises:
+        UsageError: a checkpoint, source, expression or setting that cannot be used.
+        DilkitError: an image that cannot be read, or a net that fails on one.
+    """
+    if draws < 1 or workers < 1 or (batch is not None and batch < 1):
+        raise UsageError("draws, workers and batch are at least 1")
+    words = confounder_set(distort)
+    if not len(words):
+        raise UsageError("there is no distortion to evaluate", remedy="`clean` is the word for none")
+    degrade = Degradation(seed, clip, quantize, noise)
+    degrade.check(dict(zip(words.labels, words, strict=True)))
+    images = find_images(data)
+    device = pick_device(device)
+    opened = open_nets(nets, device)
+    cells = [Cell(i, w, d) for i in range(len(images)) for w in range(len(words)) for d in range(draws)]
+    grid = Grid(images, words.words, opened, degrade, (channel, border, measure), device)
+    size = batch or (1 if device == "cpu" else 8)
+    made: list[tuple[tuple[int, ...], dict[str, Any]]] = []
+    done = 0
+    for done, found in enumerate(grid.run(cells, size, workers), 1):
+        made.extend(found)
+        if progress is not None:
+            progress(done, len(cells))
+    settings = {
+        "distort": str(words), "clip": clip, "quantize": quantize,
+        "seed": seed, "noise": noise, "draws": draws,
+        "channel": channel, "border": border, "measure": measure, "images": len(images), "device": device,
+        "nets": {net.label: {"source": net.source, "trained": _text(net)} for net in opened},
+    }  # fmt: skip
+    return frame([row for _, row in sorted(made, key=lambda pair: pair[0])], settings)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Indices of the image, the word and the draw."""
+
+    image: int
+    word: int
+    draw: int
+
+
+@dataclass(frozen=True, eq=False)
+class Clean:
+    """A clean image, read once for all its cells."""
+
+    pixels: Pixels
+    hash: str
+    reference: Reference
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    cell: Cell
+    clean: Clean
+    image: Picture
+
+
+Found = list[tuple[tuple[int, ...], dict[str, Any]]]
+"""(place in the table, row)."""
+
+
+class Grid:
+    """What all cells share. Inputs are made and outputs measured by a few threads, beside the net."""
+
+    def __init__(
+        self,
+        images: Sequence[TestImage],
+        words: Sequence[Word],
+        nets: Sequence[Net],
+        degrade: Degradation,
+        compare: tuple[Channel, int, Measure],
+        device: str,
+    ) -> None:
+        self.images, self.words, self.nets = images, words, nets
+        self.degrade, self.compare, self.device = degrade, compare, device
+        self.novelty: list[list[Novelty]] = [[novelty(w, net.trained) for w in words] for net in nets]
+
+    def run(self, cells: Sequence[Cell], batch: int, workers: int) -> Iterator[Found]:
+        """The rows of each cell, as they are found."""
+        ahead = 2 * workers + batch
+        with ThreadPoolExecutor(workers) as pool:
+            scored: deque[Future[Found]] = deque()
+            try:
+                for group in _groups(self._inputs(pool, cells, ahead), batch):
+                    outputs = [self._restore(net, group) for net in self.nets]
+                    for input_, *restored in zip(group, *outputs, strict=True):
+                        scored.append(pool.submit(self._score, input_, restored))
+                    while len(scored) > ahead:
+                        yield scored.popleft().result()
+                while scored:
+                    yield scored.popleft().result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _inputs(self, pool: ThreadPoolExecutor, cells: Sequence[Cell], ahead: int) -> Iterator[Input]:
+        waiting: deque[Future[Input]] = deque()
+        for index, group in itertools.groupby(cells, key=lambda cell: cell.image):
+            clean = pool.submit(self._read, self.images[index])
+            for cell in group:
+                waiting.append(pool.submit(self._make, cell, clean))
+                while len(waiting) > ahead:
+                    yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def _read(self, image: TestImage) -> Clean:
+        pixels = image.read()
+        channel, border, measure = self.compare
+        return Clean(pixels, pixel_hash(pixels).hex(), Reference(pixels, channel, border, measure))
+
+    def _make(self, cell: Cell, clean: Future[Clean]) -> Input:
+        found = clean.result()
+        return Input(cell, found, self.degrade(found.pixels, self.words[cell.word], cell.draw))
+
+    def _restore(self, net: Net, group: list[Input]) -> list[Picture | None]:
+        if net.module is None:
+            return [None] * len(group)
+        return [*to_images(restore_batch(net.module, to_tensor([x.image for x in group], self.device)))]
+
+    def _score(self, input_: Input, restored: Sequence[Picture | None]) -> Found:
+        cell, clean = input_.cell, input_.clean
+        image, word = self.images[cell.image], self.words[cell.word]
+        before = clean.reference.both(input_.image)
+        found: Found = []
+        for n, (net, output) in enumerate(zip(self.nets, restored, strict=True)):
+            psnr, ssim = before if output is None else clean.reference.both(output)
+            new = self.novelty[n][cell.word]
+            row = {
+                "net": net.label, "set": image.set, "image": image.name, "pixels": clean.hash,
+                "height": clean.pixels.shape[0], "width": clean.pixels.shape[1],
+                "distortion": word.label, "type": type_of(word), "degree": degree_of(word), "draw": cell.draw,
+                "novelty": new, "seen": None if new == "unknown" else new == "seen",
+                "psnr": psnr, "ssim": ssim, "input_psnr": before[0], "input_ssim": before[1],
+            }  # fmt: skip
+            found.append(((n, cell.image, cell.word, cell.draw), row))
+        return found
+
+
+def _groups(inputs: Iterable[Input], size: int) -> Iterator[list[Input]]:
+    """Runs of inputs of one shape, at most `size` of them."""
+    group: list[Input] = []
+    for each in inputs:
+        if group and (len(group) == size or group[0].image.shape != each.image.shape):
+            yield group
+            group = []
+        group.append(each)
+    if group:
+        yield group
+
+
+def _text(net: Net) -> str | None:
+    return None if net.trained is None else str(net.trained)

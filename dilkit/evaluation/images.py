@@ -1,0 +1,75 @@
+"""The images of a test set: named, and read when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dilkit.confounders.sources import CleanImage, expand
+from dilkit.errors import UsageError
+
+Pixels = npt.NDArray[Any]
+"""(H, W, 3) RGB, uint8 or float32 in [0, 1]."""
+
+Data = str | Path | Iterable[str | Path] | Mapping[str, Pixels]
+"""Sources as `dilkit augment` takes them (folders, globs, files, `samples:test`), or images by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class TestImage:
+    """A clean image: the set it belongs to, its name within it, and where its pixels come from."""
+
+    __test__ = False  # no test case, whatever a test runner thinks of the name
+
+    set: str
+    name: str
+    source: CleanImage | Pixels
+
+    def read(self) -> Pixels:
+        """Raises `UnreadableImage` (a DilkitError) where the file cannot be used."""
+        return self.source if isinstance(self.source, np.ndarray) else self.source.load("refuse")
+
+
+def find_images(data: Data) -> tuple[TestImage, ...]:
+    """Every image of `data`, in the order given, files sorted by path.
+
+    A set is named after its folder, an image after its path within it.
+
+    Raises:
+        UsageError: a source that does not exist or holds no image; two images of one set and name.
+    """
+    if isinstance(data, Mapping):
+        found = [TestImage("memory", str(name), _checked(str(name), x)) for name, x in data.items()]
+    else:
+        sources = [data] if isinstance(data, str | Path) else list(data)
+        found = [_named(image, source) for source in sources for image in expand([source])]
+    if not found:
+        raise UsageError("there is nothing to evaluate on", remedy="give a folder of images")
+    seen: set[tuple[str, str]] = set()
+    for image in found:
+        if (image.set, image.name) in seen:
+            raise UsageError("two test images have the same set and name", found=f"{image.set}/{image.name}")
+        seen.add((image.set, image.name))
+    return tuple(found)
+
+
+def _named(image: CleanImage, source: str | Path) -> TestImage:
+    folder, _, name = image.name.partition("/")
+    if not name:
+        folder, name = Path(source).resolve().parent.name, folder
+    return TestImage(folder, name, image)
+
+
+def _checked(name: str, x: Pixels) -> Pixels:
+    if x.ndim != 3 or x.shape[2] != 3 or x.dtype not in (np.uint8, np.float32):
+        raise UsageError(
+            f"image {name!r} cannot be used",
+            found=f"shape {x.shape}, {x.dtype}",
+            expected="(H, W, 3) RGB, uint8 or float32 in [0, 1]",
+        )
+    return x
