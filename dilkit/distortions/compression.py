@@ -34,12 +34,15 @@ _SAMPLING = {
 
 
 def _jpeg(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLING[params["subsampling"]]]
+    return _through(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, params["quality"], *sampling])
+
+
+def _through(image: Image, extension: str, options: list[int]) -> Image:
     bgr = cv2.cvtColor(to_uint8(image), cv2.COLOR_RGB2BGR)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, params["quality"]]
-    _, file = cv2.imencode(
-        ".jpg", bgr, [*quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLING[params["subsampling"]]]
-    )
-    return to_float(cv2.cvtColor(cv2.imdecode(file, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+    _, file = cv2.imencode(extension, bgr, options)
+    decoded = np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8)
+    return to_float(np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8))
 
 
 jpeg = REGISTRY.add(

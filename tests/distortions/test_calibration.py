@@ -1,0 +1,145 @@
+"""Every degree means what it says."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from PIL import Image as Pil
+
+from dilkit.distortions import _poisson
+from dilkit.distortions.draw import Draw
+
+FLAT = np.full((256, 256, 3), 0.5, np.float32)
+
+
+def residual(distort, image, name, **params):
+    return (distort(image, name, **params) - image).astype(float)
+
+
+@pytest.mark.parametrize("sigma", [0, 1, 5, 25, 50, 75])
+@pytest.mark.parametrize("channels", ["colour", "grey"])
+def test_awgn_sigma(distort, sigma, channels):
+    noise = residual(distort, FLAT, "awgn", sigma=sigma, channels=channels) * 255
+    n = noise.size if channels == "colour" else noise.size / 3
+    assert abs(noise.std() - sigma) <= 4 * sigma / math.sqrt(2 * n) + 1e-5
+    assert abs(noise.mean()) <= 4 * sigma / math.sqrt(n) + 1e-5
+    equal = np.allclose(noise[..., 0], noise[..., 1], atol=1e-4)
+    assert equal == (channels == "grey" or sigma == 0)
+
+
+def test_awgn_does_not_clip(distort):
+    assert distort(np.ones_like(FLAT), "awgn", sigma=50).max() > 1.5
+
+
+@pytest.mark.parametrize("rate", [0.003, 0.1, 0.124, 1.06, 3.3, 9.99, 10, 11.7, 40.2, 255.5, 3000])
+def test_poisson_counts_follow_the_law(rate):
+    draw = Draw.whole(b"calibration", (512, 512))
+    counts = _poisson.counts(np.full((512, 512, 3), rate, np.float32), draw)
+    n = counts.size
+    assert np.array_equal(counts, np.rint(counts))
+    assert counts.min() >= 0
+    edges = np.unique(scipy.stats.poisson.ppf(np.linspace(0.02, 0.98, 30), rate))
+    bins = np.concatenate([[-1], edges, [np.inf]])
+    seen = np.histogram(counts, bins=bins + 0.5)[0]
+    expected = np.diff(scipy.stats.poisson.cdf(bins, rate)) * n
+    seen, expected = seen[expected > 5], expected[expected > 5]
+    chi = ((seen - expected) ** 2 / expected).sum()
+    assert chi < scipy.stats.chi2.ppf(1 - 1e-4, max(1, len(seen) - 1))
+    assert abs(counts.mean(dtype=float) - rate) < 4 * math.sqrt(rate / n) + 1e-5
+
+
+def test_poisson_counts_of_zero_are_zero():
+    zero = np.zeros((9, 9, 3), np.float32)
+    assert not _poisson.counts(zero, Draw.whole(b"k", (9, 9))).any()
+
+
+@pytest.mark.parametrize("peak", [4, 256])
+@pytest.mark.parametrize("alpha", [0.5, 1, 3])
+def test_poisson_variance_has_slope_alpha_squared_over_peak(distort, alpha, peak):
+    levels = np.linspace(0.05, 0.95, 10, dtype=np.float32)
+    variances = []
+    for level in levels:
+        noise = residual(distort, np.full_like(FLAT, level), "poisson", alpha=alpha, peak=peak)
+        variances.append(noise.var())
+        assert abs(noise.mean()) < 4 * math.sqrt(variances[-1] / noise.size) + 1e-6
+    slope, offset = np.polyfit(levels, variances, 1)
+    assert slope == pytest.approx(alpha**2 / peak, rel=0.02)
+    assert abs(offset) < 0.01 * slope
+
+
+def test_poisson_legacy_peak_is_the_power_of_two_above_the_number_of_values(distort, photo):
+    values = len(np.unique(photo))
+    peak = 2 ** math.ceil(math.log2(values))
+    made = distort(photo, "poisson", alpha=1, legacy=True)
+    counts = made * peak
+    np.testing.assert_allclose(counts, np.rint(counts), atol=1e-3)
+
+
+@pytest.mark.parametrize("law", ["gaussian", "uniform"])
+@pytest.mark.parametrize("variance", [0.005, 0.024, 0.2])
+def test_speckle_variance(distort, law, variance):
+    for level in (0.25, 0.75):
+        factor = distort(np.full_like(FLAT, level), "speckle", variance=variance, law=law) / level - 1
+        n = factor.size
+        assert factor.astype(float).var() == pytest.approx(variance, rel=6 * math.sqrt(2 / n))
+        assert abs(factor.mean(dtype=float)) < 4 * math.sqrt(variance / n)
+        kurtosis = scipy.stats.kurtosis(factor.ravel().astype(float), fisher=False)
+        assert kurtosis == pytest.approx(3 if law == "gaussian" else 1.8, rel=0.03)
+
+
+def kernel_of(distort, name, size=129, **params):
+    """The response to a point, float64 (size, size)."""
+    point = np.zeros((size, size, 3), np.float32)
+    point[size // 2, size // 2] = 1
+    return distort(point, name, **params)[..., 0].astype(float)
+
+
+def moments(kernel):
+    """Total, standard deviations along y and x, and the covariance."""
+    y, x = np.mgrid[: kernel.shape[0], : kernel.shape[1]] - kernel.shape[0] // 2
+    total = kernel.sum()
+    return total, math.sqrt((kernel * y * y).sum()), math.sqrt((kernel * x * x).sum()), (kernel * x * y).sum()
+
+
+@pytest.mark.parametrize("sigma", [0.6, 1, 2, 4.2, 5, 10])
+def test_gaussian_blur_has_its_sigma(distort, sigma):
+    total, down, across, skew = moments(kernel_of(distort, "gaussian_blur", sigma=sigma))
+    assert total == pytest.approx(1, abs=1e-5)
+    assert down == pytest.approx(sigma, rel=0.003)
+    assert across == pytest.approx(sigma, rel=0.003)
+    assert abs(skew) < 1e-4
+
+
+def test_gaussian_blur_keeps_what_is_flat(distort):
+    np.testing.assert_allclose(distort(FLAT, "gaussian_blur", sigma=3), FLAT, atol=1e-6)
+
+
+@pytest.mark.parametrize("quality", [1, 10, 30, 50, 75, 95, 100])
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:2:2", "4:4:4"])
+def test_jpeg_is_pillows_bit_for_bit(distort, photo, quality, subsampling):
+    for image in (photo, photo[:37, :51]):
+        bytes8 = np.rint(image * 255).astype(np.uint8)
+        file = io.BytesIO()
+        Pil.fromarray(bytes8).save(file, "JPEG", quality=quality, subsampling=subsampling)
+        expected = np.asarray(Pil.open(file)).astype(np.float32) / np.float32(255)
+        made = distort(np.ascontiguousarray(image), "jpeg", quality=quality, subsampling=subsampling)
+        np.testing.assert_array_equal(made, expected)
+
+
+def test_clip_and_quantize(distort):
+    image = np.linspace(-0.5, 1.5, 256 * 3, dtype=np.float32).reshape(16, 16, 3)
+    clipped = distort(image, "clip")
+    assert clipped.min() == 0
+    assert clipped.max() == 1
+    inside = (image > 0) & (image < 1)
+    np.testing.assert_array_equal(clipped[inside], image[inside])
+    rounded = distort(image, "quantize")
+    np.testing.assert_array_equal(rounded, np.rint(image * np.float32(255)) / np.float32(255))
+    assert rounded.max() > 1
+    eight_bit = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3) / np.float32(255)
+    np.testing.assert_array_equal(distort(eight_bit, "quantize"), eight_bit)
+    assert len(np.unique(distort(clipped, "quantize", bits=3))) == 8

@@ -1,0 +1,144 @@
+"""What every primitive must keep to; a new one is tested as soon as it is registered and has an example."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dilkit.distortions import vocabulary
+from dilkit.distortions.draw import Window
+from dilkit.distortions.primitive import REGISTRY
+
+EXAMPLES = {
+    "awgn": [{"sigma": 25}, {"sigma": 10, "channels": "grey"}],
+    "poisson": [{"alpha": 1}, {"alpha": 2, "peak": 9}, {"alpha": 1, "legacy": True}],
+    "speckle": [{"variance": 0.024}, {"variance": 0.05, "law": "uniform"}],
+    "gaussian_blur": [{"sigma": sigma} for sigma in (0.3, 0.7, 1.2, 2, 4.2, 9)],
+    "jpeg": [{"quality": 30}, {"quality": 90, "subsampling": "4:4:4"}],
+    "clip": [{}],
+    "quantize": [{}, {"bits": 5}],
+}
+CASES = [(name, params) for name, cases in EXAMPLES.items() for params in cases]
+IDS = [f"{name}-{'-'.join(f'{v}' for v in params.values())}" for name, params in CASES]
+OURS = {kind.name for kind in REGISTRY.kinds.values() if kind.apply.__module__.startswith("dilkit.")}
+
+
+def noisy(height, width, seed=0):
+    """Values over and beyond [0, 1]."""
+    return np.random.default_rng(seed).normal(0.5, 0.4, (height, width, 3)).astype(np.float32)
+
+
+def test_every_primitive_of_ours_has_an_example():
+    from_families = {
+        kind.name
+        for kind in REGISTRY.kinds.values()
+        if kind.apply.__module__ in {getattr(vocabulary, name).__name__ for name in vocabulary.__all__}
+    }
+    assert from_families == set(EXAMPLES)
+
+
+@pytest.mark.parametrize(("name", "params"), CASES, ids=IDS)
+def test_contract(name, params, distort):
+    image = noisy(33, 21)
+    before = image.copy()
+    made = distort(image, name, **params)
+    assert made.dtype == np.float32
+    assert np.isfinite(made).all()
+    np.testing.assert_array_equal(image, before)
+    np.testing.assert_array_equal(made, distort(image, name, **params))
+    if REGISTRY.get(name).random:
+        assert not np.array_equal(made, distort(image, name, seed=1, **params))
+    else:
+        np.testing.assert_array_equal(made, distort(image, name, seed=1, **params))
+
+
+@pytest.mark.parametrize(("name", "params"), CASES, ids=IDS)
+@given(data=st.data())
+@settings(max_examples=12, deadline=None)
+def test_a_window_is_the_cut_of_the_whole_bit_for_bit(name, params, distort, data):
+    height, width = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 90))
+    y, x = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    window = Window(y, x, data.draw(st.integers(1, height - y)), data.draw(st.integers(1, width - x)))
+    seed = data.draw(st.integers(0, 3))
+    image = noisy(height, width, seed)
+    whole = distort(image, name, seed=seed, **params)
+    if whole.shape != image.shape:
+        return
+    part = distort(image, name, window=window, seed=seed, **params)
+    np.testing.assert_array_equal(part, whole[y : y + window.h, x : x + window.w])
+
+
+@pytest.mark.parametrize(("name", "params"), CASES, ids=IDS)
+def test_a_window_looks_no_further_than_the_halo(name, params, distort):
+    """Values beyond the halo cannot be seen: they are poisoned with NaN."""
+    kind = REGISTRY.get(name)
+    halo = kind.locality(kind.bind(**params)).halo
+    if halo is None:
+        pytest.skip("looks at the whole image")
+    image = noisy(40 + 2 * halo, 40 + 2 * halo)
+    window = Window(halo + 18, halo + 17, 4, 5)
+    poisoned = np.full_like(image, np.nan)
+    inside = (slice(18, 22 + 2 * halo), slice(17, 22 + 2 * halo))
+    poisoned[inside] = image[inside]
+    expected = distort(image, name, window=window, **params)
+    np.testing.assert_array_equal(distort(poisoned, name, window=window, **params), expected)
+
+
+def test_the_number_of_threads_changes_nothing(distort):
+    image = noisy(300, 400)
+    found = {}
+    try:
+        for threads in (0, 1, 4):
+            cv2.setNumThreads(threads)
+            for name, params in CASES:
+                found.setdefault((name, str(params)), []).append(distort(image, name, **params))
+    finally:
+        cv2.setNumThreads(0)
+    for case, made in found.items():
+        assert all(np.array_equal(made[0], other) for other in made[1:]), case
+
+
+def test_another_process_makes_the_same_bits(distort):
+    image = noisy(40, 50)
+    code = (
+        "import hashlib, numpy as np\n"
+        "from dilkit.distortions import vocabulary\n"
+        "from dilkit.distortions.primitive import REGISTRY\n"
+        "from dilkit.distortions.sampling import SampleKey\n"
+        "image = np.random.default_rng(0).normal(0.5, 0.4, (40, 50, 3)).astype(np.float32)\n"
+        f"for name, params in {CASES!r}:\n"
+        "    made = REGISTRY.get(name)(**params).apply(image, SampleKey(0, b'the pixels'))\n"
+        "    print(hashlib.blake2b(made.tobytes(), digest_size=8).hexdigest())\n"
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "3"},
+    ).stdout.split()
+    import hashlib
+
+    here = [
+        hashlib.blake2b(distort(image, name, **params).tobytes(), digest_size=8).hexdigest()
+        for name, params in CASES
+    ]
+    assert there == here
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.6, 2])
+def test_no_pixel_falls_into_the_tail_of_a_vector_loop(sigma, distort):
+    """Windows of every width, so that every pixel is tried at every place in the registers."""
+    image = noisy(12, 64, seed=5)
+    whole = distort(image, "gaussian_blur", sigma=sigma)
+    for width in range(1, 64):
+        for x in (0, 64 - width, (64 - width) // 2):
+            part = distort(image, "gaussian_blur", sigma=sigma, window=Window(0, x, 12, width))
+            np.testing.assert_array_equal(part, whole[:, x : x + width])
