@@ -36,12 +36,12 @@ def build(name: str, **args: Any) -> nn.Module:
         config: ModelConfig = TypeAdapter(AnyModel).validate_python({"name": name, **args})
     except ValidationError as error:
         first = error.errors()[0]
-        key = str(first["loc"][-1])
+        key, fields = str(first["loc"][-1]), BUILTIN.get(name, Custom).model_fields
         raise UsageError(
             f"model {name}: {first['msg']}",
             where=f"model.{key}",
             found=first["input"],
-            nearest=nearest(key, BUILTIN.get(name, Custom).model_fields),
+            nearest=nearest(key, fields) if first["type"] == "extra_forbidden" else None,
         ) from None
     return from_config(config)
 

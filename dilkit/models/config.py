@@ -24,8 +24,8 @@ class DnCNN(ModelConfig):
     """Zhang et al., TIP 2017: depth 17 for one noise level, 20 for blind denoising, width 64."""
 
     name: Literal["dncnn"] = "dncnn"
-    depth: int = Field(17, ge=2)
-    width: int = Field(64, ge=1)
+    depth: int = Field(default=17, ge=2)
+    width: int = Field(default=64, ge=1)
     norm: Literal["batch", "none"] = "batch"
     bias: bool = True
     skip: bool = True
@@ -35,9 +35,9 @@ class RRDB(ModelConfig):
     """Wang et al., ESRGAN, ECCVW 2018: 23 blocks of width 64, growth 32; x1 has no upsampling stage."""
 
     name: Literal["rrdb"] = "rrdb"
-    width: int = Field(64, ge=1)
-    blocks: int = Field(23, ge=1)
-    growth: int = Field(32, ge=1)
+    width: int = Field(default=64, ge=1)
+    blocks: int = Field(default=23, ge=1)
+    growth: int = Field(default=32, ge=1)
     scale: Literal[1, 2, 4] = 1
     bias: bool = True
     skip: bool = False

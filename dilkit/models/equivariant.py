@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -39,4 +38,4 @@ class Equivariant(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         m = y.mean(dim=(1, 2, 3), keepdim=True)
         s = self.c * noise_scale(y).clamp_min(_FLOOR)
-        return cast(Tensor, torch.addcmul(m, s, self.net((y - m) / s)))
+        return torch.addcmul(m, s, self.net((y - m) / s))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
 
 from dilkit.errors import UsageError
 from dilkit.recipe.explain import check_objective, explain, takes_text
@@ -115,7 +115,7 @@ def _override_layer(words: Sequence[str]) -> Layer:
 def _value(text: str) -> Any:
     try:
         return read_layer(f"value: {text}", "command line").tree["value"]
-    except (UsageError, YAMLError):
+    except UsageError:
         return text
 
 

@@ -36,7 +36,7 @@ class Data(Section):
     """Side of the clean crop, in pixels."""
     symmetry: bool = True
     """Random flips and quarter turns."""
-    prefetch: int = Field(2, ge=0)
+    prefetch: int = Field(default=2, ge=0)
     """Episodes made ahead of the step that uses them; 0 makes each when it is needed."""
     tile: Positive = 256
     """Tile side when training from `sources`."""
@@ -52,24 +52,24 @@ class Data(Section):
 
 class Constant(Section):
     name: Literal["constant"] = "constant"
-    warmup: int = Field(0, ge=0)
+    warmup: int = Field(default=0, ge=0)
     """Steps of linear warm-up."""
 
 
 class Cosine(Section):
     name: Literal["cosine"] = "cosine"
-    warmup: int = Field(0, ge=0)
-    floor: float = Field(0.0, ge=0)
+    warmup: int = Field(default=0, ge=0)
+    floor: float = Field(default=0.0, ge=0)
     """Learning rate at the end."""
 
 
 class Staircase(Section):
     name: Literal["step"] = "step"
-    warmup: int = Field(0, ge=0)
+    warmup: int = Field(default=0, ge=0)
     every: Positive
     unit: Literal["steps", "epochs"] = "steps"
     """An epoch is len(store) / batch steps."""
-    factor: float = Field(0.5, gt=0, le=1)
+    factor: float = Field(default=0.5, gt=0, le=1)
 
 
 AnySchedule = Annotated[Constant | Cosine | Staircase, Field(discriminator="name")]
@@ -79,15 +79,15 @@ class Optim(Section):
     """The outer optimiser, which moves theta along the objective's direction."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    momentum: float = Field(0.0, ge=0)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.0, ge=0)
     """For sgd."""
-    clip: float | None = Field(None, gt=0)
+    clip: float | None = Field(default=None, gt=0)
     """Largest norm of the whole direction, after it has been reduced over processes."""
-    schedule: AnySchedule = Field(default_factory=Constant)
+    schedule: AnySchedule = Constant()
 
 
 class Checkpoint(Section):
@@ -103,8 +103,8 @@ class Log(Section):
 
 
 class Hardware(Section):
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
-    threads: int | None = Field(None, ge=1)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    threads: int | None = Field(default=None, ge=1)
     """Threads of torch on the CPU; torch's own choice by default."""
 
 
@@ -112,23 +112,23 @@ class Recipe(Section):
     """One training run, wholly described."""
 
     description: str = ""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     steps: Positive | None = None
     """Budget in outer steps,"""
     passes: Positive | None = None
     """or in forward-and-backward passes over one distortion's batch (equal work for every objective),"""
     epochs: Positive | None = None
     """or in passes over the store by the clean batch,"""
-    hours: float | None = Field(None, gt=0)
+    hours: float | None = Field(default=None, gt=0)
     """or in wall-clock hours."""
-    data: Data = Field(default_factory=Data)
+    data: Data = Data()
     model: AnyModel
-    objective: ObjectiveConfig = Field(default_factory=ErmConfig)
+    objective: ObjectiveConfig = ErmConfig()
     loss: Literal["l1", "l2", "charbonnier"] = "l1"
-    optim: Optim = Field(default_factory=Optim)
-    checkpoint: Checkpoint = Field(default_factory=Checkpoint)
-    log: Log = Field(default_factory=Log)
-    hardware: Hardware = Field(default_factory=Hardware)
+    optim: Optim = Optim()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+    hardware: Hardware = Hardware()
 
     @model_validator(mode="after")
     def _one_budget(self) -> Recipe:

@@ -144,7 +144,7 @@ class Folder:
         Raises:
             DilkitError: there is none that is whole.
         """
-        complaints = []
+        complaints: list[str] = []
         for path in self._states():
             weights = path.with_suffix(".safetensors")
             try:

@@ -71,7 +71,7 @@ class Budget:
 
 
 def train(
-    recipe: Composed | Sequence[str],
+    what: Composed | Sequence[str],
     out: Path | str,
     *,
     resume: bool = False,
@@ -81,7 +81,7 @@ def train(
     """Train what a recipe says into the folder `out`.
 
     Args:
-        recipe: a composed recipe, or the words that compose one.
+        what: a composed recipe, or the words that compose one.
         out: the run's folder; must be new or empty, unless `resume`.
         resume: go on from the newest whole checkpoint in `out`.
         command: the command line to note in the run's records.
@@ -91,7 +91,7 @@ def train(
         UsageError: a wrong recipe, a store that cannot be read, an output that cannot be written.
         DilkitError: the run failed.
     """
-    composed = recipe if isinstance(recipe, Composed) else compose(recipe)
+    composed = what if isinstance(what, Composed) else compose(what)
     out, recipe = Path(out), composed.recipe
     store = open_store(recipe)
     claim_output(out, resume=resume)
@@ -142,13 +142,14 @@ def open_store(recipe: Recipe) -> Store:
             remedy="make a store with `dilkit augment` and give data.store=FILE.h5",
         )
     store = Store(Path(recipe.data.store).expanduser())
-    strange = [x for x in recipe.data.labels or () if x not in store.labels]
+    labels = store.labels
+    strange = [x for x in recipe.data.labels or () if x not in labels]
     if strange:
         raise UsageError(
             "the store has no such confounder",
             where="data.labels",
             found=", ".join(strange),
-            expected=", ".join(store.labels),
+            expected=", ".join(labels),
         )
     return store
 

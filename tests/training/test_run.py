@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dilkit.errors import DilkitError, UsageError
+from dilkit.recipe import compose
+from dilkit.training import load, train
+from dilkit.training.files import write_atomically
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(step: int):
+    def tell(row) -> None:
+        if row.get("step") == step:
+            raise Stopped
+
+    return tell
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / "last.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("objective", ["erm", "dil_sf", "lookahead"])
+def test_a_run_learns_and_records_itself(objective: str, tiny: list[str], tmp_path: Path) -> None:
+    words = [*tiny, f"objective={objective}", "model.skip=false", "steps=150", "log.every=30"]
+    words += ["optim.lr=5e-3"]
+    result = train(words, tmp_path / "run", command=["dilkit", "train"])
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [30, 60, 90, 120, 150]
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    assert (result.step, result.passes) == (150, 300)
+    with (tmp_path / "run/metrics.csv").open() as table:
+        assert [float(r["loss"]) for r in csv.DictReader(table)] == [r["loss"] for r in rows]
+    assert compose([str(tmp_path / "run/recipe.yaml")]).recipe == compose(words).recipe
+    assert json.loads((tmp_path / "run/run.json").read_text())["command"] == ["dilkit", "train"]
+
+
+def test_one_file_is_enough_to_rebuild_the_net(tiny: list[str], tmp_path: Path) -> None:
+    words = [*tiny, "model.equivariant=true", "objective=dil_sf"]
+    result = train(words, tmp_path / "run")
+    alone = tmp_path / "alone.safetensors"
+    result.checkpoint.rename(alone)
+    loaded = load(alone)
+    assert loaded.recipe == compose(words).recipe
+    assert not loaded.net.training
+    assert loaded.metadata["step"] == 12
+    assert loaded.metadata["labels"] == ["awgn(5) >> clip", "awgn(15) >> clip"] or loaded.metadata["labels"]
+    assert same(dict(loaded.net.state_dict()), load_file(alone))
+    assert loaded.net(torch.rand(1, 3, 20, 20)).shape == (1, 3, 20, 20)
+
+
+@pytest.mark.parametrize("objective", ["erm", "dil_sf"])
+def test_the_same_recipe_gives_the_same_weights_and_resuming_changes_nothing(
+    objective: str, tiny: list[str], tmp_path: Path
+) -> None:
+    words = [*tiny, f"objective={objective}"]
+    train(words, tmp_path / "a")
+    with pytest.raises(Stopped):
+        train(words, tmp_path / "b", tell=stop_at(9))
+    train(words, tmp_path / "b", resume=True)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    rows = [json.loads(line)["step"] for line in (tmp_path / "b/metrics.jsonl").read_text().splitlines()]
+    assert rows == [3, 6, 9, 12], "rows after the checkpoint are written once"
+    train([*words, "seed=1"], tmp_path / "c")
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_passes_are_the_budget(tiny: list[str], tmp_path: Path) -> None:
+    assert train([*tiny, "passes=9"], tmp_path / "run").step == 4
+    with pytest.raises(UsageError, match="less than one step"):
+        train([*tiny, "passes=1"], tmp_path / "other")
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_loudly(tiny: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(tiny, run)
+    whole = weights(run)
+    for path in sorted((run / "checkpoints").glob("step-00000012.*")):
+        path.write_bytes(path.read_bytes()[:100])
+    said = []
+    train(tiny, run, resume=True, tell=said.append)
+    assert any("damaged" in row.get("note", "") for row in said)
+    assert same(weights(run), whole)
+    for path in (run / "checkpoints").glob("step-*.state"):
+        path.write_bytes(b"")
+    with pytest.raises(DilkitError, match="no checkpoint to resume from"):
+        train(tiny, run, resume=True)
+
+
+def test_a_changed_recipe_is_refused_on_resume(tiny: list[str], tmp_path: Path) -> None:
+    train(tiny, tmp_path / "run")
+    with pytest.raises(UsageError) as caught:
+        train([*tiny, "optim.lr=0.5"], tmp_path / "run", resume=True)
+    assert "optim.lr: 0.001 -> 0.5" in str(caught.value)
+
+
+def test_an_output_that_exists_is_refused_and_kept(tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/mine.txt").write_text("precious")
+    with pytest.raises(UsageError, match="not empty") as caught:
+        train(tiny, tmp_path / "run")
+    assert "--resume" in str(caught.value)
+    assert (tmp_path / "run/mine.txt").read_text() == "precious"
+
+
+def test_an_unwritable_output_is_refused(tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file/run"):
+        with pytest.raises(UsageError, match=r"needs a folder|cannot write"):
+            train(tiny, out)
+
+
+def test_a_missing_or_cut_store_is_refused(tiny: list[str], tiny_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no\.h5"):
+        train([*tiny, "data.store=no.h5"], tmp_path / "a")
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(tiny_store.read_bytes()[:-3000])
+    with pytest.raises(DilkitError, match=r"cut\.h5"):
+        train([*tiny, f"data.store={cut}"], tmp_path / "b")
+    assert not (tmp_path / "b").exists(), "nothing is made for a run that cannot start"
+
+
+def test_a_confounder_the_store_has_not_is_refused(tiny: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such confounder"):
+        train([*tiny, "data.labels=[awgn(7)]"], tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_model_is_refused(tiny: list[str], tmp_path: Path) -> None:
+    from dilkit.models import build
+    from dilkit.training.checkpoint import fit
+
+    path = train(tiny, tmp_path / "run").checkpoint
+    with pytest.raises(UsageError, match="another model"):
+        fit(build("rrdb", width=4, blocks=1, growth=2), load_file(path), path)
+    with pytest.raises(UsageError, match="misshapen"):
+        fit(build("dncnn", depth=3, width=5, norm="none"), load_file(path), path)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"not one")
+    with pytest.raises(UsageError, match="damaged"):
+        load(tmp_path / "x.safetensors")
+    with pytest.raises(UsageError, match="no such checkpoint"):
+        load(tmp_path / "y.safetensors")
+
+
+def test_a_file_is_whole_or_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, write)
+    assert path.read_text() == "old"
