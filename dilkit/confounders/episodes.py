@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from dilkit.errors import UsageError
+from dilkit.confounders.store import Store
+from dilkit.distortions.draw import Window
+from dilkit.errors import UsageError, nearest
+
+Pairing = Literal["paired", "independent"]
 
 Batch = tuple[Tensor, Tensor]
 """(distorted (B, 3, h, w), clean (B, 3, H, W)), float32; h, w differ from H, W in super-resolution only."""
@@ -45,3 +56,220 @@ class Episode:
 
     def batches(self) -> dict[str, Batch]:
         return {label: self.batch(label) for label in self.labels}
+
+
+class Pick(NamedTuple):
+    """One crop: the item, the window in its clean pixels, and which of the 8 symmetries of the square."""
+
+    item: int
+    window: Window
+    symmetry: int
+
+
+class EpisodeSampler:
+    """Random crops of a confounder dataset as episodes: a pure function of (seed, step, rank).
+
+    Items come in an order that is shuffled afresh every epoch, so each is met once before any is met twice.
+
+    Args:
+        store: the dataset.
+        batch: crops per confounder, on each rank.
+        crop: side of the square crops, in clean pixels.
+        pairing: `paired` shows the same crops under every confounder (section 3.2 of the paper);
+            `independent` draws other images for each, as the authors' script does.
+        symmetry: flip and rotate each crop by one of the 8 symmetries of the square.
+        rank, world: this process and how many there are; ranks share no crop within an epoch.
+        labels: the confounders to use, in this order; all by default.
+        split: the items to draw from; None takes all.
+
+    Raises:
+        UsageError: an unknown label or split, or an item smaller than the crop.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        batch: int,
+        crop: int,
+        pairing: Pairing = "paired",
+        symmetry: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        labels: Sequence[str] | None = None,
+        split: str | None = "train",
+    ) -> None:
+        self.store = store
+        self.batch = batch
+        self.crop = crop
+        self.pairing = pairing
+        self.symmetry = symmetry
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.labels = tuple(labels) if labels is not None else store.labels
+        self.split = split
+        self._check()
+        self._items = store.items(split)
+        self._heights = store.index["h"][self._items]
+        self._widths = store.index["w"][self._items]
+        self._check_sizes()
+        self._scales = {label: store.scale(label) for label in self.labels}
+        self._unit = int(np.lcm.reduce([1, *self._scales.values()]))
+        if crop % self._unit:
+            raise UsageError(
+                "the crop does not divide", where="crop", found=crop, expected=f"a multiple of {self._unit}"
+            )
+        self._order = lru_cache(maxsize=2 * (1 + len(self.labels)))(self._shuffled)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_order"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._order = lru_cache(maxsize=2 * (1 + len(self.labels)))(self._shuffled)
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return -(-len(self._items) // (self.batch * self.world))
+
+    def episode(self, step: int) -> Episode:
+        """The episode of an outer step, float32 in the range that is stored (noise may leave [0, 1])."""
+        if self.pairing == "paired":
+            return self._paired(step)
+        views, targets = {}, {}
+        for label in self.labels:
+            picks = self.picks(step, label)
+            clean, view = self._batch(1), self._batch(self._scales[label])
+            for row, pick in enumerate(picks):
+                _put(clean[row], self.store.clean(pick.item, pick.window), pick.symmetry)
+                _put(view[row], self._view(pick, label), pick.symmetry)
+            views[label], targets[label] = torch.from_numpy(view), torch.from_numpy(clean)
+        return Episode(views, targets, step)
+
+    def picks(self, step: int, label: str = "") -> list[Pick]:
+        """The crops of a step; `label` is empty when all confounders share them."""
+        first = (step * self.world + self.rank) * self.batch
+        bits = _bits(3 * self.batch, "crop", self.seed, label, step, self.rank).reshape(3, self.batch)
+        picks = []
+        for row in range(self.batch):
+            epoch, place = divmod(first + row, len(self._items))
+            at = self._order(label, epoch)[place]
+            y = _below(bits[0, row], (int(self._heights[at]) - self.crop) // self._unit + 1) * self._unit
+            x = _below(bits[1, row], (int(self._widths[at]) - self.crop) // self._unit + 1) * self._unit
+            turn = _below(bits[2, row], 8) if self.symmetry else 0
+            picks.append(Pick(int(self._items[at]), Window(y, x, self.crop, self.crop), turn))
+        return picks
+
+    def _paired(self, step: int) -> Episode:
+        clean = self._batch(1)
+        views = {label: self._batch(scale) for label, scale in self._scales.items()}
+        same_size = self._unit == 1
+        for row, pick in enumerate(self.picks(step)):
+            _put(clean[row], self.store.clean(pick.item, pick.window), pick.symmetry)
+            if same_size:
+                parts = self.store.views(pick.item, self.labels, pick.window)
+            else:
+                parts = [self._view(pick, label) for label in self.labels]
+            for label, part in zip(self.labels, parts, strict=True):
+                _put(views[label][row], part, pick.symmetry)
+        target = torch.from_numpy(clean)
+        return Episode(
+            {label: torch.from_numpy(view) for label, view in views.items()},
+            dict.fromkeys(self.labels, target),
+            step,
+        )
+
+    def _view(self, pick: Pick, label: str) -> npt.NDArray[Any]:
+        scale = self._scales[label]
+        return self.store.view(pick.item, label, Window(*(v // scale for v in pick.window)))
+
+    def _batch(self, scale: int) -> npt.NDArray[np.float32]:
+        return np.empty((self.batch, 3, self.crop // scale, self.crop // scale), np.float32)
+
+    def _shuffled(self, label: str, epoch: int) -> npt.NDArray[np.intp]:
+        return np.argsort(_bits(len(self._items), "order", self.seed, label, epoch), kind="stable")
+
+    def _check(self) -> None:
+        for name in ("batch", "crop", "world"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be positive", where=name, found=getattr(self, name))
+        if self.pairing not in ("paired", "independent"):
+            raise UsageError("unknown pairing", found=self.pairing, expected="paired or independent")
+        for label in self.labels:
+            if label not in self.store.labels:
+                raise UsageError(
+                    f"the dataset has no confounder {label!r}",
+                    where=self.store.path,
+                    expected=", ".join(self.store.labels),
+                    nearest=nearest(label, self.store.labels),
+                )
+
+    def _check_sizes(self) -> None:
+        small = np.flatnonzero((self._heights < self.crop) | (self._widths < self.crop))
+        if len(small):
+            first = self._items[small[0]]
+            name = self.store.index["source"][first].decode()
+            raise UsageError(
+                f"{len(small)} of {len(self._items)} items are smaller than the crop",
+                where=self.store.path,
+                found=f"{name} is {self._heights[small[0]]} x {self._widths[small[0]]}",
+                expected=f"at least {self.crop} x {self.crop}",
+                remedy="choose a smaller crop, or make the dataset with --small skip",
+            )
+
+
+def episodes(sampler: EpisodeSampler, start: int, stop: int, *, workers: int = 0) -> Iterator[Episode]:
+    """The episodes of steps start .. stop - 1, in order.
+
+    Args:
+        workers: processes that prepare them ahead; 0 prepares each when it is asked for, which costs about a
+            millisecond and is best where the processor also trains.
+    """
+    if workers == 0:
+        return (sampler.episode(step) for step in range(start, stop))
+    loader: DataLoader[Any] = DataLoader(
+        _Steps(sampler), batch_size=None, sampler=range(start, stop), num_workers=workers, prefetch_factor=4
+    )
+    paired = sampler.pairing == "paired"
+    return (
+        Episode(views, dict.fromkeys(views, targets[""]) if paired else targets, step)
+        for views, targets, step in loader
+    )
+
+
+class _Steps(Dataset[Any]):
+    def __init__(self, sampler: EpisodeSampler) -> None:
+        self.sampler = sampler
+
+    def __getitem__(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
+        episode = self.sampler.episode(step)
+        if self.sampler.pairing == "paired":  # one tensor crosses to the parent, not one per label
+            return dict(episode.views), {"": episode.clean}, step
+        return dict(episode.views), dict(episode.targets), step
+
+
+def _put(out: npt.NDArray[np.float32], part: npt.NDArray[Any], symmetry: int) -> None:
+    """Write an (h, w, 3) crop, turned, as a (3, h, w) float32 one; uint8 k becomes k / 255."""
+    if symmetry & 4:
+        part = part.swapaxes(0, 1)
+    if symmetry & 1:
+        part = part[::-1]
+    if symmetry & 2:
+        part = part[:, ::-1]
+    planes = part.transpose(2, 0, 1)
+    if part.dtype == np.uint8:
+        np.divide(planes, np.float32(255), out=out, dtype=np.float32)
+    else:
+        out[...] = planes
+
+
+def _bits(count: int, *key: object) -> npt.NDArray[np.uint64]:
+    """Random 64-bit words that depend on the key alone (raw PCG64, which NumPy keeps stable)."""
+    digest = blake2b("\0".join(map(str, key)).encode(), digest_size=16, person=b"dilkit-episodes").digest()
+    return np.random.PCG64(int.from_bytes(digest)).random_raw(count)
+
+
+def _below(word: np.uint64, n: int) -> int:
+    return int(word) * n >> 64

@@ -1,0 +1,213 @@
+"""Make a confounder dataset: plan, read the clean images in, distort them, seal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dilkit.confounders.draft import Draft
+from dilkit.confounders.plan import Plan, as_settings, make_plan
+from dilkit.confounders.sources import Failure, expand, survey
+from dilkit.confounders.work import Desk, Task, distort, ingest, run
+from dilkit.distortions import ConfounderSet, Word, confounder_set
+from dilkit.errors import DilkitError, UsageError
+
+Progress = Callable[[str, int, int], None]
+"""(phase, items done, items in all)"""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `augment` made.
+
+    Attributes:
+        images: how many clean images went in.
+        items: tiles (or whole images), each with a view per confounder.
+        failures: images left out, and why.
+        skipped: names of images smaller than a tile, where these are skipped.
+        resumed: whether it went on from an interrupted run.
+    """
+
+    path: Path
+    images: int
+    items: int
+    labels: tuple[str, ...]
+    nbytes: int
+    failures: tuple[Failure, ...]
+    skipped: tuple[str, ...]
+    resumed: bool
+    seconds: float
+
+
+def augment(
+    sources: str | Path | Iterable[str | Path],
+    distort: str | Word | ConfounderSet | Sequence[Any],
+    out: str | Path,
+    *,
+    tile: int = 256,
+    stride: int = 256,
+    small: Literal["keep", "skip"] = "keep",
+    alpha: Literal["refuse", "black", "grey", "white"] = "refuse",
+    seed: int = 0,
+    storage: Literal["stored", "virtual"] = "stored",
+    coupling: Literal["independent", "common"] = "independent",
+    validation: float = 0.0,
+    licence: str = "",
+    limit: int | None = None,
+    workers: int = 1,
+    overwrite: bool = False,
+    restart: bool = False,
+    progress: Progress | None = None,
+    checkpoint_every: float = 2.0,
+) -> Built:
+    """Make a paired confounder dataset: every clean tile under every distortion, in one HDF5 file.
+
+    The same bytes come out for any number of workers and after any interruption. An interrupted call is
+    continued by repeating it.
+
+    Args:
+        sources: folders, globs, files, `samples:train|test`, `deadleaves:N` (see `sources.expand`).
+        distort: a confounder set, or anything `confounder_set` takes.
+        out: the HDF5 file to make.
+        tile, stride: in pixels; `tile=0` takes whole images. The last tile of a row or column ends at the
+            border.
+        small: images smaller than a tile are kept whole, or skipped and counted.
+        alpha: refuse transparent images, or lay them on a plain background.
+        seed: the root of all randomness.
+        storage: `virtual` keeps the clean images and the recipe; views are made when they are read.
+        coupling: `common` gives all degrees of one distortion the same random field.
+        validation: share of the images (not tiles) marked `validation` instead of `train`.
+        licence: of source files, recorded with each.
+        limit: take only the first so many images.
+        overwrite: replace `out`, when the new file is complete.
+        restart: forget an unfinished run.
+        progress: called with (phase, done, total).
+        checkpoint_every: seconds between journal entries.
+
+    Raises:
+        UsageError: a wrong setting, or `out` exists.
+        DilkitError: no image could be read, the disk is full, or a worker died.
+    """
+    began = time.monotonic()
+    out = Path(out)
+    plan, failures = plan_for(
+        sources,
+        distort,
+        tile=tile,
+        stride=stride,
+        small=small,
+        alpha=alpha,
+        seed=seed,
+        storage=storage,
+        coupling=coupling,
+        validation=validation,
+        licence=licence,
+        limit=limit,
+    )
+    check_target(out, overwrite)
+    _require_images(plan, failures, plan.skipped)
+    shard = (1, 1, plan.identity)
+    with Draft(out, plan, shard=shard, restart=restart, every=checkpoint_every) as draft:
+        _fill(draft, workers, progress)
+        failures += draft.failures
+        _require_images(draft.plan, failures, plan.skipped)
+        draft.seal()
+    return Built(
+        path=out,
+        images=len(draft.plan.images),
+        items=len(draft.plan),
+        labels=tuple(view.label for view in draft.plan.views),
+        nbytes=out.stat().st_size,
+        failures=tuple(failures),
+        skipped=plan.skipped,
+        resumed=draft.resumed,
+        seconds=time.monotonic() - began,
+    )
+
+
+def plan_for(
+    sources: str | Path | Iterable[str | Path],
+    distort: str | Word | ConfounderSet | Sequence[Any],
+    *,
+    licence: str = "",
+    limit: int | None = None,
+    **settings: Any,
+) -> tuple[Plan, list[Failure]]:
+    """What `augment` would make, and the images whose headers cannot be read."""
+    confounders = confounder_set(distort)
+    if not len(confounders):
+        raise UsageError("there is no distortion in the set", where=str(distort), expected="at least one")
+    if limit is not None and limit < 1:
+        raise UsageError("the limit must be positive", where="limit", found=limit)
+    chosen = as_settings(**settings)
+    given = [sources] if isinstance(sources, (str, Path)) else sources
+    surveyed, failures = survey(expand(given, seed=chosen.seed, licence=licence, limit=limit))
+    return make_plan(surveyed, confounders, chosen), failures
+
+
+def check_target(out: Path, overwrite: bool) -> None:
+    """Raises UsageError where the file exists, or cannot be made."""
+    if out.is_dir():
+        raise UsageError("the output is a folder", where=out, expected="a file name such as train.h5")
+    if out.exists() and not overwrite:
+        raise UsageError(
+            "the output exists already", where=out, remedy="choose another name or give --overwrite"
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write there: {error.strerror}", where=out, remedy="choose another --out"
+        ) from None
+
+
+def _fill(draft: Draft, workers: int, progress: Progress | None) -> None:
+    while True:
+        failures = _phase(draft, "read", ingest, workers, progress)
+        if not failures:
+            break
+        draft.leave_out(failures)
+        if not len(draft.plan):
+            return
+    if draft.plan.settings.storage == "stored":
+        _phase(draft, "distort", distort, workers, progress)
+
+
+def _phase(draft: Draft, phase: str, task: Task, workers: int, progress: Progress | None) -> list[Failure]:
+    parts = draft.plan.parts
+    todo = [k for k in range(len(parts)) if (phase, k) not in draft.done]
+    done = len(draft.plan) - sum(parts[k][1] - parts[k][0] for k in todo)
+    desk = Desk(draft.path, draft.plan, draft.regions)
+    failures: dict[str, Failure] = {}
+    report = progress or (lambda phase, done, total: None)
+    report(phase, done, len(draft.plan))
+    try:
+        for part, failed in run(task, desk, todo, workers):
+            failures |= {failure.name: failure for failure in failed}
+            if not failures:
+                draft.record((phase, part))
+            done += parts[part][1] - parts[part][0]
+            report(phase, done, len(draft.plan))
+    except OSError as error:
+        raise DilkitError(
+            f"writing failed: {error.strerror or error}",
+            where=draft.path,
+            remedy="make room, then repeat the command: it goes on from what is written",
+        ) from error
+    return [failures[name] for name in sorted(failures)]
+
+
+def _require_images(plan: Plan, failures: Sequence[Failure], skipped: Sequence[str]) -> None:
+    if len(plan):
+        return
+    lines = [f"{failure.name}: {failure.reason}" for failure in failures[:10]]
+    lines += [f"{name}: smaller than a tile" for name in skipped[: 10 - len(lines)]]
+    more = len(failures) + len(skipped) - len(lines)
+    raise DilkitError(
+        "no image could be used",
+        found="\n            ".join(lines + ([f"and {more} more"] if more > 0 else [])),
+        remedy="check the sources; --small keep takes images smaller than a tile" if skipped else None,
+    )

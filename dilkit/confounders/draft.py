@@ -1,0 +1,213 @@
+"""A dataset in the making: the unfinished file, and a journal of the parts that are safely in it.
+
+`OUT.tmp` is laid out in full from the start and filled in place; `OUT.journal` gains a line when a part has
+reached the disk. Killed at any moment, the next run with the same settings does only what the journal lacks.
+When all is there the file is sealed, flushed and given its name in one step.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import h5py
+import numpy as np
+
+from dilkit.confounders import layout
+from dilkit.confounders.plan import Plan
+from dilkit.confounders.sources import Failure
+from dilkit.errors import DilkitError, UsageError
+
+Done = tuple[str, int]
+"""A phase and the number of a part."""
+
+
+class Draft:
+    """Open it with `with`; one process at a time may."""
+
+    def __init__(
+        self, out: Path, plan: Plan, *, shard: tuple[int, int, str], restart: bool = False, every: float = 2.0
+    ) -> None:
+        self.out = out
+        self.path = out.with_name(out.name + ".tmp")
+        self.journal_path = out.with_name(out.name + ".journal")
+        self.plan = plan
+        self.failures: list[Failure] = []
+        self.done: set[Done] = set()
+        self._shard = shard
+        self._base = plan.identity
+        self._restart = restart
+        self._every = every
+        self._pending: list[Done] = []
+        self._last_flush = time.monotonic()
+        self._writing: Future[None] | None = None
+        self._writer = ThreadPoolExecutor(1, "dilkit-journal")
+        self._journal: IO[str]
+
+    @property
+    def resumed(self) -> bool:
+        return self._resumed
+
+    def __enter__(self) -> Self:
+        try:
+            self._journal = self.journal_path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(
+                f"cannot write there: {error.strerror}", where=self.out, remedy="choose another --out"
+            ) from None
+        try:
+            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._journal.close()
+            raise UsageError("another run is writing this dataset", where=self.out) from None
+        try:
+            self._resumed = self._resume()
+            if not self._resumed:
+                self._begin()
+            with h5py.File(self.path, "r") as file:
+                self.regions = layout.regions(file)
+        except BaseException:
+            self._journal.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self.path.exists():
+                self._finish()
+        except OSError:
+            if kind is None:
+                raise
+        finally:
+            self._writer.shutdown()
+            self._journal.close()
+
+    def record(self, done: Done) -> None:
+        """A part is written; it is journalled with the next flush."""
+        self.done.add(done)
+        self._pending.append(done)
+        if time.monotonic() - self._last_flush >= self._every:
+            self._flush()
+
+    def leave_out(self, failures: list[Failure]) -> None:
+        """Start again without images that turned out to be unreadable."""
+        self._settle()
+        self.failures += failures
+        self.plan = self.plan.without({failure.name for failure in failures})
+        self.done.clear()
+        self._pending.clear()
+        if len(self.plan):
+            self._begin()
+            with h5py.File(self.path, "r") as file:
+                self.regions = layout.regions(file)
+        else:
+            self.discard()
+
+    def seal(self) -> None:
+        """Everything is written: make it durable, then give it its name."""
+        self._finish()
+        value = np.array([layout.seal_of(self.path, self.regions)], "<u8")
+        with self.path.open("r+b") as file:
+            os.pwrite(file.fileno(), value.tobytes(), self.regions["seal"].offset)
+            os.fsync(file.fileno())
+        self.path.replace(self.out)
+        _sync_folder(self.out.parent)
+        self.journal_path.unlink()
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.journal_path.unlink(missing_ok=True)
+
+    def _begin(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._journal.truncate(0)
+        try:
+            layout.create(self.path, self.plan, self._shard)
+        except OSError as error:
+            needed = sum(self.plan.nbytes().values())
+            self.discard()
+            raise DilkitError(
+                f"no room for the dataset: {error.strerror or error}",
+                where=self.out,
+                expected=f"{needed / 1e9:.2f} GB free",
+                remedy="free some space, choose another disk, or use --storage virtual",
+            ) from None
+        self._write([{"base": self._base, "left out": [[f.name, f.reason] for f in self.failures]}])
+
+    def _resume(self) -> bool:
+        self._journal.seek(0)
+        lines = [_parsed(line) for line in self._journal]
+        if not lines or lines[0] is None or not self.path.exists():
+            return False
+        if lines[0].get("base") != self._base:
+            if self._restart:
+                return False
+            raise UsageError(
+                "an unfinished dataset with other settings or sources is in the way",
+                where=self.path,
+                remedy=f"repeat the earlier command, or give --restart, or delete {self.path.name}",
+            )
+        if self._restart:
+            return False
+        self.failures = [Failure(*pair) for pair in lines[0]["left out"]]
+        self.plan = self.plan.without({failure.name for failure in self.failures})
+        self.done = {(line["phase"], part) for line in lines[1:] if line for part in line["parts"]}
+        return True
+
+    def _flush(self) -> None:
+        """Hand what is written to the disk, then say so in the journal; one such job at a time."""
+        if not self._pending or (self._writing is not None and not self._writing.done()):
+            return
+        self._settle()
+        phases: dict[str, list[int]] = {}
+        for phase, part in self._pending:
+            phases.setdefault(phase, []).append(part)
+        self._pending = []
+        self._last_flush = time.monotonic()
+        lines = [{"phase": phase, "parts": parts} for phase, parts in phases.items()]
+        self._writing = self._writer.submit(self._sync_and_write, lines)
+
+    def _finish(self) -> None:
+        self._settle()
+        self._flush()
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def _sync_and_write(self, lines: list[dict[str, object]]) -> None:
+        with self.path.open("r+b") as file:
+            os.fdatasync(file.fileno()) if hasattr(os, "fdatasync") else os.fsync(file.fileno())
+        self._write(lines)
+
+    def _write(self, lines: list[dict[str, object]]) -> None:
+        self._journal.write("".join(json.dumps(line) + "\n" for line in lines))
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+
+
+def _parsed(line: str) -> dict[str, object] | None:
+    """A line of the journal; None for one that a crash has torn."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and line.endswith("\n") else None
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,252 @@
+"""The HDF5 file: what it holds, and where each array lies in it.
+
+Every array is contiguous and allocated when the file is made, so that workers fill it by plain writes at
+known offsets, readers map it, and an interrupted file still opens. The layout, version 1:
+
+    attributes          format, layout, expression, hash, seed, coupling, storage, policy, settings, versions, ...
+    /clean              (N, H, W, 3), or (pixels, 3) one item after another where sizes differ
+    /distorted/LABEL    the same, attributes expression, canonical, hash, scale, position; empty if virtual
+    /index/             source, licence, split, image, y, x, h, w, offset, pixel_hash, perceptual_hash
+    /digest/clean, /digest/LABEL    xxh3-64 of each item's bytes
+    /seal               xxh3-64 of all other bytes of the file; 0 while it is being made
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from dilkit.confounders.plan import Plan, View, settings_json
+from dilkit.errors import UsageError
+
+FORMAT = "dilkit-confounders"
+LAYOUT = 1
+POLICY = "nothing is clipped or rounded but by the expression; uint8 only where it ends on the 8-bit grid"
+_ATTRIBUTE_LIMIT = 60_000
+_ALIGNMENT = 4096
+_VERSIONED = ("numpy", "opencv-python-headless", "albumentations", "pillow", "scipy")
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where an array lies: byte offset, dtype, shape."""
+
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+    def map(self, path: Path) -> npt.NDArray[Any]:
+        """The array as it lies in the file, read-only."""
+        return np.memmap(path, self.dtype, "r", self.offset, self.shape)
+
+
+Regions = dict[str, Region]
+
+
+def create(path: Path, plan: Plan, shard: tuple[int, int, str]) -> None:
+    """Write a file of the plan's layout with no pixel in it, and reserve its space on the disk.
+
+    Args:
+        shard: k, n and the identity of the whole plan.
+    """
+    import h5py
+
+    with h5py.File(path, "w", alignment_threshold=_ALIGNMENT, alignment_interval=_ALIGNMENT) as file:
+        _attributes(file, plan, shard)
+        file.create_group("distorted")
+        file.create_group("digest")
+        add_array(file, "seal", "<u8", (1,), fill=np.zeros(1, "<u8"))
+        _index(file, plan)
+        add_array(file, "digest/clean", "<u8", (len(plan),))
+        for position, view in enumerate(plan.views):
+            declare_view(file, plan, view, position)
+        add_array(file, "clean", plan.clean_dtype, pixel_shape(plan, 1))
+        if plan.settings.storage == "stored":
+            for view in plan.views:
+                add_view(file, plan, view)
+    reserve(path)
+
+
+def reserve(path: Path) -> None:
+    """Claim the blocks of a sparse file, so that a full disk is met now and not half-way."""
+    with path.open("r+b") as file:
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def pixel_shape(plan: Plan, scale: int) -> tuple[int, ...]:
+    if plan.uniform:
+        h, w = (int(side) // scale for side in plan.box[0, 2:])
+        return len(plan), h, w, 3
+    return int(plan.offsets(scale)[-1]), 3
+
+
+def add_array(
+    file: Any, name: str, dtype: Any, shape: Sequence[int], fill: npt.NDArray[Any] | None = None
+) -> Any:
+    """A contiguous array, allocated at once, without a time stamp."""
+    import h5py
+
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_layout(h5py.h5d.CONTIGUOUS)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plist.set_obj_track_times(False)
+    parent, _, leaf = name.partition("/") if "/" in name else ("/", "", name)
+    made = h5py.h5d.create(
+        file.require_group(parent).id,
+        leaf.encode(),
+        h5py.h5t.py_create(np.dtype(dtype), logical=True),
+        h5py.h5s.create_simple(tuple(shape)),
+        plist,
+    )
+    dataset = h5py.Dataset(made)
+    if fill is not None:
+        dataset[...] = fill
+    return dataset
+
+
+def declare_view(file: Any, plan: Plan, view: View, position: int) -> None:
+    """Where a confounder's digests go; for a virtual one, all that there is."""
+    if plan.settings.storage == "stored":
+        add_array(file, f"digest/{view.label}", "<u8", (len(plan),))
+        return
+    import h5py
+
+    dataset = file["distorted"].create_dataset(view.label, data=h5py.Empty(view.dtype))
+    _describe(dataset, view, position)
+
+
+def add_view(file: Any, plan: Plan, view: View) -> None:
+    position = len(file["distorted"])
+    dataset = add_array(file, f"distorted/{view.label}", view.dtype, pixel_shape(plan, view.scale))
+    _describe(dataset, view, position)
+
+
+def _describe(dataset: Any, view: View, position: int) -> None:
+    for name in ("expression", "canonical", "hash"):
+        dataset.attrs[name] = _text(name, getattr(view, name))
+    dataset.attrs["scale"] = view.scale
+    dataset.attrs["position"] = position
+
+
+def _attributes(file: Any, plan: Plan, shard: tuple[int, int, str]) -> None:
+    settings = plan.settings
+    licences = sorted({image.licence for image in plan.images if image.licence})
+    given = {
+        "format": FORMAT,
+        "layout": LAYOUT,
+        "expression": _text("expression", str(plan.confounders)),
+        "hash": plan.confounders.hash,
+        "seed": settings.seed,
+        "coupling": settings.coupling,
+        "storage": settings.storage,
+        "policy": POLICY,
+        "settings": settings_json(settings),
+        "licence": _text("licence", "; ".join(licences)),
+        "shard": f"{shard[0]}/{shard[1]}",
+        "plan": shard[2],
+        "versions": json.dumps(_versions()),
+    }
+    for name, value in given.items():
+        file.attrs[name] = value
+
+
+def _versions() -> dict[str, str]:
+    from dilkit import __version__
+
+    return {"dilkit": __version__} | {name: importlib.metadata.version(name) for name in _VERSIONED}
+
+
+def _text(name: str, value: str) -> str:
+    if len(value.encode()) > _ATTRIBUTE_LIMIT:
+        raise UsageError(
+            "the distortions are too long to be written into the file's attributes",
+            where=name,
+            found=f"{len(value)} characters",
+            expected=f"at most {_ATTRIBUTE_LIMIT}",
+            remedy="split the set over several datasets",
+        )
+    return value
+
+
+def _index(file: Any, plan: Plan) -> None:
+    def words(texts: list[str]) -> npt.NDArray[np.bytes_]:
+        return np.array([text.encode() for text in texts] or [b""], np.bytes_)[plan.image]
+
+    columns: dict[str, npt.NDArray[Any]] = {
+        "source": words([image.name for image in plan.images]),
+        "licence": words([image.licence for image in plan.images]),
+        "split": plan.split,
+        "image": plan.image,
+        **{name: plan.box[:, i] for i, name in enumerate("yxhw")},
+        "offset": plan.offsets()[:-1],
+    }
+    for name, values in columns.items():
+        dtype = values.dtype if values.dtype.itemsize else np.dtype("S1")
+        add_array(file, f"index/{name}", dtype, values.shape, fill=values.astype(dtype))
+    add_array(file, "index/pixel_hash", "u1", (len(plan), pixel_hash_size()))
+    add_array(file, "index/perceptual_hash", "<u8", (len(plan),))
+
+
+def pixel_hash_size() -> int:
+    from dilkit.distortions import pixel_hash
+
+    return len(pixel_hash(np.zeros((1, 1, 3), np.uint8)))
+
+
+def regions(file: Any) -> Regions:
+    """Every array of an open file by name (`clean`, `distorted/LABEL`, ...), but for empty ones."""
+    import h5py
+
+    found: Regions = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
+            offset = item.id.get_offset()
+            if offset is None:
+                raise UsageError(
+                    f"the array {name} is not stored in one piece",
+                    where=file.filename,
+                    remedy="undo the compression: h5repack -l CONTI -f NONE IN OUT",
+                )
+            found[name] = Region(offset, item.dtype.str, item.shape)
+
+    file.visititems(visit)
+    return found
+
+
+def is_pixels(name: str) -> bool:
+    return name == "clean" or name.startswith("distorted/")
+
+
+def seal_of(path: Path, where: Regions) -> int:
+    """xxh3-64 of all bytes that are neither pixels nor the seal; never 0."""
+    left_out = sorted((r.offset, r.nbytes) for n, r in where.items() if is_pixels(n) or n == "seal")
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        position, size = 0, path.stat().st_size
+        for start, length in [*left_out, (size, 0)]:
+            file.seek(position)
+            while position < start:
+                block = file.read(min(1 << 20, start - position))
+                if not block:
+                    break
+                digest.update(block)
+                position += len(block)
+            position = start + length
+    return digest.intdigest() or 1

@@ -1,0 +1,235 @@
+"""What a dataset will hold, decided before a pixel is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dilkit.confounders.pixels import output_scale, storage_dtype
+from dilkit.confounders.reading import Header
+from dilkit.confounders.sources import CleanImage
+from dilkit.confounders.tiling import boxes
+from dilkit.distortions import ConfounderSet, Word
+from dilkit.distortions.draw import Window
+from dilkit.errors import UsageError
+
+Storage = Literal["stored", "virtual"]
+Coupling = Literal["independent", "common"]
+Small = Literal["keep", "skip"]
+
+STORAGES: tuple[Storage, ...] = ("stored", "virtual")
+COUPLINGS: tuple[Coupling, ...] = ("independent", "common")
+SMALLS: tuple[Small, ...] = ("keep", "skip")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that shapes the dataset besides its images and words."""
+
+    tile: int = 256
+    stride: int = 256
+    small: Small = "keep"
+    alpha: Literal["refuse", "black", "grey", "white"] = "refuse"
+    seed: int = 0
+    storage: Storage = "stored"
+    coupling: Coupling = "independent"
+    validation: float = 0.0
+
+
+@dataclass(frozen=True)
+class View:
+    """One confounder as it is stored."""
+
+    label: str
+    expression: str
+    hash: str
+    canonical: str
+    dtype: str
+    scale: int
+
+    @classmethod
+    def of(cls, word: Word) -> View:
+        return cls(
+            label=word.label,
+            expression=str(word),
+            hash=word.hash,
+            canonical=json.dumps(word.canonical(), sort_keys=True, separators=(",", ":")),
+            dtype=storage_dtype(word).name,
+            scale=output_scale(word),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The items of a dataset (tiles or whole images) and its confounders.
+
+    Attributes:
+        images: those that give at least one item.
+        image: for each item, the position of its image in `images`.
+        box: for each item, y, x, h, w in its image, (N, 4) int32.
+        skipped: names of images too small for a tile, where these are skipped.
+    """
+
+    settings: Settings
+    confounders: ConfounderSet
+    views: tuple[View, ...]
+    images: tuple[CleanImage, ...]
+    image: npt.NDArray[np.int32]
+    box: npt.NDArray[np.int32]
+    clean_dtype: str
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @cached_property
+    def uniform(self) -> bool:
+        """All items have one size."""
+        return bool((self.box[:, 2:] == self.box[0, 2:]).all())
+
+    @cached_property
+    def parts(self) -> list[tuple[int, int]]:
+        """Runs of items handed out as one piece of work: about 64 tiles, cut between images where possible."""
+        area = np.cumsum(self.box[:, 2].astype(np.int64) * self.box[:, 3])
+        parts: list[tuple[int, int]] = []
+        first, begun = 0, 0
+        last_of_image = np.append(self.image[1:] != self.image[:-1], True)
+        for i in np.flatnonzero(last_of_image | (np.arange(len(self)) % _PART == _PART - 1)):
+            if area[i] - begun >= _PART_PIXELS or i == len(self) - 1:
+                parts.append((first, int(i) + 1))
+                first, begun = int(i) + 1, int(area[i])
+        return parts
+
+    def window(self, item: int) -> Window:
+        return Window(*(int(v) for v in self.box[item]))
+
+    def offsets(self, scale: int = 1) -> npt.NDArray[np.int64]:
+        """Where each item begins, in pixels; one more than there are items, the last being the total."""
+        area = (self.box[:, 2] // scale).astype(np.int64) * (self.box[:, 3] // scale)
+        return np.concatenate([[0], np.cumsum(area)])
+
+    def nbytes(self) -> dict[str, int]:
+        """Bytes of pixels: `clean`, and each label (0 where it is virtual)."""
+        sizes = {"clean": int(self.offsets()[-1]) * 3 * np.dtype(self.clean_dtype).itemsize}
+        for view in self.views:
+            stored = self.settings.storage == "stored"
+            sizes[view.label] = int(self.offsets(view.scale)[-1]) * 3 * np.dtype(view.dtype).itemsize * stored
+        return sizes
+
+    @cached_property
+    def split(self) -> npt.NDArray[np.bytes_]:
+        """`train` or `validation`, decided by image and not by tile, from the image's name alone."""
+        threshold = int(self.settings.validation * 2**32)
+        marks = [
+            int.from_bytes(blake2b(i.name.encode(), digest_size=4).digest()) < threshold for i in self.images
+        ]
+        return np.where(np.array(marks, bool), b"validation", b"train").astype("S10")[self.image]
+
+    @cached_property
+    def identity(self) -> str:
+        """What must be equal for a run to continue another's work."""
+        digest = blake2b(digest_size=16)
+        digest.update(json.dumps([vars(self.settings), self.confounders.hash, self.clean_dtype]).encode())
+        digest.update("\0".join(image.name for image in self.images).encode())
+        digest.update(self.image.tobytes() + self.box.tobytes())
+        return digest.hexdigest()
+
+    def without(self, names: set[str]) -> Plan:
+        """The plan with these images left out."""
+        kept = [i for i, image in enumerate(self.images) if image.name not in names]
+        rows = np.isin(self.image, kept)
+        renumber = np.full(len(self.images), -1, np.int32)
+        renumber[kept] = np.arange(len(kept), dtype=np.int32)
+        return replace(
+            self,
+            images=tuple(self.images[i] for i in kept),
+            image=renumber[self.image[rows]],
+            box=self.box[rows],
+        )
+
+
+_PART = 64
+_PART_PIXELS = 64 * 128 * 128
+
+
+def make_plan(
+    surveyed: Sequence[tuple[CleanImage, Header]], confounders: ConfounderSet, settings: Settings
+) -> Plan:
+    """Lay out tiles; raises UsageError where a tile cannot be downsampled by a word's factor."""
+    views = tuple(View.of(word) for word in confounders)
+    images: list[CleanImage] = []
+    skipped: list[str] = []
+    rows: list[tuple[int, Window]] = []
+    deep = False
+    for image, header in surveyed:
+        cut = boxes(
+            header.height, header.width, settings.tile, settings.stride, keep_small=settings.small == "keep"
+        )
+        if not cut:
+            skipped.append(image.name)
+            continue
+        _check_divisible(image, cut, views)
+        deep |= not header.eight_bit
+        rows += [(len(images), box) for box in cut]
+        images.append(image)
+    return Plan(
+        settings=settings,
+        confounders=confounders,
+        views=views,
+        images=tuple(images),
+        image=np.array([i for i, _ in rows], np.int32),
+        box=np.array([box for _, box in rows], np.int32).reshape(-1, 4),
+        clean_dtype="float32" if deep else "uint8",
+        skipped=tuple(skipped),
+    )
+
+
+def _check_divisible(image: CleanImage, cut: list[Window], views: tuple[View, ...]) -> None:
+    for view in views:
+        if view.scale > 1 and any(box.h % view.scale or box.w % view.scale for box in cut):
+            raise UsageError(
+                f"{view.label} makes images {view.scale} times smaller, which these sides do not allow",
+                where=image.name,
+                found=f"{cut[0].h} x {cut[0].w}",
+                expected=f"multiples of {view.scale}",
+                remedy="choose a tile that is a multiple of it and skip smaller images (--small skip)",
+            )
+
+
+def settings_json(settings: Settings) -> str:
+    return json.dumps(vars(settings), sort_keys=True)
+
+
+def as_settings(**given: Any) -> Settings:
+    """Checked settings; raises UsageError."""
+    from dilkit.confounders.reading import ALPHAS
+    from dilkit.confounders.tiling import check_tiling
+
+    settings = Settings(**given)
+    check_tiling(settings.tile, settings.stride)
+    for name, choices in (
+        ("small", SMALLS),
+        ("alpha", ALPHAS),
+        ("storage", STORAGES),
+        ("coupling", COUPLINGS),
+    ):
+        if getattr(settings, name) not in choices:
+            raise UsageError(
+                f"unknown {name}", where=name, found=getattr(settings, name), expected=" or ".join(choices)
+            )
+    if not 0 <= settings.seed < 2**63:
+        raise UsageError(
+            "the seed must not be negative", where="seed", found=settings.seed, expected="0 .. 2**63 - 1"
+        )
+    if not 0 <= settings.validation < 1:
+        raise UsageError(
+            "not a share", where="validation", found=settings.validation, expected="0 .. below 1"
+        )
+    return settings

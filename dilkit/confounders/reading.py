@@ -1,0 +1,191 @@
+"""Read one image file exactly: true depth, no invented channel, no half-decoded picture."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as Pil
+from PIL import ImageOps, UnidentifiedImageError
+
+from dilkit.errors import DilkitError
+
+Pixels = npt.NDArray[Any]
+"""(H, W, 3) RGB: uint8, or float32 in [0, 1] where the file holds more than 8 bits a channel."""
+
+Alpha = Literal["refuse", "black", "grey", "white"]
+"""What to do with a transparent image: refuse it, or lay it on a plain background."""
+
+ALPHAS: tuple[Alpha, ...] = ("refuse", "black", "grey", "white")
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+
+_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "WEBP")
+_BACKGROUND = {"black": 0.0, "grey": 0.5, "white": 1.0}
+_EXIF_ORIENTATION = 0x0112
+_BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE, _SAMPLE_FORMAT = 258, 281, 339
+
+
+class UnreadableImage(DilkitError):
+    """This one file cannot be used; others may go on."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known without decoding: height and width as shown, bits per channel, floating point or not."""
+
+    height: int
+    width: int
+    bits: int
+    is_float: bool = False
+
+    @property
+    def eight_bit(self) -> bool:
+        return self.bits <= 8
+
+
+def read_header(path: str | Path) -> Header:
+    """Size and depth of an image file; raises UnreadableImage."""
+    with _open(Path(path)) as image:
+        width, height = image.size
+        if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
+            height, width = width, height
+        bits, is_float = _depth(image, Path(path))
+        return Header(height, width, bits, is_float)
+
+
+def read_image(path: str | Path, *, alpha: Alpha = "refuse") -> Pixels:
+    """Decode PNG, JPEG, TIFF, BMP or WebP to (H, W, 3) RGB, upright.
+
+    Returns:
+        uint8 for files of 8 bits a channel or fewer; float32 in [0, 1] for deeper ones, divided by their true
+        maximum (65535, or the TIFF's MaxSampleValue). Grey is repeated over the three channels. A fully
+        opaque alpha channel is dropped, since it says nothing.
+
+    Raises:
+        UnreadableImage: empty, cut short, of another format, transparent with `alpha="refuse"`, or CMYK.
+    """
+    path = Path(path)
+    with _open(path) as image:
+        bits, _ = _depth(image, path)
+        upright = _decode(image, path)
+        if bits > 8:
+            return _deep(path, image, alpha)
+        return _shallow(path, upright, alpha)
+
+
+def _open(path: Path) -> Pil.Image:
+    try:
+        if path.stat().st_size == 0:
+            raise UnreadableImage("the image file is empty (0 bytes)", where=path)
+        return Pil.open(path, formats=_FORMATS)
+    except FileNotFoundError:
+        raise UnreadableImage("no such image", where=path) from None
+    except UnidentifiedImageError:
+        raise UnreadableImage(
+            "not an image this program reads", where=path, expected="PNG, JPEG, TIFF, BMP or WebP"
+        ) from None
+    except Pil.DecompressionBombError as error:
+        raise UnreadableImage(f"refused: {error}", where=path) from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UnreadableImage(f"cannot be opened: {error}", where=path) from None
+
+
+def _decode(image: Pil.Image, path: Path) -> Pil.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UnreadableImage(f"cut short or damaged: {error}", where=path) from None
+
+
+def _depth(image: Pil.Image, path: Path) -> tuple[int, bool]:
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
+        is_float = 3 in tags.get(_SAMPLE_FORMAT, (1,))
+        if bits not in (1, 2, 4, 8, 16) and not (is_float and bits == 32):
+            raise UnreadableImage(
+                "unusual TIFF depth", where=path, found=f"{bits} bits", expected="8, 16 or float32"
+            )
+        return bits, is_float
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(25)[24], False
+    return 8, False
+
+
+def _shallow(path: Path, image: Pil.Image, alpha: Alpha) -> Pixels:
+    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        raise UnreadableImage("colour space is not RGB", where=path, found=image.mode, expected="RGB or grey")
+    if not image.has_transparency_data:
+        return np.array(image.convert("RGB"))
+    rgba = np.array(image.convert("RGBA"))
+    if (rgba[..., 3] == 255).all():
+        return np.ascontiguousarray(rgba[..., :3])
+    flat = _composite(path, rgba[..., :3] / 255.0, rgba[..., 3:] / 255.0, alpha)
+    return np.rint(flat * 255).astype(np.uint8)
+
+
+def _deep(path: Path, image: Pil.Image, alpha: Alpha) -> Pixels:
+    """Pillow reduces 16-bit colour to 8 bits, so OpenCV decodes what Pillow has checked to be whole."""
+    import cv2
+
+    raw = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if raw is None or raw.dtype not in (np.uint16, np.float32):
+        raise UnreadableImage("cannot be decoded at its full depth", where=path)
+    raw = raw.reshape(*raw.shape[:2], -1)
+    if raw.dtype == np.float32:
+        scale = 1.0
+        if not (np.isfinite(raw).all() and raw.min() >= 0 and raw.max() <= 1):
+            raise UnreadableImage(
+                "float values outside [0, 1]", where=path, found=f"{raw.min()} .. {raw.max()}"
+            )
+    else:
+        scale = _true_maximum(image)
+    values = raw.astype(np.float64) / scale
+    if values.max() > 1:
+        raise UnreadableImage(
+            "values above the maximum the file declares", where=path, expected=f"<= {scale:g}"
+        )
+    channels = values.shape[2]
+    colour = values[..., [2, 1, 0]] if channels >= 3 else np.repeat(values[..., :1], 3, axis=2)
+    if channels in (2, 4) and not (values[..., -1] == 1).all():
+        colour = _composite(path, colour, values[..., -1:], alpha)
+    colour = colour.astype(np.float32)
+    turn = image.getexif().get(_EXIF_ORIENTATION, 1)
+    return np.ascontiguousarray(_TURNS.get(turn, lambda a: a)(colour))
+
+
+_TURNS = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a[::-1].swapaxes(0, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a[:, ::-1].swapaxes(0, 1),
+}
+
+
+def _true_maximum(image: Pil.Image) -> float:
+    if image.format == "TIFF":
+        declared = image.tag_v2.get(_MAX_SAMPLE_VALUE)  # type: ignore[attr-defined]
+        if declared is not None:
+            value = declared if isinstance(declared, int) else max(declared)
+            if value > 255:
+                return float(value)
+    return 65535.0
+
+
+def _composite(path: Path, colour: Pixels, opacity: Pixels, alpha: Alpha) -> Pixels:
+    if alpha == "refuse":
+        raise UnreadableImage(
+            "the image is transparent", where=path, remedy="choose a background: --alpha black, grey or white"
+        )
+    return np.asarray(colour * opacity + _BACKGROUND[alpha] * (1 - opacity))

@@ -1,0 +1,279 @@
+"""Read a confounder dataset: any crop of any view, from any process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from dilkit.confounders.layout import FORMAT, LAYOUT, Region, is_pixels, regions
+from dilkit.confounders.pixels import to_eight_bit, to_float
+from dilkit.distortions import ConfounderSet, SampleKey, Word, parse
+from dilkit.distortions.draw import Window
+from dilkit.errors import DilkitError, UsageError, nearest
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class StoredView:
+    """What the file says of one confounder."""
+
+    label: str
+    expression: str
+    hash: str
+    scale: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Head:
+    """The small part of a file: attributes, confounders in order, index, and where the arrays lie."""
+
+    attrs: Mapping[str, Any]
+    views: tuple[StoredView, ...]
+    index: Mapping[str, Array]
+    regions: Mapping[str, Region]
+
+    @classmethod
+    def read(cls, path: Path) -> Head:
+        """Raises UsageError where the file is foreign, of another layout, unfinished or cut short."""
+        import h5py
+
+        try:
+            with h5py.File(path, "r") as file:
+                attrs = _attributes(path, file)
+                where = regions(file)
+                _check_whole(path, file, where)
+                views = tuple(
+                    sorted((_view(item) for item in file["distorted"].values()), key=lambda v: v[0])
+                )
+                index = {name: item[...] for name, item in file["index"].items()}
+                return cls(attrs, tuple(view for _, view in views), index, where)
+        except FileNotFoundError:
+            raise UsageError("no such dataset", where=path, remedy="make it with `dilkit augment`") from None
+        except IsADirectoryError:
+            raise UsageError("a folder, not a dataset", where=path) from None
+        except (OSError, KeyError) as error:
+            raise UsageError(
+                "not a whole HDF5 file",
+                where=path,
+                found=str(error).strip("'\""),
+                remedy="it was cut short or is another kind of file; copy it again or make it again",
+            ) from None
+
+
+class Store:
+    """A confounder dataset, opened when first used, in each process for itself.
+
+    Pixels are handed out as they are stored (uint8 or float32) without a copy where possible; arrays are
+    read-only. Values of a uint8 array are 255 times those in [0, 1].
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser().absolute()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget the maps and the index; the next use opens the file again."""
+        self.__dict__ = {"path": self.path}
+
+    @cached_property
+    def head(self) -> Head:
+        return Head.read(self.path)
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """Everything needed to make the file again: expression, seed, coupling, settings, versions, ..."""
+        return self.head.attrs
+
+    @property
+    def index(self) -> Mapping[str, Array]:
+        """By item: source, licence, split, image, y, x, h, w, offset, pixel_hash, perceptual_hash."""
+        return self.head.index
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(view.label for view in self.head.views)
+
+    @property
+    def virtual(self) -> bool:
+        return bool(self.attrs["storage"] == "virtual")
+
+    @cached_property
+    def confounders(self) -> ConfounderSet:
+        """The distortions; raises DilkitError where this version of dilkit makes other pixels of them."""
+        return ConfounderSet.of(self.word(label) for label in self.labels)
+
+    def __len__(self) -> int:
+        return len(self.index["image"])
+
+    def size(self, item: int) -> tuple[int, int]:
+        """(H, W) of the clean item."""
+        return int(self.index["h"][item]), int(self.index["w"][item])
+
+    def scale(self, label: str) -> int:
+        """How many times smaller the view is than the clean item."""
+        return self._stored_view(label).scale
+
+    def items(self, split: str | None = None) -> npt.NDArray[np.int64]:
+        """Numbers of the items of a split, or of all."""
+        if split is None:
+            return np.arange(len(self))
+        splits = self.index["split"].astype(str)
+        found = np.flatnonzero(splits == split)
+        if not len(found):
+            names = sorted(set(splits))
+            raise UsageError(
+                f"the dataset has no items of split {split!r}",
+                where=self.path,
+                expected=" or ".join(names),
+                nearest=nearest(split, names),
+            )
+        return found
+
+    def clean(self, item: int, window: Window | None = None) -> Array:
+        """The clean item, (h, w, 3), or a part of it."""
+        return self._cut("clean", item, 1, window)
+
+    def view(self, item: int, label: str, window: Window | None = None) -> Array:
+        """The distorted item, (h, w, 3), or a part of it (in the view's own pixels)."""
+        stored = self._stored_view(label)
+        if self.virtual:
+            return self._make(to_float(self.clean(item)), item, stored, window)
+        return self._cut(f"distorted/{label}", item, stored.scale, window)
+
+    def views(self, item: int, labels: Sequence[str], window: Window | None = None) -> list[Array]:
+        """Several views of one item; for a virtual dataset cheaper than one at a time. Scale 1 only."""
+        if not self.virtual:
+            return [self.view(item, label, window) for label in labels]
+        image = to_float(self.clean(item))
+        return [self._make(image, item, self._stored_view(label), window) for label in labels]
+
+    def word(self, label: str) -> Word:
+        """The distortion behind a label."""
+        words = self.__dict__.setdefault("_words", {})
+        if label not in words:
+            stored = self._stored_view(label)
+            word = parse(stored.expression)
+            if not isinstance(word, Word) or word.hash != stored.hash:
+                raise DilkitError(
+                    f"this version of dilkit makes other pixels of {label!r} than the one that made the file",
+                    where=self.path,
+                    found=f"made with {json.loads(self.attrs['versions'])['dilkit']}",
+                    remedy="use that version, or make the dataset again",
+                )
+            words[label] = word
+        return words[label]
+
+    def key(self, item: int) -> SampleKey:
+        """What the randomness of an item's views derives from."""
+        return SampleKey(
+            int(self.attrs["seed"]), self.index["pixel_hash"][item].tobytes(), 0, self.attrs["coupling"]
+        )
+
+    def _make(self, image: Array, item: int, stored: StoredView, window: Window | None) -> Array:
+        made = self.word(stored.label).apply(image, self.key(item), window)
+        return to_eight_bit(made, stored.label) if stored.dtype == "uint8" else made
+
+    def _stored_view(self, label: str) -> StoredView:
+        by_label: dict[str, StoredView] = self.__dict__.setdefault(
+            "_by_label", {view.label: view for view in self.head.views}
+        )
+        try:
+            return by_label[label]
+        except KeyError:
+            raise UsageError(
+                f"the dataset has no confounder {label!r}",
+                where=self.path,
+                expected=", ".join(by_label),
+                nearest=nearest(label, by_label),
+            ) from None
+
+    def _cut(self, name: str, item: int, scale: int, window: Window | None) -> Array:
+        h, w = self._boxes[item]
+        h, w = h // scale, w // scale
+        start = int(self._starts(scale)[item]) * 3
+        whole = self._maps[name][start : start + h * w * 3].reshape(h, w, 3)
+        if window is None:
+            return whole
+        y, x, height, width = window
+        if not (y >= 0 and x >= 0 and 0 < height <= h - y and 0 < width <= w - x):
+            raise UsageError("the window leaves the item", found=str(window), expected=f"inside {h} x {w}")
+        return whole[y : y + height, x : x + width]
+
+    @cached_property
+    def _boxes(self) -> list[tuple[int, int]]:
+        return list(zip(self.index["h"].tolist(), self.index["w"].tolist(), strict=True))
+
+    @cached_property
+    def _maps(self) -> dict[str, Array]:
+        found = {name: region for name, region in self.head.regions.items() if is_pixels(name)}
+        return {name: np.asarray(region.map(self.path)).reshape(-1) for name, region in found.items()}
+
+    def _starts(self, scale: int) -> Array:
+        offsets = self.__dict__.setdefault("_offsets", {})
+        if scale not in offsets:
+            sizes = (self.index["h"].astype(np.int64) // scale) * (self.index["w"] // scale)
+            offsets[scale] = np.concatenate([[0], np.cumsum(sizes)])
+        return offsets[scale]
+
+
+def _attributes(path: Path, file: Any) -> dict[str, Any]:
+    attrs = {name: value.item() if hasattr(value, "item") else value for name, value in file.attrs.items()}
+    if attrs.get("format") != FORMAT:
+        raise UsageError(
+            "an HDF5 file, but not a dilkit dataset", where=path, remedy="make one with `dilkit augment`"
+        )
+    if attrs["layout"] != LAYOUT:
+        raise UsageError(
+            "a dataset of another layout",
+            where=path,
+            found=f"layout {attrs['layout']}",
+            expected=f"layout {LAYOUT}",
+            remedy="make it again" if attrs["layout"] < LAYOUT else "use a newer dilkit",
+        )
+    return attrs
+
+
+def _check_whole(path: Path, file: Any, where: Mapping[str, Region]) -> None:
+    if file["seal"][0] == 0:
+        raise UsageError(
+            "the dataset is not finished", where=path, remedy="repeat the command that was making it"
+        )
+    size = os.stat(path).st_size  # noqa: PTH116
+    for name, region in where.items():
+        if region.offset + region.nbytes > size:
+            raise UsageError(
+                "the file is cut short",
+                where=path,
+                found=f"{size} bytes",
+                expected=f"{region.offset + region.nbytes} for {name}",
+                remedy="copy it again or make it again",
+            )
+
+
+def _view(item: Any) -> tuple[int, StoredView]:
+    attrs = item.attrs
+    label = item.name.rpartition("/")[2]
+    return int(attrs["position"]), StoredView(
+        label, attrs["expression"], attrs["hash"], int(attrs["scale"]), item.dtype.name
+    )

@@ -1,0 +1,223 @@
+"""What a worker does: read images into the file, distort what is there. No HDF5, only writes at offsets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from dilkit.confounders.layout import Region, Regions
+from dilkit.confounders.perceptual import perceptual_hash
+from dilkit.confounders.pixels import to_eight_bit, to_float
+from dilkit.confounders.plan import Plan
+from dilkit.confounders.reading import Pixels, UnreadableImage
+from dilkit.confounders.sources import Failure, failure
+from dilkit.distortions import SampleKey, pixel_hash
+from dilkit.errors import DilkitError
+
+
+@dataclass
+class Desk:
+    """What one process needs to work on one dataset."""
+
+    path: Path
+    plan: Plan
+    regions: Regions
+    file: int = -1
+    offsets: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+    def open(self) -> Desk:
+        self.file = os.open(self.path, os.O_RDWR)
+        self.offsets = {scale: self.plan.offsets(scale) for scale in {1, *(v.scale for v in self.plan.views)}}
+        return self
+
+    def close(self) -> None:
+        os.close(self.file)
+
+    def write(self, name: str, row: int, values: npt.NDArray[Any]) -> None:
+        """Put rows of an index or digest array in their place."""
+        region = self.regions[name]
+        width = region.nbytes // region.shape[0]
+        _write_all(self.file, np.ascontiguousarray(values, region.dtype), region.offset + row * width)
+
+    def write_pixels(self, name: str, item: int, scale: int, values: Pixels) -> int:
+        """Put an item's pixels in their place; gives their digest."""
+        region = self.regions[name]
+        values = np.ascontiguousarray(values)
+        _write_all(self.file, values, region.offset + self.start(region, item, scale))
+        return xxhash.xxh3_64_intdigest(values.data)
+
+    def read_clean(self, item: int) -> Pixels:
+        region = self.regions["clean"]
+        _, _, h, w = self.plan.window(item)
+        count = h * w * 3 * np.dtype(region.dtype).itemsize
+        raw = os.pread(self.file, count, region.offset + self.start(region, item, 1))
+        return np.frombuffer(raw, region.dtype).reshape(h, w, 3)
+
+    def start(self, region: Region, item: int, scale: int) -> int:
+        return int(self.offsets[scale][item]) * 3 * np.dtype(region.dtype).itemsize
+
+
+def _write_all(file: int, values: npt.NDArray[Any], offset: int) -> None:
+    view = memoryview(values.reshape(-1).view(np.uint8))
+    while view:
+        count = os.pwrite(file, view, offset)
+        view, offset = view[count:], offset + count
+
+
+def ingest(desk: Desk, part: int) -> list[Failure]:
+    """Read the images of a part, cut and write their items, with hashes; gives those that failed."""
+    plan, failures = desk.plan, []
+    first, last = plan.parts[part]
+    digests = np.zeros(last - first, "<u8")
+    seen = np.zeros(last - first, "<u8")
+    hashes = [b""] * (last - first)
+    at = -1
+    for item in range(first, last):
+        if plan.image[item] != at:
+            at = int(plan.image[item])
+            pixels, problem = _load(plan, at, item)
+            if problem is not None:
+                failures.append(problem)
+            looks = perceptual_hash(pixels) if pixels is not None else 0
+        if pixels is None:
+            hashes[item - first] = bytes(desk.regions["index/pixel_hash"].shape[1])
+            continue
+        y, x, h, w = plan.window(item)
+        tile = np.ascontiguousarray(pixels[y : y + h, x : x + w])
+        digests[item - first] = desk.write_pixels("clean", item, 1, tile)
+        hashes[item - first] = pixel_hash(tile)
+        seen[item - first] = looks
+    desk.write("digest/clean", first, digests)
+    desk.write("index/perceptual_hash", first, seen)
+    desk.write("index/pixel_hash", first, np.frombuffer(b"".join(hashes), np.uint8))
+    return failures
+
+
+def _load(plan: Plan, image: int, item: int) -> tuple[Pixels | None, Failure | None]:
+    source = plan.images[image]
+    try:
+        pixels = source.load(plan.settings.alpha)
+    except UnreadableImage as error:
+        return None, failure(source, error)
+    rows = plan.image == image
+    needed = (plan.box[rows, :2] + plan.box[rows, 2:]).max(axis=0)
+    if (pixels.shape[:2] < needed).any() or (pixels.dtype != np.uint8 and plan.clean_dtype == "uint8"):
+        return None, Failure(source.name, "the file changed while it was being read")
+    return (to_float(pixels) if plan.clean_dtype == "float32" else pixels), None
+
+
+def distort(desk: Desk, part: int) -> list[Failure]:
+    """Make and write every view of a part's items."""
+    distort_views(desk, part, range(len(desk.plan.views)))
+    return []
+
+
+def distort_views(desk: Desk, part: int, which: Iterable[int]) -> None:
+    plan, settings = desk.plan, desk.plan.settings
+    first, last = plan.parts[part]
+    chosen = [(plan.views[i], plan.confounders[i]) for i in which]
+    digests = np.zeros((len(chosen), last - first), "<u8")
+    for item in range(first, last):
+        pixels = desk.read_clean(item)
+        image = to_float(pixels)
+        key = SampleKey(settings.seed, pixel_hash(pixels), 0, settings.coupling)
+        for row, (view, word) in enumerate(chosen):
+            made = word.apply(image, key)
+            stored = to_eight_bit(made, view.label) if view.dtype == "uint8" else made
+            digests[row, item - first] = desk.write_pixels(
+                f"distorted/{view.label}", item, view.scale, stored
+            )
+    for row, (view, _) in enumerate(chosen):
+        desk.write(f"digest/{view.label}", first, digests[row])
+
+
+Task = Callable[[Desk, int], list[Failure]]
+_desk: Desk | None = None
+
+
+def run(task: Task, desk: Desk, parts: list[int], workers: int) -> Iterator[tuple[int, list[Failure]]]:
+    """Do a task on every part, in any order; yields each part when it is written.
+
+    Raises:
+        DilkitError: a worker process died.
+    """
+    if workers <= 1 or len(parts) <= 1:
+        with _one_thread():
+            desk.open()
+            try:
+                for part in parts:
+                    yield part, task(desk, part)
+            finally:
+                desk.close()
+        return
+    context = get_context("fork" if os.uname().sysname == "Linux" else "spawn")
+    pool = ProcessPoolExecutor(min(workers, len(parts)), context, _settle_in, (desk, os.getpid()))
+    try:
+        futures = {pool.submit(_at_desk, task, part): part for part in parts}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool:
+        raise DilkitError(
+            "a worker process died (killed, or out of memory)",
+            where=desk.path,
+            remedy="repeat the command: it goes on from what is written; fewer --workers need less memory",
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _at_desk(task: Task, part: int) -> list[Failure]:
+    assert _desk is not None
+    return task(_desk, part)
+
+
+def _settle_in(desk: Desk, parent: int) -> None:
+    """A worker leaves interrupts to its parent, dies with it, and uses one thread."""
+    import signal
+    import threading
+
+    global _desk
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    _limit_threads()
+    _desk = desk.open()
+
+
+def _watch(parent: int) -> None:
+    import time
+
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _limit_threads() -> Any:
+    import cv2
+    import threadpoolctl
+
+    cv2.setNumThreads(1)
+    return threadpoolctl.threadpool_limits(1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import cv2
+
+    before = cv2.getNumThreads()
+    limits = _limit_threads()
+    try:
+        yield
+    finally:
+        limits.restore_original_limits()
+        cv2.setNumThreads(before)
