@@ -71,7 +71,11 @@ def parse_nets(texts: Iterable[str]) -> tuple[Net, ...]:
 def trained_on(recipe: Mapping[str, Any], metadata: Mapping[str, Any]) -> ConfounderSet | None:
     """The confounder set of a training run: as recorded with it, else as its recipe says."""
     expression = metadata.get("confounders") or recipe.get("data", {}).get("distort")
-    return None if expression is None else confounder_set(expression)
+    if expression is None:
+        return None
+    whole = confounder_set(expression)
+    labels = metadata.get("labels") or whole.labels
+    return ConfounderSet.of(word for word in whole if word.label in labels)
 
 
 def _named(label: str, net: Any) -> Net:
