@@ -27,10 +27,10 @@ from torch.nn.functional import l1_loss
 from torch.utils.data import DataLoader, Dataset
 
 from dilkit.confounders.builder import augment
+from dilkit.confounders.episodes import episodes
 from dilkit.models import build
 from dilkit.recipe import compose
 from dilkit.training.engine import Engine
-from dilkit.training.feed import episodes
 from dilkit.training.loop import fit
 from dilkit.training.run import assemble, make_sampler, open_store, steps_per_epoch
 
@@ -116,7 +116,7 @@ def ours(store: str, objective: str) -> Callable[[], None]:
     opened = open_store(recipe)
     engine = Engine.of(recipe.hardware)
     trainee, _ = assemble(recipe, engine, opened.labels, steps_per_epoch(recipe, opened))
-    feed = episodes(make_sampler(recipe, opened).episode, 0, None, recipe.data.prefetch)
+    feed = episodes(make_sampler(recipe, opened), 0, 1_000_000)
 
     def step() -> None:
         fit(trainee, feed, engine, clip=None, after=lambda trainee, meter: True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 import typer
 
@@ -39,6 +41,41 @@ def train(
 
     from ._progress import TrainProgress
 
-    with TrainProgress() as progress:
-        result = run(composed, out, resume=resume, command=["dilkit", *sys.argv[1:]], tell=progress.tell)
+    with TrainProgress() as progress, Signals() as signals:
+        result = run(
+            composed,
+            out,
+            resume=resume,
+            command=["dilkit", *sys.argv[1:]],
+            tell=progress.tell,
+            stop=lambda: signals.seen is not None,
+        )
+    if result.stopped and signals.seen is not None:
+        again = [*words, "--out", str(out), "--resume"]
+        print(
+            f"dilkit: saved at step {result.step}; go on with\n  dilkit train {shlex.join(again)}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(128 + signals.seen)
     print(result.checkpoint)
+
+
+class Signals:
+    """SIGTERM and Ctrl-C ask for a stop after the step in hand; a second one ends the program at once."""
+
+    def __init__(self) -> None:
+        self.seen: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        self.seen = number
+        signal.signal(number, signal.SIG_DFL)

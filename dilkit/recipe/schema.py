@@ -36,8 +36,8 @@ class Data(Section):
     """Side of the clean crop, in pixels."""
     symmetry: bool = True
     """Random flips and quarter turns."""
-    prefetch: int = Field(default=2, ge=0)
-    """Episodes made ahead of the step that uses them; 0 makes each when it is needed."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that make episodes ahead; 0 makes each when it is needed, best where the CPU trains."""
     tile: Positive = 256
     """Tile side when training from `sources`."""
 

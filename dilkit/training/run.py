@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dilkit.confounders.episodes import EpisodeSampler
+from dilkit.confounders.episodes import EpisodeSampler, episodes
 from dilkit.confounders.store import Store
 from dilkit.errors import UsageError
 from dilkit.models import from_config
@@ -19,7 +20,6 @@ from dilkit.recipe import Composed, Recipe, compose, resolved
 from dilkit.training.checkpoint import Folder, read
 from dilkit.training.checkpoint import fit as fit_weights
 from dilkit.training.engine import Engine
-from dilkit.training.feed import episodes
 from dilkit.training.files import claim_output
 from dilkit.training.loop import Meter, Trainee, fit
 from dilkit.training.losses import make_loss
@@ -40,6 +40,8 @@ class RunResult:
     passes: int
     loss: float
     seconds: float
+    stopped: bool = False
+    """It was asked to stop before its budget was spent."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def train(
     resume: bool = False,
     command: Sequence[str] = (),
     tell: Tell = lambda row: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> RunResult:
     """Train what a recipe says into the folder `out`.
 
@@ -86,6 +89,7 @@ def train(
         resume: go on from the newest whole checkpoint in `out`.
         command: the command line to note in the run's records.
         tell: see `Tell`.
+        stop: asked after every step; once true, the run saves a checkpoint and returns.
 
     Raises:
         UsageError: a wrong recipe, a store that cannot be read, an output that cannot be written.
@@ -109,7 +113,7 @@ def train(
     last: dict[str, Any] = {}
 
     def after(trainee: Trainee, meter: Meter) -> bool:
-        done = budget.spent(trainee)
+        done = budget.spent(trainee) or stop()
         if trainee.step % recipe.log.every == 0 or done:
             last.clear()
             last.update(_row(trainee, meter))
@@ -121,7 +125,7 @@ def train(
         return done
 
     if not budget.spent(trainee):
-        feed = episodes(sampler.episode, trainee.step, budget.steps, recipe.data.prefetch)
+        feed = episodes(sampler, trainee.step, budget.steps or sys.maxsize, workers=recipe.data.workers)
         fit(trainee, feed, engine, clip=recipe.optim.clip, after=after)
     return RunResult(
         out,
@@ -130,6 +134,7 @@ def train(
         trainee.passes,
         last.get("loss", math.nan),
         trainee.seconds,
+        stopped=not budget.spent(trainee),
     )
 
 
@@ -169,7 +174,7 @@ def make_sampler(recipe: Recipe, store: Store) -> EpisodeSampler:
 
 
 def steps_per_epoch(recipe: Recipe, store: Store) -> int:
-    return max(1, len(store) // recipe.data.batch)
+    return max(1, len(store.items(recipe.data.split)) // recipe.data.batch)
 
 
 def assemble(recipe: Recipe, engine: Engine, labels: Sequence[str], per_epoch: int) -> tuple[Trainee, Budget]:

@@ -27,7 +27,7 @@ def stop_at(step: int):
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "checkpoints" / "last.safetensors")
+    return {k: t.clone() for k, t in load_file(run / "checkpoints" / "last.safetensors").items()}
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -80,6 +80,7 @@ def test_the_same_recipe_gives_the_same_weights_and_resuming_changes_nothing(
 
 
 def test_passes_are_the_budget(tiny: list[str], tmp_path: Path) -> None:
+    tiny = [word for word in tiny if not word.startswith("steps=")]
     assert train([*tiny, "passes=9"], tmp_path / "run").step == 4
     with pytest.raises(UsageError, match="less than one step"):
         train([*tiny, "passes=1"], tmp_path / "other")
