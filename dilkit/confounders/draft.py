@@ -14,7 +14,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import h5py
 import numpy as np
@@ -172,7 +172,7 @@ class Draft:
             phases.setdefault(phase, []).append(part)
         self._pending = []
         self._last_flush = time.monotonic()
-        lines = [{"phase": phase, "parts": parts} for phase, parts in phases.items()]
+        lines: list[dict[str, Any]] = [{"phase": phase, "parts": parts} for phase, parts in phases.items()]
         self._writing = self._writer.submit(self._sync_and_write, lines)
 
     def _finish(self) -> None:
@@ -185,18 +185,18 @@ class Draft:
             self._writing.result()
             self._writing = None
 
-    def _sync_and_write(self, lines: list[dict[str, object]]) -> None:
+    def _sync_and_write(self, lines: list[dict[str, Any]]) -> None:
         with self.path.open("r+b") as file:
             os.fdatasync(file.fileno()) if hasattr(os, "fdatasync") else os.fsync(file.fileno())
         self._write(lines)
 
-    def _write(self, lines: list[dict[str, object]]) -> None:
+    def _write(self, lines: list[dict[str, Any]]) -> None:
         self._journal.write("".join(json.dumps(line) + "\n" for line in lines))
         self._journal.flush()
         os.fsync(self._journal.fileno())
 
 
-def _parsed(line: str) -> dict[str, object] | None:
+def _parsed(line: str) -> dict[str, Any] | None:
     """A line of the journal; None for one that a crash has torn."""
     try:
         found = json.loads(line)

@@ -31,7 +31,8 @@ class Episode:
     Attributes:
         views: distorted images by confounder label, each (B, 3, h, w) float32.
         targets: clean images by label, each (B, 3, H, W) float32. With `pairing: paired` they are one
-            and the same tensor (the counterfactual of section 3.2); with `independent` each label has its own.
+            and the same tensor (the counterfactual of section 3.2); with `independent` each label has its
+            own.
         step: the outer step, 0-based; objectives derive their shuffles from it, never from global state.
     """
 

@@ -3,12 +3,13 @@
 Every array is contiguous and allocated when the file is made, so that workers fill it by plain writes at
 known offsets, readers map it, and an interrupted file still opens. The layout, version 1:
 
-    attributes          format, layout, expression, hash, seed, coupling, storage, policy, settings, versions, ...
+    attributes          format, layout, expression, hash, seed, coupling, storage, policy, settings, ...
     /clean              (N, H, W, 3), or (pixels, 3) one item after another where sizes differ
     /distorted/LABEL    the same, attributes expression, canonical, hash, scale, position; empty if virtual
-    /index/             source, licence, split, image, y, x, h, w, offset, pixel_hash, perceptual_hash
-    /digest/clean, /digest/LABEL    xxh3-64 of each item's bytes
-    /seal               xxh3-64 of all other bytes of the file; 0 while it is being made
+    /index/             source, licence, split, image, y, x, h, w, offset, pixel_hash, perceptual_hash,
+                        digest (xxh3-64 of the bytes of each clean item)
+    /digest/LABEL       xxh3-64 of the bytes of each distorted item
+    /seal               xxh3-64 of all bytes but pixels; 0 while the file is being made
 """
 
 from __future__ import annotations
@@ -71,7 +72,6 @@ def create(path: Path, plan: Plan, shard: tuple[int, int, str]) -> None:
         file.create_group("digest")
         add_array(file, "seal", "<u8", (1,), fill=np.zeros(1, "<u8"))
         _index(file, plan)
-        add_array(file, "digest/clean", "<u8", (len(plan),))
         for position, view in enumerate(plan.views):
             declare_view(file, plan, view, position)
         add_array(file, "clean", plan.clean_dtype, pixel_shape(plan, 1))
@@ -200,6 +200,7 @@ def _index(file: Any, plan: Plan) -> None:
         dtype = values.dtype if values.dtype.itemsize else np.dtype("S1")
         add_array(file, f"index/{name}", dtype, values.shape, fill=values.astype(dtype))
     add_array(file, "index/pixel_hash", "u1", (len(plan), pixel_hash_size()))
+    add_array(file, "index/digest", "<u8", (len(plan),))
     add_array(file, "index/perceptual_hash", "<u8", (len(plan),))
 
 

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dilkit.distortions import Word
+from dilkit.distortions import Primitive, Word
 from dilkit.errors import DilkitError
 
 _EIGHT_BIT_ENDS = frozenset({"jpeg", "webp"})
 """Primitives whose result is on the 8-bit grid by nature."""
+_HARMLESS = frozenset({"clip", "quantize"})
+"""Primitives that leave the 8-bit grid where it is, and together bring anything onto it."""
 
 
 def to_float(pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -32,22 +34,23 @@ def to_eight_bit(image: npt.NDArray[np.float32], what: object = None) -> npt.NDA
     return levels
 
 
-def storage_dtype(word: Word) -> np.dtype[Any]:
-    """uint8 where the word ends on the 8-bit grid (`... >> clip >> quantize`, `... >> jpeg(q)`), else float32.
+def storage_dtype(word: Word, clean_dtype: str = "float32") -> np.dtype[Any]:
+    """uint8 where a word ends on the 8-bit grid (`... >> clip >> quantize`, `... >> jpeg(q)`); else float32.
 
     So nothing is clipped or rounded but by the expression, and nothing is lost by storing.
     """
-    tail = set()
+    tail: set[str] = set()
     for step in reversed(word.sequence):
-        name = getattr(step, "name", "")
-        if name in _EIGHT_BIT_ENDS and not tail - {"clip", "quantize"}:
+        if not isinstance(step, Primitive):
+            break
+        if step.name in _EIGHT_BIT_ENDS:
             return np.dtype(np.uint8)
-        if name not in ("clip", "quantize") or name in tail:
+        if step.name not in _HARMLESS or step.params.get("bits", 8) != 8:
             break
-        if name == "quantize" and step.degree not in (None, 255, 256, 8):
-            break
-        tail.add(name)
-    return np.dtype(np.uint8 if tail == {"clip", "quantize"} else np.float32)
+        tail.add(step.name)
+    else:
+        tail |= _HARMLESS if clean_dtype == "uint8" else set()
+    return np.dtype(np.uint8 if tail == _HARMLESS else np.float32)
 
 
 def output_scale(word: Word) -> int:

@@ -55,13 +55,13 @@ class View:
     scale: int
 
     @classmethod
-    def of(cls, word: Word) -> View:
+    def of(cls, word: Word, clean_dtype: str) -> View:
         return cls(
             label=word.label,
             expression=str(word),
             hash=word.hash,
             canonical=json.dumps(word.canonical(), sort_keys=True, separators=(",", ":")),
-            dtype=storage_dtype(word).name,
+            dtype=storage_dtype(word, clean_dtype).name,
             scale=output_scale(word),
         )
 
@@ -96,7 +96,7 @@ class Plan:
 
     @cached_property
     def parts(self) -> list[tuple[int, int]]:
-        """Runs of items handed out as one piece of work: about 64 tiles, cut between images where possible."""
+        """Runs of items handed out as one piece of work, cut between images where possible."""
         area = np.cumsum(self.box[:, 2].astype(np.int64) * self.box[:, 3])
         parts: list[tuple[int, int]] = []
         first, begun = 0, 0
@@ -163,11 +163,11 @@ def make_plan(
     surveyed: Sequence[tuple[CleanImage, Header]], confounders: ConfounderSet, settings: Settings
 ) -> Plan:
     """Lay out tiles; raises UsageError where a tile cannot be downsampled by a word's factor."""
-    views = tuple(View.of(word) for word in confounders)
+    clean_dtype = "uint8" if all(header.eight_bit for _, header in surveyed) else "float32"
+    views = tuple(View.of(word, clean_dtype) for word in confounders)
     images: list[CleanImage] = []
     skipped: list[str] = []
     rows: list[tuple[int, Window]] = []
-    deep = False
     for image, header in surveyed:
         cut = boxes(
             header.height, header.width, settings.tile, settings.stride, keep_small=settings.small == "keep"
@@ -176,7 +176,6 @@ def make_plan(
             skipped.append(image.name)
             continue
         _check_divisible(image, cut, views)
-        deep |= not header.eight_bit
         rows += [(len(images), box) for box in cut]
         images.append(image)
     return Plan(
@@ -186,7 +185,7 @@ def make_plan(
         images=tuple(images),
         image=np.array([i for i, _ in rows], np.int32),
         box=np.array([box for _, box in rows], np.int32).reshape(-1, 4),
-        clean_dtype="float32" if deep else "uint8",
+        clean_dtype=clean_dtype,
         skipped=tuple(skipped),
     )
 

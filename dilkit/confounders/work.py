@@ -69,7 +69,7 @@ class Desk:
 
 
 def _write_all(file: int, values: npt.NDArray[Any], offset: int) -> None:
-    view = memoryview(values.reshape(-1).view(np.uint8))
+    view = values.reshape(-1).view(np.uint8).data
     while view:
         count = os.pwrite(file, view, offset)
         view, offset = view[count:], offset + count
@@ -98,7 +98,7 @@ def ingest(desk: Desk, part: int) -> list[Failure]:
         digests[item - first] = desk.write_pixels("clean", item, 1, tile)
         hashes[item - first] = pixel_hash(tile)
         seen[item - first] = looks
-    desk.write("digest/clean", first, digests)
+    desk.write("index/digest", first, digests)
     desk.write("index/perceptual_hash", first, seen)
     desk.write("index/pixel_hash", first, np.frombuffer(b"".join(hashes), np.uint8))
     return failures
