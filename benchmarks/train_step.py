@@ -142,7 +142,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--store", help="an existing store [default: one of dead leaves, made now]")
+    parser.add_argument("--store", help="an existing paired store [default: one of dead leaves, made now]")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--steps", type=int, default=4, help="steps per repeat")
     args = parser.parse_args()
