@@ -45,6 +45,9 @@ class Law:
         value = math.exp(math.log(low) + (math.log(high) - math.log(low)) * fraction)
         return float(f"{value:.12g}")  # the same on every machine's mathematical library
 
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(map(repr, self.args))})"
+
     @property
     def extremes(self) -> tuple[Any, ...]:
         return self.args

@@ -55,6 +55,8 @@ class Param:
         A `Law` is accepted where all it can draw would be.
         """
         if isinstance(value, Law):
+            if self.type is not float and value.continuous:
+                raise self._refuse(value, kind)
             return value.map(lambda drawn: self.check(drawn, kind))
         exact = _exact(value, self.type)
         if exact is None or (self.choices and exact not in self.choices):
@@ -83,7 +85,7 @@ class Param:
 
     def _refuse(self, value: Any, kind: str, nearest: str | None = None) -> ParameterError:
         return ParameterError(
-            f"{kind} cannot take {self.name}={value!r}",
+            f"{kind} cannot take {self.name}={value if isinstance(value, Law) else repr(value)}",
             parameter=self.name,
             expected=self.range,
             nearest=nearest,
@@ -146,8 +148,6 @@ class PrimitiveKind(Operators):
         locality: what an output pixel depends on, given the resolved parameters.
         random: whether `apply` uses its draw.
         source: where the definition comes from (paper, library, standard).
-        binder: replaces the checking of arguments by `params` (for open parameter lists); gives the
-            parameters by name.
     """
 
     name: str
@@ -160,7 +160,6 @@ class PrimitiveKind(Operators):
     degree: str | None = None
     random: bool = False
     version: int = 1
-    binder: Callable[..., dict[str, Any]] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Word:
         from dilkit.distortions.words import Primitive, Word
@@ -174,8 +173,6 @@ class PrimitiveKind(Operators):
 
     def bind(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Every parameter by name, checked, defaults filled in."""
-        if self.binder is not None:
-            return self.binder(*args, **kwargs)
         given = self._by_name(args, kwargs)
         bound: dict[str, Any] = {}
         for param in self.params:
@@ -184,6 +181,20 @@ class PrimitiveKind(Operators):
                 raise ParameterError(f"{self.name} needs {param.name}", expected=param.range)
             bound[param.name] = param.check(value, self.name)
         return bound
+
+    def defaults(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the text form leaves out: the values that these parameters have when they are not given."""
+        return {param.name: param.default for param in self.params if param.default is not REQUIRED}
+
+    def transform(self, *args: Any, root_seed: int | None = None, p: float = 1.0, **kwargs: Any) -> Any:
+        """This distortion as an albumentations `ImageOnlyTransform`.
+
+        With a `root_seed` it gives, for whichever image, the bits of the word under
+        `SampleKey(root_seed, pixel_hash(image))`; without, it draws a seed from the pipeline it is in.
+        """
+        from dilkit.distortions._albumentations import transform_class
+
+        return transform_class(self)(**self.bind(*args, **kwargs), root_seed=root_seed, p=p)
 
     def _by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         names = [param.name for param in self.params]

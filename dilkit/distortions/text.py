@@ -8,10 +8,11 @@ from fractions import Fraction
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
+from dilkit.distortions.canonical import value_form
 from dilkit.distortions.laws import Law
 
 if TYPE_CHECKING:
-    from dilkit.distortions.algebra import ConfounderSet, Mix, Primitive, Shuffle, Word
+    from dilkit.distortions.words import ConfounderSet, Mix, Primitive, Shuffle, Word
 
 MAX_LABEL = 72
 
@@ -27,20 +28,12 @@ def show_value(value: Any) -> str:
 
 
 def show_primitive(step: Primitive) -> str:
-    defaults = {param.name: param.default for param in step.kind.params}
-    written: list[str] = []
-    for name, value in step.values:
-        if name == step.kind.degree:
-            written.insert(0, show_value(value))
-        elif name not in defaults or not _same(value, defaults[name]):
-            written.append(f"{name}={show_value(value)}")
-    if step.kind.degree and len(written) == 1 and _same(step.degree, defaults.get(step.kind.degree)):
-        return step.name
-    return f"{step.name}({', '.join(written)})" if written else step.name
-
-
-def _same(value: Any, default: Any) -> bool:
-    return type(value) in (int, float, bool, str, type(default)) and bool(value == default)
+    """The degree by position, the others by name; what has its default is left out."""
+    defaults = {name: value_form(value) for name, value in step.kind.defaults(step.params).items()}
+    given = [(k, v) for k, v in step.values if k not in defaults or value_form(v) != defaults[k]]
+    degree = [show_value(value) for name, value in given if name == step.kind.degree]
+    others = [f"{name}={show_value(value)}" for name, value in given if name != step.kind.degree]
+    return f"{step.name}({', '.join(degree + others)})" if given else step.name
 
 
 def show_word(word: Word) -> str:
@@ -91,7 +84,7 @@ def _swept(word: Word) -> str | None:
     degree = step.degree
     if isinstance(degree, bool) or not isinstance(degree, (int, float)):
         return None
-    return step.name if step.kind.binder is None and step.json == step.kind(degree).json else None
+    return step.name if step.json == step.kind(degree).json else None
 
 
 def _degrees(degrees: list[float]) -> str:
