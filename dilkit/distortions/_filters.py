@@ -7,9 +7,6 @@ are what we scale by, and its pool does not survive a fork.
 
 from __future__ import annotations
 
-import functools
-import math
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -19,51 +16,49 @@ Array = npt.NDArray[np.float32]
 cv2.setNumThreads(0)
 
 BORDER = cv2.BORDER_REFLECT_101
-_TAIL = 8
-"""Pixels of three channels that no vector loop leaves to its tail (24 elements; the widest has 16)."""
+_TAIL = 24
+"""Elements at the end of a row that may fall into a scalar tail; the widest vectors hold 16."""
+_DIRECT = 7
+"""OpenCV turns to Fourier transforms, whose bits depend on the window, for kernels of 50 weights or more."""
 
 
 def separable(image: Array, across: Array, down: Array) -> Array:
     """Correlate (h, w, c) with the odd kernel `down` (rows) x `across` (columns), reflected at the border."""
-    width = image.shape[1]
-    wide = extend_right(image, len(across) // 2 + _TAIL)
+    width, channels = image.shape[1:]
+    wide = extended(image, right=len(across) // 2 + _TAIL // channels)
     out = cv2.sepFilter2D(wide, -1, across, down, borderType=BORDER)
-    return np.asarray(out[:, :width], np.float32).reshape(image.shape)
+    return np.asarray(out, np.float32).reshape(wide.shape)[:, :width]
 
 
-def extend_right(image: Array, pixels: int) -> Array:
-    """Reflect the image beyond its right edge."""
-    out = cv2.copyMakeBorder(image, 0, 0, 0, pixels, BORDER)
-    return np.asarray(out, np.float32)
+def correlate(image: Array, kernel: Array) -> Array:
+    """Correlate (h, w, c) with an odd kernel (rows, columns), reflected at the border; zeros cost nothing."""
+    down, across = kernel.shape[0] // 2, kernel.shape[1] // 2
+    tail = _TAIL // image.shape[2]
+    return inner(extended(image, down, down, across, across + tail), kernel, tail)
 
 
-@functools.lru_cache(maxsize=256)
-def gaussian(sigma: float) -> Array:
-    """A sampled Gaussian of standard deviation `sigma` pixels, cut at 4 sigma, sum 1.
-
-    Below 0.8 pixels the samples alone would be too narrow (by 1 % at 0.6), so a wider law is sampled whose
-    samples have that standard deviation.
-    """
-    weights = _samples(sigma, gaussian_radius(sigma))
-    if sigma < 0.8:
-        low, high = sigma, 1.0
-        for _ in range(40):
-            middle = (low + high) / 2
-            weights = _samples(middle, gaussian_radius(sigma))
-            variance = 2 * math.fsum(k * k * w for k, w in enumerate(weights))
-            low, high = (middle, high) if variance < sigma * sigma else (low, middle)
-    kernel = np.array([*weights[:0:-1], *weights], np.float32)
-    kernel.flags.writeable = False
-    return kernel
-
-
-def _samples(sigma: float, radius: int) -> list[float]:
-    """The right half of a sampled Gaussian: weights at 0 .. radius, which with the left half sum to 1."""
-    weights = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(radius + 1)]
-    total = 2 * math.fsum(weights) - 1
-    return [weight / total for weight in weights]
+def inner(image: Array, kernel: Array, tail: int = 0) -> Array:
+    """Correlate (h, w, c) with a kernel where it fits: (h - rows + 1, w - columns + 1 - tail, c)."""
+    rows, columns = kernel.shape
+    channels = image.shape[2]
+    if tail < _TAIL // channels:
+        image = extended(image, right=_TAIL // channels - tail)
+        tail = _TAIL // channels
+    height, width = image.shape[0] - rows + 1, image.shape[1] - columns + 1 - tail
+    total: Array | None = None
+    for y in range(0, rows, _DIRECT):
+        for x in range(0, columns, _DIRECT):
+            block = kernel[y : y + _DIRECT, x : x + _DIRECT]
+            if not block.any():
+                continue
+            part = image[y : y + height + block.shape[0] - 1, x : x + width + block.shape[1] - 1 + tail]
+            made = cv2.filter2D(part, -1, block, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
+            made = np.asarray(made, np.float32).reshape(part.shape)[:height, :width]
+            total = made if total is None else np.add(total, made, out=total)
+    return np.zeros((height, width, channels), np.float32) if total is None else total
 
 
-def gaussian_radius(sigma: float) -> int:
-    """Pixels that a Gaussian of `sigma` looks to each side."""
-    return max(1, math.ceil(4 * sigma))
+def extended(image: Array, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> Array:
+    """Reflect the image beyond its edges, without repeating them."""
+    out = cv2.copyMakeBorder(image, top, bottom, left, right, BORDER)
+    return np.asarray(out, np.float32).reshape(*out.shape[:2], image.shape[2])

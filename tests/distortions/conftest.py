@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from dilkit.distortions import vocabulary
-from dilkit.distortions.primitive import REGISTRY
-from dilkit.distortions.sampling import SampleKey
-
-assert vocabulary
+from dilkit.distortions import REGISTRY, SampleKey
 
 
 @pytest.fixture(scope="session")
