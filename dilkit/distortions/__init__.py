@@ -36,7 +36,7 @@ from dilkit.distortions.words import (
     none,
 )
 
-_FAMILIES = ("noise", "blur", "compression", "pointwise", "resampling", "weather", "camera", "alb")
+_FAMILIES = ("noise", "blur", "compression", "pointwise", "resampling", "weather", "camera", "foreign")
 for _family in _FAMILIES:
     if find_spec(f"{__name__}.{_family}") is not None:
         importlib.import_module(f"{__name__}.{_family}")
