@@ -16,10 +16,12 @@ _PUBLIC = {
 }
 """Public name -> the module that defines it."""
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", "meta", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "meta":
+        return importlib.import_module("dilkit.meta")
     if name in _PUBLIC:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
         globals()[name] = value
@@ -28,4 +30,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), "meta", *_PUBLIC})

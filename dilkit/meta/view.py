@@ -1,0 +1,200 @@
+"""`net.meta`: what a module can do under virtual weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dilkit.errors import UsageError
+from dilkit.meta.backends import Backend, engine_for
+from dilkit.meta.chain import Reduce
+from dilkit.meta.engine import Buffers
+from dilkit.meta.hvp import Mode
+from dilkit.meta.inner import Inner, State, fresh
+from dilkit.meta.inner import optimizer as as_inner
+from dilkit.meta.plan import Outer, Shape, plan
+from dilkit.meta.trajectory import Order
+from dilkit.meta.worlds import clones, ordered, slots, swapped
+
+BatchLoss = Any
+"""loss(module, batch) -> scalar."""
+Batches = Mapping[str, Any] | Sequence[Any]
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """What `net.meta.grad` gives.
+
+    Attributes:
+        grads: the direction for theta, by parameter name.
+        hyper: gradients for the inner optimiser's learnable tensors, by name.
+        inner: detached inner losses by batch name (at the weights met).
+        outer: detached outer losses by (trajectory, step, batch name).
+        loss: the detached outer objective; the mean inner loss for `reptile`, which has none.
+        state: the inner optimiser's state, to carry into the next call (chains only).
+    """
+
+    grads: dict[str, Tensor]
+    hyper: dict[str, Tensor]
+    inner: dict[str, Tensor]
+    outer: dict[tuple[int, int, str], Tensor]
+    loss: Tensor
+    state: State | None
+
+
+class Meta:
+    """A module's virtual worlds. Holds nothing but the module; making one is free."""
+
+    __slots__ = ("_net",)
+
+    def __init__(self, net: nn.Module) -> None:
+        self._net = net
+
+    def __repr__(self) -> str:
+        return f"<dilkit.meta of {type(self._net).__name__}>"
+
+    def theta(self) -> dict[str, Tensor]:
+        """The trainable parameters, detached, by name: where every trajectory starts."""
+        where = slots(self._net)
+        return {n: p.detach() for n, p in zip(where.params, where.param_values(), strict=True)}
+
+    @contextmanager
+    def at(
+        self, phi: Mapping[str, Tensor], *, buffers: Mapping[str, Tensor] | None = None
+    ) -> Iterator[nn.Module]:
+        """The module under virtual weights `phi`; put back on every exit.
+
+        Names left out keep the module's own weights. Buffers are copies (of `buffers` where given), so what
+        the forward pass changes in them is gone afterwards. Take gradients inside: layer-checkpointed modules
+        read their weights again during the backward pass.
+        """
+        where = slots(self._net)
+        copies = clones(where.buffer_values())
+        for i, name in enumerate(where.buffers):
+            if buffers is not None and name in buffers:
+                copies[i] = buffers[name].detach().clone()
+        with swapped(where, ordered(where, phi), copies):
+            yield self._net
+
+    def step(
+        self,
+        phi: Mapping[str, Tensor],
+        loss: BatchLoss,
+        batch: Any,
+        *,
+        inner: float | Inner = 1e-2,
+        state: State | None = None,
+    ) -> tuple[dict[str, Tensor], State]:
+        """One virtual update from `phi` on loss(module, batch) (Eq. 3); detached.
+
+        Returns:
+            the new virtual weights, and the inner optimiser's state for the next step.
+        """
+        optimizer = as_inner(inner)
+        start = self.theta() | dict(phi)
+        leaves = {name: nn.Parameter(p.detach()) for name, p in start.items()}
+        with torch.enable_grad(), self.at(leaves) as module:
+            value = loss(module, batch)
+            grads = torch.autograd.grad(
+                value, list(leaves.values()), allow_unused=True, materialize_grads=True
+            )
+        with torch.no_grad():
+            names = list(start)
+            values = [p.detach() for p in leaves.values()]
+            new, states = optimizer.update(names, values, grads, state or fresh(names))
+        return dict(zip(names, (p.detach() for p in new), strict=True)), states
+
+    def grad(
+        self,
+        loss: BatchLoss,
+        batches: Batches,
+        *,
+        inner: float | Inner = 1e-2,
+        trajectory: Shape = "chain",
+        order: Order = "exact",
+        outer: Outer = "all",
+        outer_batches: Batches | None = None,
+        outer_loss: BatchLoss | None = None,
+        outer_weights: Sequence[float] | None = None,
+        state: State | None = None,
+        hvp: Mode = "auto",
+        keep: int | Literal["all"] = 0,
+        buffers: Buffers = "isolate",
+        backend: Backend = "native",
+        reduce: Reduce | None = None,
+        where: str | None = None,
+    ) -> MetaGradient:
+        """The gradient for theta through virtual updates on `batches`.
+
+        Args:
+            loss: loss(module, batch) -> scalar, of the virtual updates.
+            batches: one inner step for each, in order; named, or numbered from 0.
+            inner: a learning rate (then SGD) or an inner optimiser (`dilkit.meta.optimizer` makes one).
+            trajectory: `chain`: one trajectory through all batches; `star`: one step from theta for each.
+            order: `exact`; `fomaml` (derivatives of the updates taken as the identity); `reptile`
+                (theta - phi, no outer loss). The directions of a star's branches are summed.
+            outer: which batches make the outer loss at the phi that batch i led to: `all`, the `others`
+                than i, or the `same`. The loss is their mean.
+            outer_batches: batches for the outer loss, under the same names; `batches` by default.
+            outer_loss: the outer loss; `loss` by default.
+            outer_weights: of the outer loss after each step of a chain (multi-step losses); by default only
+                the last counts.
+            state: the inner optimiser's state to start a chain from; fresh by default.
+            hvp, keep, buffers, reduce, where: see `dilkit.meta.engine.Engine`.
+            backend: `native`, `higher` or `learn2learn`.
+
+        Raises:
+            UsageError: settings that contradict each other or that the backend cannot serve; a module that
+                would give wrong gradients.
+            DilkitError: a NaN or an infinity, named; a forward pass that cannot be replayed.
+        """
+        if trajectory == "star" and state is not None:
+            raise UsageError("a star has no one state to carry", remedy="leave `state` out")
+        trajectories = plan(
+            loss,
+            batches,
+            shape=trajectory,
+            outer=outer,
+            outer_batches=outer_batches,
+            outer_loss=outer_loss or loss,
+            outer_weights=outer_weights,
+        )
+        engine = engine_for(
+            backend,
+            self._net,
+            as_inner(inner),
+            hvp=hvp,
+            keep=keep,
+            buffers=buffers,
+            reduce=reduce,
+            where=where,
+        )
+        runs = [engine.run(t.steps, t.outer, order=order, state=state) for t in trajectories]
+        engine.settle(runs)
+        grads = _sum([r.grads for r in runs])
+        hyper = _sum([r.hyper for r in runs])
+        inner_losses = {name: value for r in runs for name, value in r.inner.items()}
+        outer_losses = {(i, k, n): v for i, r in enumerate(runs) for (k, n), v in r.outer.items()}
+        terms = [
+            term.weight * outer_losses[i, k, term.name]
+            for i, t in enumerate(trajectories)
+            for k, group in t.outer.items()
+            for term in group
+            if order != "reptile"
+        ]
+        value = torch.stack(terms).sum() if terms else torch.stack(list(inner_losses.values())).mean()
+        carried = runs[0].state if trajectory == "chain" else None
+        return MetaGradient(grads, hyper, inner_losses, outer_losses, value, carried)
+
+
+def _sum(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    total = dict(parts[0])
+    for part in parts[1:]:
+        for name, value in part.items():
+            total[name] = total[name] + value
+    return total
