@@ -1,0 +1,149 @@
+"""What random numbers derive from, and that nothing else enters."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from dilkit.distortions import (
+    Image,
+    Param,
+    PrimitiveKind,
+    SampleKey,
+    Window,
+    as_float,
+    awgn,
+    clip,
+    gaussian_blur,
+    integers,
+    jpeg,
+    mix,
+    pixel_hash,
+    quantize,
+    shuffle,
+    uniform,
+)
+from dilkit.distortions.sampling import plan
+from dilkit.errors import DilkitError, UsageError
+
+U8 = np.random.default_rng(7).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+IMAGE: Image = as_float(U8)
+PIXELS = pixel_hash(IMAGE)
+
+
+def keys(word, **fields):
+    return [planned.key for planned in plan(word, SampleKey(**{"seed": 0, "pixels": PIXELS} | fields))]
+
+
+def test_the_key_is_what_the_documentation_says():
+    fields = f'[3,"{PIXELS.hex()}",{awgn(25).json},[1],2]'
+    key = hashlib.blake2b(fields.encode(), digest_size=32, person=b"dilkit-draw-1").digest()
+    assert keys(clip >> awgn(25), seed=3, replicate=2)[1] == key
+
+
+def test_every_field_matters_and_nothing_else():
+    base = keys(awgn(25))
+    assert base == keys(awgn(sigma=25.0))
+    assert base != keys(awgn(25), seed=1)
+    assert base != keys(awgn(25), replicate=1)
+    assert base != keys(awgn(25), pixels=pixel_hash(IMAGE[::-1]))
+    assert base != keys(awgn(26))
+    assert base[0] != keys(clip >> awgn(25))[1]
+
+
+def test_a_common_coupling_leaves_the_degree_out():
+    common = {"coupling": "common"}
+    assert keys(awgn(5), **common) == keys(awgn(20), **common)
+    assert keys(awgn(5), **common) != keys(awgn(5, channels="grey"), **common)
+    low, high = (word.apply(IMAGE, SampleKey(0, PIXELS, coupling="common")) for word in (awgn(5), awgn(20)))
+    np.testing.assert_allclose((high - IMAGE) / 4, low - IMAGE, atol=1e-6)
+    with pytest.raises(UsageError, match="unknown coupling"):
+        SampleKey(0, PIXELS, coupling="shared")  # type: ignore[arg-type]
+
+
+def test_draws_in_sequence_are_independent():
+    noise = (awgn(25) ** 2).apply(IMAGE, SampleKey(0, PIXELS)) - IMAGE
+    assert noise.std() * 255 == pytest.approx(25 * 2**0.5, rel=0.03)
+
+
+def test_the_pixel_hash_does_not_depend_on_how_an_image_is_held():
+    assert pixel_hash(U8) == pixel_hash(IMAGE) == pixel_hash(np.asfortranarray(IMAGE))
+    assert pixel_hash(U8) != pixel_hash(U8.reshape(48, 40, 3))
+    off_grid = IMAGE.copy()
+    off_grid[0, 0, 0] += np.float32(1e-4)
+    assert pixel_hash(off_grid) not in (pixel_hash(IMAGE), pixel_hash(off_grid * np.float32(0.5)))
+    assert pixel_hash(np.full((4, 4, 3), np.nan, np.float32)) != pixel_hash(np.zeros((4, 4, 3), np.float32))
+    with pytest.raises(UsageError, match="uint8 or float32"):
+        pixel_hash(IMAGE.astype(np.float64))
+
+
+def test_the_input_is_left_alone_and_the_result_is_new():
+    before = IMAGE.copy()
+    for word in (awgn(5) >> clip, clip**0, quantize >> jpeg(30), gaussian_blur(1)):
+        result = word.apply(IMAGE, SampleKey(0, PIXELS), Window(3, 4, 8, 9))
+        result += 1
+        assert np.array_equal(IMAGE, before)
+        assert result.flags.owndata
+
+
+def test_branches_are_drawn_by_their_weights():
+    word = mix(1 * awgn(1), 2 * awgn(2), 5 * awgn(3))
+    drawn = Counter(next(plan(word, SampleKey(seed, PIXELS))).params["sigma"] for seed in range(4000))
+    for sigma, weight in ((1, 1), (2, 2), (3, 5)):
+        assert drawn[sigma] / 4000 == pytest.approx(weight / 8, abs=0.03)
+
+
+def test_orders_are_drawn_alike():
+    word = shuffle(awgn(1), awgn(2), awgn(3))
+    drawn = Counter(tuple(p.params["sigma"] for p in plan(word, SampleKey(s, PIXELS))) for s in range(3000))
+    assert len(drawn) == 6
+    assert all(count / 3000 == pytest.approx(1 / 6, abs=0.03) for count in drawn.values())
+
+
+def test_parameters_are_drawn_by_their_laws():
+    drawn = [next(plan(awgn(uniform(10, 30)), SampleKey(s, PIXELS))).params["sigma"] for s in range(2000)]
+    assert 10 <= min(drawn) < 10.2
+    assert 29.8 < max(drawn) <= 30
+    assert np.mean(drawn) == pytest.approx(20, abs=0.5)
+    whole = Counter(
+        next(plan(jpeg(integers(30, 33)), SampleKey(s, PIXELS))).params["quality"] for s in range(2000)
+    )
+    assert set(whole) == {30, 31, 32, 33}
+    assert min(whole.values()) > 400
+
+
+@pytest.mark.parametrize("window", [(-1, 0, 4, 4), (0, 0, 41, 4), (0, 40, 4, 9), (0, 0, 0, 4)])
+def test_a_window_outside_is_refused(window):
+    with pytest.raises(UsageError, match="leaves the image"):
+        awgn(5).apply(IMAGE, SampleKey(0, PIXELS), Window(*window))
+
+
+@pytest.mark.parametrize("image", [U8, IMAGE.astype(np.float64), IMAGE[..., 0], [1, 2], IMAGE[..., :2]])
+def test_an_image_of_another_type_is_refused(image):
+    with pytest.raises(UsageError, match="applies to an RGB image"):
+        awgn(5).apply(image, SampleKey(0, PIXELS))
+
+
+def test_a_kind_that_returns_something_else_is_named():
+    wrong = PrimitiveKind("wrong", "test", "", "", (), lambda image, params, draw: image.astype(np.float64))
+    with pytest.raises(DilkitError, match="wrong returned a wrong image"):
+        wrong().apply(IMAGE, SampleKey(0, PIXELS))
+
+
+def test_a_window_of_a_halo_word_touches_no_more_than_it_needs():
+    seen: list[tuple[int, ...]] = []
+
+    def watch(image, params, draw):
+        seen.append((*draw.window, *image.shape[:2]))
+        return image
+
+    from dilkit.distortions import Locality
+
+    blur = PrimitiveKind(
+        "watch", "test", "", "", (Param("r", int),), watch, degree="r", locality=lambda p: Locality(p["r"])
+    )
+    (blur(2) >> blur(3)).apply(IMAGE, SampleKey(0, PIXELS), Window(10, 1, 4, 5))
+    assert seen == [(5, 0, 14, 11, 14, 11), (7, 0, 10, 9, 10, 9)]
