@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pil
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from dilkit.errors import DilkitError
 
@@ -23,7 +25,7 @@ Alpha = Literal["refuse", "black", "grey", "white"]
 ALPHAS: tuple[Alpha, ...] = ("refuse", "black", "grey", "white")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 
-_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "WEBP")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 _BACKGROUND = {"black": 0.0, "grey": 0.5, "white": 1.0}
 _EXIF_ORIENTATION = 0x0112
 _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE, _SAMPLE_FORMAT = 258, 281, 339
@@ -51,7 +53,7 @@ def read_header(path: str | Path) -> Header:
     """Size and depth of an image file; raises UnreadableImage."""
     with _open(Path(path)) as image:
         width, height = image.size
-        if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
+        if _orientation(image, Path(path)) >= 5:
             height, width = width, height
         bits, is_float = _depth(image, Path(path))
         return Header(height, width, bits, is_float)
@@ -71,10 +73,10 @@ def read_image(path: str | Path, *, alpha: Alpha = "refuse") -> Pixels:
     path = Path(path)
     with _open(path) as image:
         bits, _ = _depth(image, path)
-        upright = _decode(image, path)
-        if bits > 8:
-            return _deep(path, image, alpha)
-        return _shallow(path, upright, alpha)
+        turn = _orientation(image, path)
+        _load(image, path)
+        pixels = _deep(path, image, alpha) if bits > 8 else _shallow(path, image, alpha)
+        return np.ascontiguousarray(_TURNS[turn](pixels)) if turn in _TURNS else pixels
 
 
 def _open(path: Path) -> Pil.Image:
@@ -94,13 +96,22 @@ def _open(path: Path) -> Pil.Image:
         raise UnreadableImage(f"cannot be opened: {error}", where=path) from None
 
 
-def _decode(image: Pil.Image, path: Path) -> Pil.Image:
+def _orientation(image: Pil.Image, path: Path) -> int:
+    """The EXIF orientation, 1 being upright; of a PNG, if it is written before the pixels."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise UnreadableImage(f"damaged EXIF data: {error}", where=path) from None
+
+
+def _load(image: Pil.Image, path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.load()
-            return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise UnreadableImage(f"cut short or damaged: {error}", where=path) from None
 
 
@@ -157,12 +168,10 @@ def _deep(path: Path, image: Pil.Image, alpha: Alpha) -> Pixels:
     colour = values[..., [2, 1, 0]] if channels >= 3 else np.repeat(values[..., :1], 3, axis=2)
     if channels in (2, 4) and not (values[..., -1] == 1).all():
         colour = _composite(path, colour, values[..., -1:], alpha)
-    colour = colour.astype(np.float32)
-    turn = image.getexif().get(_EXIF_ORIENTATION, 1)
-    return np.ascontiguousarray(_TURNS.get(turn, lambda a: a)(colour))
+    return np.ascontiguousarray(colour, np.float32)
 
 
-_TURNS = {
+_TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
