@@ -91,6 +91,49 @@ def test_speckle_variance(distort, law, variance):
         assert kurtosis == pytest.approx(3 if law == "gaussian" else 1.8, rel=0.03)
 
 
+def test_channel_correlated_awgn_has_its_sigma_over_channels_and_a_covariance_per_image(distort):
+    found = []
+    for seed in range(40):
+        noise = residual(distort, FLAT[:64, :64], "awgn", sigma=20, channels="correlated", seed=seed)
+        covariance = np.cov((noise * 255).reshape(-1, 3).T)
+        assert np.trace(covariance) / 3 == pytest.approx(400, rel=0.08)
+        found.append(covariance / np.sqrt(np.outer(covariance.diagonal(), covariance.diagonal())))
+    off_diagonal = np.array(found)[:, 0, 1]
+    assert abs(off_diagonal).max() > 0.4
+    assert off_diagonal.min() < 0 < off_diagonal.max()
+
+
+def test_grey_poisson_adds_one_field_of_the_luminance(distort):
+    image = np.broadcast_to(np.array([0.9, 0.5, 0.1], np.float32), (256, 256, 3)).copy()
+    noise = residual(distort, image, "poisson", alpha=2, peak=64, channels="grey")
+    np.testing.assert_allclose(noise[..., 0], noise[..., 2], atol=1e-6)
+    grey = 0.299 * 0.9 + 0.587 * 0.5 + 0.114 * 0.1
+    assert noise[..., 0].var() == pytest.approx(4 * grey / 64, rel=0.03)
+
+
+@pytest.mark.parametrize("radius", [1, 3])
+def test_correlated_noise_is_box_filtered(distort, radius):
+    size = 2 * radius + 1
+    noise = residual(distort, FLAT, "correlated_noise", sigma=50, radius=radius) * 255
+    assert noise.std() == pytest.approx(50 / size, rel=0.02)
+    correlation = (noise[:, 1:] * noise[:, :-1]).mean() / noise.var()
+    assert correlation == pytest.approx(1 - 1 / size, abs=0.02)
+    beyond = (noise[:, size:] * noise[:, :-size]).mean() / noise.var()
+    assert abs(beyond) < 0.02
+    edge = noise[0].std(), noise[:, -1].std()
+    assert edge == pytest.approx((50 / size, 50 / size), rel=0.15)
+
+
+@pytest.mark.parametrize("channels", ["colour", "grey"])
+@pytest.mark.parametrize("salt", [0, 0.3, 1])
+def test_salt_and_pepper_amounts(distort, salt, channels):
+    made = distort(FLAT, "salt_pepper", amount=0.1, salt=salt, channels=channels)
+    assert (made == 1).mean() == pytest.approx(0.1 * salt, abs=0.003)
+    assert (made == 0).mean() == pytest.approx(0.1 * (1 - salt), abs=0.003)
+    together = ((made != 0.5).any(axis=2) == (made != 0.5).all(axis=2)).all()
+    assert together == (channels == "grey")
+
+
 def kernel_of(distort, name, size=129, **params):
     """The response to a point, float64 (size, size)."""
     point = np.zeros((size, size, 3), np.float32)

@@ -15,9 +15,16 @@ from hypothesis import strategies as st
 from dilkit.distortions import REGISTRY, Window
 
 EXAMPLES = {
-    "awgn": [{"sigma": 25}, {"sigma": 10, "channels": "grey"}],
-    "poisson": [{"alpha": 1}, {"alpha": 2, "peak": 9}, {"alpha": 1, "legacy": True}],
+    "awgn": [{"sigma": 25}, {"sigma": 10, "channels": "grey"}, {"sigma": 9, "channels": "correlated"}],
+    "poisson": [
+        {"alpha": 1},
+        {"alpha": 2, "peak": 9},
+        {"alpha": 1, "legacy": True},
+        {"alpha": 1, "channels": "grey"},
+    ],
     "speckle": [{"variance": 0.024}, {"variance": 0.05, "law": "uniform"}],
+    "correlated_noise": [{"sigma": 50}, {"sigma": 50, "radius": 4}],
+    "salt_pepper": [{"amount": 0.1}, {"amount": 0.3, "salt": 0.1, "channels": "grey"}],
     "gaussian_blur": [{"sigma": sigma} for sigma in (0.3, 0.7, 1.2, 2, 4.2, 9)],
     "anisotropic_blur": [{"sigma": 3, "across": 1, "angle": 30}, {"sigma": 1, "across": 2, "radius": 4}],
     "generalised_blur": [{"sigma": 2, "across": 1, "beta": 0.6, "angle": 70, "radius": 7}],
