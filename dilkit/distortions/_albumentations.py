@@ -10,7 +10,7 @@ from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks a package index for news
 
-import albumentations as A
+import albumentations
 import numpy as np
 import numpy.typing as npt
 
@@ -20,8 +20,10 @@ from dilkit.distortions.primitive import REGISTRY, PrimitiveKind
 from dilkit.distortions.sampling import SampleKey, as_float, pixel_hash
 from dilkit.distortions.words import Word
 
+A = albumentations
 
-class WordTransform(A.ImageOnlyTransform):  # type: ignore[misc]
+
+class WordTransform(A.ImageOnlyTransform):
     """A word as a transform; uint8 images are made float, distorted, clipped and rounded.
 
     Args:

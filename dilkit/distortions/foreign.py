@@ -47,7 +47,7 @@ def build(name: str, **arguments: Any) -> Any:
 
     abstract = (A.BasicTransform, A.DualTransform, A.ImageOnlyTransform, A.Transform3D)
     classes = {n: c for n, c in vars(A).items() if isinstance(c, type) and issubclass(c, A.BasicTransform)}
-    cls = classes.get(name)
+    cls: Any = classes.get(name)
     if cls is None or cls in abstract:
         close = difflib.get_close_matches(name, classes, n=1)
         raise ParameterError(

@@ -60,10 +60,9 @@ def pixel_hash(image: npt.NDArray[Any]) -> bytes:
     `pixel_hash(u) == pixel_hash(as_float(u))`.
     """
     if image.dtype == np.float32:
-        steps = np.clip(np.nan_to_num(image) * 255, 0, 255)
-        nearest = np.rint(steps).astype(np.uint8)
-        if np.array_equal(_GRID[nearest], image):
-            image = nearest
+        levels = np.rint(image * np.float32(255))
+        if np.array_equal(levels / np.float32(255), image) and levels.min() >= 0 and levels.max() <= 255:
+            image = levels.astype(np.uint8)
     elif image.dtype != np.uint8:
         raise UsageError("an image has no pixel hash", found=str(image.dtype), expected="uint8 or float32")
     state = hashlib.blake2b(
