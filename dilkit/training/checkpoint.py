@@ -155,8 +155,11 @@ class Folder:
             except Exception as error:  # noqa: BLE001  (torch.load raises many kinds on a damaged file)
                 complaints.append(f"{path}: damaged ({type(error).__name__}: {error})".splitlines()[0])
         raise DilkitError(
-            "there is no checkpoint to resume from", where=self.path, found="; ".join(complaints) or None
+            "there is no whole checkpoint to resume from", where=self.path, found="; ".join(complaints) or None
         )
+
+    def empty(self) -> bool:
+        return not self._states()
 
     def _states(self) -> list[Path]:
         return sorted(self.path.glob("step-*.state"), reverse=True)

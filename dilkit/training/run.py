@@ -190,6 +190,9 @@ def assemble(recipe: Recipe, engine: Engine, labels: Sequence[str], per_epoch: i
 
 
 def _restore(trainee: Trainee, folder: Folder, recipe: Recipe, tell: Tell) -> None:
+    if folder.empty():
+        tell({"note": f"no checkpoint in {folder.path} yet: starting from the first step"})
+        return
     weights, state, complaints = folder.newest()
     for complaint in complaints:
         tell({"note": f"passing over {complaint}"})

@@ -98,7 +98,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_loudly(tiny: list[str], tmp_
     assert same(weights(run), whole)
     for path in (run / "checkpoints").glob("step-*.state"):
         path.write_bytes(b"")
-    with pytest.raises(DilkitError, match="no checkpoint to resume from"):
+    with pytest.raises(DilkitError, match="no whole checkpoint"):
         train(tiny, run, resume=True)
 
 
