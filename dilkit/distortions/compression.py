@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image as Pil
 
-from dilkit.distortions.draw import Draw
-from dilkit.distortions.primitive import GLOBAL, REGISTRY, Image, Param, PrimitiveKind
+from dilkit.distortions.draw import Draw, Window
+from dilkit.distortions.primitive import GLOBAL, REGISTRY, Image, Locality, Param, PrimitiveKind
 
+Bytes = npt.NDArray[np.uint8]
 
-def to_uint8(image: Image) -> npt.NDArray[np.uint8]:
-    """[0, 1] float32 -> 0 .. 255, clipped and rounded half to even."""
-    levels = image * np.float32(255)
-    np.rint(levels, out=levels)
-    np.clip(levels, np.float32(0), np.float32(255), out=levels)
-    return levels.astype(np.uint8)
-
-
-def to_float(image: npt.NDArray[np.uint8]) -> Image:
-    """0 .. 255 -> [0, 1] float32, correctly rounded."""
-    return np.divide(image, np.float32(255), dtype=np.float32)
-
-
+_BLOCK = 16
 _SAMPLING = {
     "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
     "4:2:2": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
@@ -33,16 +24,52 @@ _SAMPLING = {
 }
 
 
+def to_uint8(image: Image) -> Bytes:
+    """[0, 1] float32 -> 0 .. 255, clipped and rounded half to even."""
+    levels = image * np.float32(255)
+    np.rint(levels, out=levels)
+    np.clip(levels, np.float32(0), np.float32(255), out=levels)
+    return levels.astype(np.uint8)
+
+
+def to_float(image: Bytes) -> Image:
+    """0 .. 255 -> [0, 1] float32, correctly rounded."""
+    return np.divide(image, np.float32(255), dtype=np.float32)
+
+
 def _jpeg(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    """Whole blocks within the window; one pixel within their edge depends on nothing outside them."""
+    rows, columns = _blocks(draw.window, draw.shape)
+    if image[rows, columns].shape == image.shape:
+        return _through_jpeg(image, params)
+    out = image.copy()
+    if out[rows, columns].size:
+        out[rows, columns] = _through_jpeg(image[rows, columns], params)
+    return out
+
+
+def _blocks(window: Window, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """The largest part of a window, counted from its corner, of whole 16 x 16 blocks of the image."""
+    y, x, h, w = window
+    top, left = -(-y // _BLOCK) * _BLOCK - y, -(-x // _BLOCK) * _BLOCK - x
+    bottom = h if y + h == shape[0] else (y + h) // _BLOCK * _BLOCK - y
+    right = w if x + w == shape[1] else (x + w) // _BLOCK * _BLOCK - x
+    return slice(top, max(top, bottom)), slice(left, max(left, right))
+
+
+def _through_jpeg(image: Image, params: Mapping[str, Any]) -> Image:
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLING[params["subsampling"]]]
-    return _through(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, params["quality"], *sampling])
-
-
-def _through(image: Image, extension: str, options: list[int]) -> Image:
     bgr = cv2.cvtColor(to_uint8(image), cv2.COLOR_RGB2BGR)
-    _, file = cv2.imencode(extension, bgr, options)
+    _, file = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, params["quality"], *sampling])
     decoded = np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8)
     return to_float(np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8))
+
+
+def _webp(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    file = io.BytesIO()
+    Pil.fromarray(to_uint8(image)).save(file, "WEBP", quality=params["quality"])
+    with Pil.open(file) as decoded:
+        return to_float(np.asarray(decoded.convert("RGB")))
 
 
 jpeg = REGISTRY.add(
@@ -53,9 +80,22 @@ jpeg = REGISTRY.add(
         source="libjpeg-turbo, baseline, standard tables: the bits that Pillow gives",
         params=(
             Param("quality", int, low=1, high=100, unit="quality", doc="as in Pillow; lower is worse"),
-            Param("subsampling", str, default="4:2:0", choices=("4:2:0", "4:2:2", "4:4:4"), doc="of chroma"),
+            Param("subsampling", str, default="4:2:0", choices=tuple(_SAMPLING), doc="of chroma"),
         ),
         apply=_jpeg,
+        locality=lambda params: Locality(_BLOCK),
+        degree="quality",
+    )
+)
+
+webp = REGISTRY.add(
+    PrimitiveKind(
+        name="webp",
+        family="compression",
+        summary="Lossy WebP round trip; clips and rounds to 8 bit, as the format does.",
+        source="libwebp, as Pillow calls it; the bits may change with its version",
+        params=(Param("quality", int, low=0, high=100, unit="quality", doc="as in Pillow; lower is worse"),),
+        apply=_webp,
         locality=lambda params: GLOBAL,
         degree="quality",
     )

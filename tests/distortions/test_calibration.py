@@ -173,6 +173,19 @@ def test_jpeg_is_pillows_bit_for_bit(distort, photo, quality, subsampling):
         np.testing.assert_array_equal(made, expected)
 
 
+def test_webp_is_pillows_and_follows_its_quality(distort, photo):
+    bytes8 = np.rint(photo * 255).astype(np.uint8)
+    errors = []
+    for quality in (5, 30, 60, 95):
+        file = io.BytesIO()
+        Pil.fromarray(bytes8).save(file, "WEBP", quality=quality)
+        expected = np.asarray(Pil.open(file).convert("RGB")).astype(np.float32) / np.float32(255)
+        made = distort(photo, "webp", quality=quality)
+        np.testing.assert_array_equal(made, expected)
+        errors.append(np.mean((made - photo) ** 2))
+    assert errors == sorted(errors, reverse=True)
+
+
 def test_clip_and_quantize(distort):
     image = np.linspace(-0.5, 1.5, 256 * 3, dtype=np.float32).reshape(16, 16, 3)
     clipped = distort(image, "clip")

@@ -33,7 +33,8 @@ EXAMPLES = {
     "motion_blur": [{"length": 9, "angle": 25}, {"length": 16}],
     "defocus": [{"radius": 4.3}],
     "zoom_blur": [{"zoom": 1.1}],
-    "jpeg": [{"quality": 30}, {"quality": 90, "subsampling": "4:4:4"}],
+    "jpeg": [{"quality": 30}, {"quality": 90, "subsampling": "4:4:4"}, {"quality": 5}],
+    "webp": [{"quality": 30}],
     "clip": [{}],
     "quantize": [{}, {"bits": 5}],
 }
