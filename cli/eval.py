@@ -71,6 +71,10 @@ def evaluate(
     measure: Annotated[
         Measure, typer.Option(help="Compare images rounded to 8 bits, clamped only, or as they are.")
     ] = Measure.uint8,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="A further metric: ms_ssim, lpips, dists, niqe; may be given again."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     batch: Annotated[int | None, typer.Option(min=1, help="Inputs of one shape per forward pass.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the per-image rows.")] = None,
@@ -84,7 +88,10 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure nets on distorted images: PSNR and SSIM, seen and unseen distortions told apart."""
+    """Measure nets on distorted images: PSNR and SSIM, seen and unseen distortions told apart.
+
+    Cut short, a run that writes rows to a FILE goes on where it stopped (FILE.part keeps them meanwhile).
+    """
     from dilkit.errors import UsageError
 
     if not data or not distort:
@@ -102,15 +109,17 @@ def evaluate(
 
     from ._count import Count
 
+    files = [path for path in (csv, parquet, Path(json_file or "-")) if path and str(path) != "-"]
+    journal = files[0].with_name(files[0].name + ".part") if files else None
     with Count("evaluating") as count:
         rows = run(
             parse_nets(checkpoints or [INPUT]), data, distort,
             clip=clip, quantize=quantize, seed=seed, noise=noise.value, draws=draws, channel=channel.value,
-            border=border, measure=measure.value, device=device, batch=batch, progress=count,
+            border=border, measure=measure.value, device=device, metrics=metric or (), batch=batch,
+            journal=journal, progress=count,
         )  # fmt: skip
-    for path in (csv, parquet, Path(json_file) if json_file not in (None, "-") else None):
-        if path is not None:
-            write_rows(rows, path)
+    for path in files:
+        write_rows(rows, path)
     if json_file == "-":
         from dilkit.evaluation.rows import as_json
 

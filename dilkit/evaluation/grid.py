@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,15 +16,28 @@ import pandas as pd
 from dilkit.distortions import Word, confounder_set, pixel_hash
 from dilkit.errors import UsageError
 from dilkit.evaluation.degrade import Degradation, Noise
-from dilkit.evaluation.forward import Picture, pick_device, restore_batch, to_images, to_tensor
+from dilkit.evaluation.forward import (
+    LARGE,
+    Picture,
+    pick_device,
+    restore_batch,
+    restore_image,
+    to_images,
+    to_tensor,
+)
 from dilkit.evaluation.images import Data, Pixels, TestImage, find_images
-from dilkit.evaluation.metrics import Channel, Measure, Reference
+from dilkit.evaluation.journal import Journal
+from dilkit.evaluation.metrics import Channel, Measure, Reference, levels
 from dilkit.evaluation.nets import Net, Nets, open_nets
 from dilkit.evaluation.novelty import Novelty, degree_of, novelty, type_of
-from dilkit.evaluation.rows import frame
+from dilkit.evaluation.perceptual import Compare, make_extras
+from dilkit.evaluation.rows import KEY, frame
+from dilkit.evaluation.tiles import Tiling
 
 Progress = Callable[[int, int], None]
 """(cells done, cells in all)."""
+
+_LARGE_TILES = Tiling(1024, 64, 32)
 
 
 def evaluate(
@@ -38,9 +53,11 @@ def evaluate(
     channel: Channel = "rgb",
     border: int = 0,
     measure: Measure = "uint8",
+    metrics: Sequence[str] = (),
     device: str = "auto",
     batch: int | None = None,
     workers: int = 2,
+    journal: Path | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Measure nets on distorted images.
@@ -53,8 +70,11 @@ def evaluate(
             net trained under one policy and tested under another suffers a hidden shift.
         seed, noise, draws: randomness of the distortions, and how many draws of each.
         channel, border, measure: how images are compared (see `dilkit.evaluation.metrics`).
+        metrics: further metrics by name (see `dilkit.evaluation.perceptual`), each a column of its own.
         batch: inputs of one shape per forward pass; 8 on a GPU, 1 on the CPU by default.
         workers: threads that make inputs and measure outputs beside the forward passes.
+        journal: a file where rows are kept as they are found; the same call goes on from it after a kill.
+            It is removed at the end.
 
     Returns:
         One row per net, set, image, distortion and draw, in that order (`rows.COLUMNS`);
@@ -71,25 +91,29 @@ def evaluate(
         raise UsageError("there is no distortion to evaluate", remedy="`clean` is the word for none")
     degrade = Degradation(seed, clip, quantize, noise)
     degrade.check(dict(zip(words.labels, words, strict=True)))
+    compare = Comparison(channel, border, measure, make_extras(metrics))
     images = find_images(data)
     device = pick_device(device)
     opened = open_nets(nets, device)
-    cells = [Cell(i, w, d) for i in range(len(images)) for w in range(len(words)) for d in range(draws)]
-    grid = Grid(images, words.words, opened, degrade, (channel, border, measure), device)
-    size = batch or (1 if device == "cpu" else 8)
-    made: list[tuple[tuple[int, ...], dict[str, Any]]] = []
-    done = 0
-    for done, found in enumerate(grid.run(cells, size, workers), 1):
-        made.extend(found)
-        if progress is not None:
-            progress(done, len(cells))
     settings = {
         "distort": str(words), "clip": clip, "quantize": quantize,
         "seed": seed, "noise": noise, "draws": draws,
-        "channel": channel, "border": border, "measure": measure, "images": len(images), "device": device,
-        "nets": {net.label: {"source": net.source, "trained": _text(net)} for net in opened},
+        "channel": channel, "border": border, "measure": measure, "metrics": list(metrics),
+        "images": len(images), "device": device, "nets": {net.label: _origin(net) for net in opened},
     }  # fmt: skip
-    return frame([row for _, row in sorted(made, key=lambda pair: pair[0])], settings)
+    grid = Grid(images, words.words, opened, degrade, compare, device)
+    identity = {**settings, "files": [[i.set, i.name, i.stamp] for i in images], "device": ""}
+    with Journal(journal, identity, KEY) as kept:
+        cells = grid.cells(draws, kept.rows)
+        total = len(images) * len(words) * draws
+        for done, found in enumerate(grid.run(cells, batch or (1 if device == "cpu" else 8), workers), 1):
+            for row in found:
+                kept.add(row)
+            if progress is not None:
+                progress(total - len(cells) + done, total)
+    rows = frame(sorted(kept.rows.values(), key=grid.place), settings)
+    kept.finish()
+    return rows
 
 
 @dataclass(frozen=True)
@@ -99,6 +123,30 @@ class Cell:
     image: int
     word: int
     draw: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two images are compared."""
+
+    channel: Channel
+    border: int
+    measure: Measure
+    extras: dict[str, Compare]
+
+    def reference(self, clean: Pixels) -> Reference:
+        return Reference(clean, self.channel, self.border, self.measure)
+
+    def values(self, clean: Reference, other: Picture) -> dict[str, float]:
+        """Every metric by name; NaN where the two differ in size (the input of super-resolution)."""
+        if other.shape != clean.image.shape:
+            return dict.fromkeys(("psnr", "ssim", *self.extras), math.nan)
+        psnr, ssim = clean.both(other)
+        found = {"psnr": psnr, "ssim": ssim}
+        if self.extras:
+            a, b = (levels(x, border=self.border, measure=self.measure) for x in (other, clean.image))
+            found |= {name: compare(a, b) for name, compare in self.extras.items()}
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +165,8 @@ class Input:
     image: Picture
 
 
-Found = list[tuple[tuple[int, ...], dict[str, Any]]]
-"""(place in the table, row)."""
+Found = list[dict[str, Any]]
+"""The rows of one cell, one per net."""
 
 
 class Grid:
@@ -130,12 +178,35 @@ class Grid:
         words: Sequence[Word],
         nets: Sequence[Net],
         degrade: Degradation,
-        compare: tuple[Channel, int, Measure],
+        compare: Comparison,
         device: str,
     ) -> None:
         self.images, self.words, self.nets = images, words, nets
         self.degrade, self.compare, self.device = degrade, compare, device
         self.novelty: list[list[Novelty]] = [[novelty(w, net.trained) for w in words] for net in nets]
+        self._nets = {net.label: i for i, net in enumerate(nets)}
+        self._images = {(image.set, image.name): i for i, image in enumerate(images)}
+        self._words = {word.label: i for i, word in enumerate(words)}
+
+    def place(self, row: dict[str, Any]) -> tuple[int, ...]:
+        """Where a row stands in the table."""
+        image = self._images[row["set"], row["image"]]
+        return self._nets[row["net"]], image, self._words[row["distortion"]], row["draw"]
+
+    def cells(self, draws: int, known: Iterable[tuple[Any, ...]]) -> list[Cell]:
+        """The cells that are not wholly known, images of one shape next to each other."""
+        there = set(known)
+        order = sorted(range(len(self.images)), key=lambda i: (self.images[i].shape, i))
+        return [
+            Cell(i, w, d)
+            for i in order
+            for w, word in enumerate(self.words)
+            for d in range(draws)
+            if any(
+                (net.label, self.images[i].set, self.images[i].name, word.label, d) not in there
+                for net in self.nets
+            )
+        ]
 
     def run(self, cells: Sequence[Cell], batch: int, workers: int) -> Iterator[Found]:
         """The rows of each cell, as they are found."""
@@ -167,34 +238,36 @@ class Grid:
 
     def _read(self, image: TestImage) -> Clean:
         pixels = image.read()
-        channel, border, measure = self.compare
-        return Clean(pixels, pixel_hash(pixels).hex(), Reference(pixels, channel, border, measure))
+        return Clean(pixels, pixel_hash(pixels).hex(), self.compare.reference(pixels))
 
     def _make(self, cell: Cell, clean: Future[Clean]) -> Input:
         found = clean.result()
         return Input(cell, found, self.degrade(found.pixels, self.words[cell.word], cell.draw))
 
-    def _restore(self, net: Net, group: list[Input]) -> list[Picture | None]:
+    def _restore(self, net: Net, group: list[Input]) -> Sequence[Picture | None]:
         if net.module is None:
             return [None] * len(group)
-        return [*to_images(restore_batch(net.module, to_tensor([x.image for x in group], self.device)))]
+        if group[0].image.shape[0] * group[0].image.shape[1] > LARGE:
+            return [restore_image(net.module, x.image, self.device, _LARGE_TILES) for x in group]
+        return to_images(restore_batch(net.module, to_tensor([x.image for x in group], self.device)))
 
     def _score(self, input_: Input, restored: Sequence[Picture | None]) -> Found:
         cell, clean = input_.cell, input_.clean
         image, word = self.images[cell.image], self.words[cell.word]
-        before = clean.reference.both(input_.image)
+        before = self.compare.values(clean.reference, input_.image)
         found: Found = []
         for n, (net, output) in enumerate(zip(self.nets, restored, strict=True)):
-            psnr, ssim = before if output is None else clean.reference.both(output)
+            after = before if output is None else self.compare.values(clean.reference, output)
             new = self.novelty[n][cell.word]
-            row = {
-                "net": net.label, "set": image.set, "image": image.name, "pixels": clean.hash,
-                "height": clean.pixels.shape[0], "width": clean.pixels.shape[1],
-                "distortion": word.label, "type": type_of(word), "degree": degree_of(word), "draw": cell.draw,
-                "novelty": new, "seen": None if new == "unknown" else new == "seen",
-                "psnr": psnr, "ssim": ssim, "input_psnr": before[0], "input_ssim": before[1],
-            }  # fmt: skip
-            found.append(((n, cell.image, cell.word, cell.draw), row))
+            found.append(
+                {
+                    "net": net.label, "set": image.set, "image": image.name, "pixels": clean.hash,
+                    "height": clean.pixels.shape[0], "width": clean.pixels.shape[1],
+                    "distortion": word.label, "type": type_of(word), "degree": degree_of(word),
+                    "draw": cell.draw, "novelty": new, "seen": None if new == "unknown" else new == "seen",
+                    **after, **{f"input_{name}": value for name, value in before.items()},
+                }
+            )  # fmt: skip
         return found
 
 
@@ -210,5 +283,9 @@ def _groups(inputs: Iterable[Input], size: int) -> Iterator[list[Input]]:
         yield group
 
 
-def _text(net: Net) -> str | None:
-    return None if net.trained is None else str(net.trained)
+def _origin(net: Net) -> dict[str, Any]:
+    return {
+        "source": net.source,
+        "weights": net.fingerprint,
+        "trained": None if net.trained is None else str(net.trained),
+    }

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dilkit.confounders.sources import CleanImage, expand
+from dilkit.distortions import pixel_hash
 from dilkit.errors import UsageError
 
 Pixels = npt.NDArray[Any]
@@ -33,6 +34,25 @@ class TestImage:
     def read(self) -> Pixels:
         """Raises `UnreadableImage` (a DilkitError) where the file cannot be used."""
         return self.source if isinstance(self.source, np.ndarray) else self.source.load("refuse")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W), without decoding."""
+        if isinstance(self.source, np.ndarray):
+            return self.source.shape[:2]
+        header = self.source.header()
+        return header.height, header.width
+
+    @property
+    def stamp(self) -> list[int]:
+        """What changes when the file does: size and time of change; of an image in memory, its content."""
+        if isinstance(self.source, np.ndarray):
+            return list(pixel_hash(self.source))
+        path = getattr(self.source, "path", None)
+        if path is None:
+            return []
+        found = path.stat()
+        return [found.st_size, found.st_mtime_ns]
 
 
 def find_images(data: Data) -> tuple[TestImage, ...]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from dilkit.distortions import ConfounderSet, confounder_set
 from dilkit.errors import UsageError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 INPUT = "input"
 """The net that changes nothing: the distorted input itself."""
@@ -29,6 +31,17 @@ class Net:
     trained: ConfounderSet | None = None
     source: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """blake2b of all weights and buffers by name; empty for the input itself."""
+        if self.module is None:
+            return ""
+        state = blake2b(digest_size=16)
+        for name, tensor in self.module.state_dict().items():
+            state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return state.hexdigest()
 
 
 Nets = str | Path | Net | Iterable["str | Path | Net"] | Mapping[str, Any]

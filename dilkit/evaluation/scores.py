@@ -1,4 +1,4 @@
-"""From rows to scores. Nothing here runs a net; every number can be made again from a file of rows."""
+"""From rows to means. Nothing here runs a net; every number can be made again from a file of rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def by_distortion(rows: pd.DataFrame) -> pd.DataFrame:
     The mean PSNR is the mean of per-image values (not the PSNR of the mean error).
     """
     groups = rows.groupby(CELL, sort=False, dropna=False)
-    means = groups[["psnr", "ssim", "input_psnr", "input_ssim"]].mean()
+    values = [name for name in rows.columns if f"input_{name}" in rows.columns]
+    means = groups[[*values, *(f"input_{name}" for name in values)]].mean()
     means["gain"] = means["psnr"] - means["input_psnr"]
     means["images"] = groups["image"].nunique()
     means["draws"] = groups["draw"].nunique()
@@ -33,13 +34,10 @@ def by_novelty(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def wide(rows: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
-    """One line per (set, distortion), a column per net, and first the distorted input itself."""
+    """One line per (set, distortion): a column per net, and first that of the distorted input."""
     means = by_distortion(rows)
     index = ["set", "distortion"]
-    order = means[index].drop_duplicates()
     table = means.pivot(index=index, columns="net", values=value)
-    table = table.reindex(columns=list(dict.fromkeys(means["net"])))
-    if f"input_{value}" in means:
-        given = means.groupby(index)[f"input_{value}"].first()
-        table.insert(0, "input", given, allow_duplicates=True) if "input" not in table else None
-    return table.reindex(pd.MultiIndex.from_frame(order))
+    table = table[[net for net in dict.fromkeys(means["net"]) if net != "input"]]
+    table.insert(0, "input", means.groupby(index)[f"input_{value}"].first())
+    return table.reindex(pd.MultiIndex.from_frame(means[index].drop_duplicates()))

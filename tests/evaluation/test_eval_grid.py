@@ -161,3 +161,65 @@ def test_a_net_that_fails_is_named_by_the_shape_it_failed_on(pictures: dict) -> 
         evaluate({"m": nn.Conv2d(4, 4, 3)}, pictures, "awgn(5)", clip=True, quantize=False, device="cpu")
     with pytest.raises(DilkitError, match="RGB"):
         evaluate({"m": nn.Conv2d(3, 1, 3)}, pictures, "awgn(5)", clip=True, quantize=False, device="cpu")
+
+
+def test_an_evaluation_cut_short_goes_on(pictures: dict, tmp_path: object) -> None:
+    journal = tmp_path / "rows.part"
+
+    def stop(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures, journal=journal, progress=stop)
+    lines = journal.read_text().splitlines()
+    assert len(lines) == 1 + 5 * 2
+    journal.write_text("\n".join(lines)[:-30])  # as a kill would leave it
+
+    seen: list[tuple[int, int]] = []
+    again = run(pictures, journal=journal, progress=lambda done, total: seen.append((done, total)))
+    assert seen[0] == (5, 9)
+    pd.testing.assert_frame_equal(again, run(pictures))
+    assert not journal.exists()
+
+
+def test_a_journal_of_another_evaluation_is_not_believed(pictures: dict, tmp_path: object) -> None:
+    journal = tmp_path / "rows.part"
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures, journal=journal, progress=stop, seed=1)
+    pd.testing.assert_frame_equal(run(pictures, journal=journal), run(pictures))
+
+
+def test_further_metrics_are_columns(pictures: dict) -> None:
+    pytest.importorskip("torchmetrics")
+    large = {"a": np.tile(pictures["a"], (6, 4, 1))}
+    rows = run(large, "awgn(50)", metrics=["ms_ssim"])
+    assert list(rows.columns)[-2:] == ["ms_ssim", "input_ms_ssim"]
+    assert ((rows["ms_ssim"] > 0.3) & (rows["ms_ssim"] < 1)).all()
+    assert by_distortion(rows)["ms_ssim"].notna().all()
+    with pytest.raises(UsageError, match="did you mean: ms_ssim"):
+        run(pictures, metrics=["msssim"])
+
+
+def test_large_images_are_restored_in_tiles(pictures: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dilkit.evaluation import grid
+    from dilkit.evaluation.tiles import Tiling
+
+    whole = run(pictures, "awgn(50)")
+    monkeypatch.setattr(grid, "LARGE", 100)
+    monkeypatch.setattr(grid, "_LARGE_TILES", Tiling(16, 2, 2))
+    pd.testing.assert_frame_equal(run(pictures, "awgn(50)"), whole, check_exact=False, atol=1e-3)
+
+
+def test_a_larger_output_is_compared_with_the_clean_image(pictures: dict) -> None:
+    from dilkit.evaluation.grid import Comparison
+    from dilkit.evaluation.metrics import Reference
+
+    compare = Comparison("rgb", 0, "uint8", {})
+    small = pictures["a"][::2, ::2].astype(np.float32) / 255
+    assert np.isnan(compare.values(Reference(pictures["a"]), small)["psnr"])
+    assert compare.values(Reference(pictures["a"]), small.repeat(2, 0).repeat(2, 1))["psnr"] > 10
