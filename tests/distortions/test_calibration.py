@@ -12,6 +12,7 @@ from PIL import Image as Pil
 
 from dilkit.distortions import _poisson
 from dilkit.distortions.draw import Draw
+from dilkit.errors import UsageError
 
 FLAT = np.full((256, 256, 3), 0.5, np.float32)
 
@@ -273,3 +274,62 @@ def test_zoom_blur_leaves_the_centre_and_smears_outwards(distort):
     assert made[50, 85] == 0
     assert made[50, 90:].sum() > 0.5
     np.testing.assert_array_equal(distort(image, "zoom_blur", zoom=1), image)
+
+
+def imresize_matrix(size, factor):
+    """MATLAB's imresize(., 1/factor) along one axis, from its definition, float64 (size / factor, size)."""
+    matrix = np.zeros((size // factor, size))
+    for i in range(size // factor):
+        centre = (i + 0.5) * factor - 0.5
+        for j in range(math.floor(centre - 2 * factor), math.ceil(centre + 2 * factor) + 1):
+            x = abs(centre - j) / factor
+            weight = 0.0
+            if x <= 1:
+                weight = 1.5 * x**3 - 2.5 * x**2 + 1
+            elif x < 2:
+                weight = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+            mirrored = -1 - j if j < 0 else 2 * size - 1 - j if j >= size else j
+            matrix[i, mirrored] += weight
+        matrix[i] /= matrix[i].sum()
+    return matrix
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_downsample_is_matlabs_antialiased_bicubic(distort, photo, factor):
+    photo = np.ascontiguousarray(photo[:, :144])
+    made = distort(photo, "downsample", factor=factor)
+    rows, columns = (imresize_matrix(side, factor) for side in photo.shape[:2])
+    expected = np.einsum("ih,hwc,jw->ijc", rows, photo.astype(float), columns)
+    np.testing.assert_allclose(made, expected, atol=2e-6)
+    plane = Pil.fromarray(np.ascontiguousarray(photo[..., 1]))
+    pillow = np.asarray(plane.resize((144 // factor, 120 // factor), Pil.Resampling.BICUBIC))
+    np.testing.assert_allclose(made[3:-3, 3:-3, 1], pillow[3:-3, 3:-3], atol=1e-5)
+
+
+def test_downsample_refuses_sides_that_do_not_divide(distort):
+    with pytest.raises(UsageError, match="multiples of 3"):
+        distort(FLAT, "downsample", factor=3)
+
+
+@pytest.mark.parametrize("method", ["nearest", "area", "bilinear", "bicubic"])
+def test_resize_changes_the_shape_and_keeps_what_is_flat(distort, method):
+    assert distort(FLAT, "resize", factor=0.3, method=method).shape == (77, 77, 3)
+    made = distort(FLAT, "resize_to", height=300, width=10, method=method)
+    assert made.shape == (300, 10, 3)
+    np.testing.assert_allclose(made, 0.5, atol=1e-6)
+
+
+def test_updown_loses_more_the_smaller_it_goes(distort, photo):
+    errors = [np.mean((distort(photo, "updown", factor=f) - photo) ** 2) for f in (0.9, 0.5, 0.25)]
+    assert errors == sorted(errors)
+    assert distort(photo, "updown", factor=0.3).shape == photo.shape
+
+
+def test_pixelate_has_the_number_of_pixels_it_says(distort, photo):
+    made = distort(photo, "pixelate", factor=0.25)
+    blocks = photo[:120, :148].reshape(30, 4, 37, 4, 3).mean(axis=(1, 3))
+    assert made.shape == photo.shape
+    assert len(np.unique(made[:, 0, 0])) <= 30
+    np.testing.assert_allclose(
+        distort(photo[:120, :148], "pixelate", factor=0.25)[::4, ::4], blocks, atol=1e-6
+    )
