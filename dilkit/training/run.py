@@ -16,7 +16,7 @@ from dilkit.confounders.store import Store
 from dilkit.errors import UsageError
 from dilkit.models import from_config
 from dilkit.objectives import build as build_objective
-from dilkit.recipe import Composed, Recipe, compose, resolved
+from dilkit.recipe import Composed, Recipe, compose, differences, resolved
 from dilkit.training.checkpoint import Folder, read
 from dilkit.training.checkpoint import fit as fit_weights
 from dilkit.training.engine import Engine
@@ -109,7 +109,11 @@ def train(
         _restore(trainee, folder, recipe, tell)
     metrics = Metrics(out, resume_at=trainee.step)
     write_head(out, composed, command)
-    notes = {"confounders": str(store.confounders), "labels": list(labels)}
+    notes = {
+        "confounders": str(store.confounders),
+        "labels": list(labels),
+        "images": training_images(store, recipe.data.split),
+    }
     last: dict[str, Any] = {}
 
     def after(trainee: Trainee, meter: Meter) -> bool:
@@ -157,6 +161,13 @@ def open_store(recipe: Recipe) -> Store:
             expected=", ".join(labels),
         )
     return store
+
+
+def training_images(store: Store, split: str | None) -> list[str] | None:
+    """Perceptual hashes of the images trained on, by which a test image among them is found out; None for
+    more than 50,000 images, whose list would outweigh a net."""
+    found = {int(looks) for looks in store.index["perceptual_hash"][store.items(split)]}
+    return sorted(f"{looks:016x}" for looks in found) if len(found) <= 50_000 else None
 
 
 def make_sampler(recipe: Recipe, store: Store) -> EpisodeSampler:
@@ -207,14 +218,6 @@ def _restore(trainee: Trainee, folder: Folder, recipe: Recipe, tell: Tell) -> No
         )
     fit_weights(trainee.net, tensors, weights)
     trainee.load_state_dict(state)
-
-
-def differences(old: Any, new: Any, at: str = "") -> list[str]:
-    """Where two resolved recipes differ, as `key: old -> new`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = dict.fromkeys([*old, *new])
-        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{at}.{k}" if at else k)]
-    return [] if old == new else [f"{at}: {old} -> {new}"]
 
 
 def _row(trainee: Trainee, meter: Meter) -> dict[str, Any]:
