@@ -13,6 +13,9 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "DilkitError": "dilkit.errors",
     "UsageError": "dilkit.errors",
+    "confounder_set": "dilkit.distortions",
+    "parse": "dilkit.distortions",
+    "register": "dilkit.distortions",
 }
 """Public name -> the module that defines it."""
 

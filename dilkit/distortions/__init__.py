@@ -11,6 +11,7 @@ from typing import Any
 
 from dilkit.distortions.algebra import confounder_set, mix, prob, shuffle
 from dilkit.distortions.draw import Draw, Window
+from dilkit.distortions.interchange import from_albumentations, to_albumentations
 from dilkit.distortions.laws import Law, choice, integers, loguniform, uniform
 from dilkit.distortions.parser import ExpressionError, parse
 from dilkit.distortions.primitive import (
@@ -36,15 +37,29 @@ from dilkit.distortions.words import (
     none,
 )
 
-_FAMILIES = ("noise", "blur", "compression", "pointwise", "resampling", "weather", "camera", "foreign")
+_FAMILIES = (
+    "noise",
+    "blur",
+    "compression",
+    "pointwise",
+    "tone",
+    "resampling",
+    "weather",
+    "camera",
+    "foreign",
+)
 for _family in _FAMILIES:
     if find_spec(f"{__name__}.{_family}") is not None:
         importlib.import_module(f"{__name__}.{_family}")
 
 
+register = REGISTRY.add
+"""Add a distortion of your own: `dilkit.register(PrimitiveKind(...))`."""
+
+
 def __getattr__(name: str) -> Any:
-    if name in REGISTRY.kinds:
-        return REGISTRY.kinds[name]
+    if not name.startswith("_") and (kind := REGISTRY.find(name)) is not None:
+        return kind
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -73,6 +88,7 @@ __all__ = [
     "choice",
     "clean",
     "confounder_set",
+    "from_albumentations",
     "integers",
     "loguniform",
     "mix",
@@ -80,6 +96,8 @@ __all__ = [
     "parse",
     "pixel_hash",
     "prob",
+    "register",
     "shuffle",
+    "to_albumentations",
     "uniform",
 ]

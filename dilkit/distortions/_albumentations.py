@@ -10,7 +10,7 @@ from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks a package index for news
 
-import albumentations
+import albumentations as A
 import numpy as np
 import numpy.typing as npt
 
@@ -19,8 +19,6 @@ from dilkit.distortions.laws import make
 from dilkit.distortions.primitive import REGISTRY, PrimitiveKind
 from dilkit.distortions.sampling import SampleKey, as_float, pixel_hash
 from dilkit.distortions.words import Word
-
-A = albumentations
 
 
 class WordTransform(A.ImageOnlyTransform):
@@ -115,3 +113,6 @@ def __getattr__(name: str) -> Any:
         if class_name(kind) == name:
             return transform_class(kind)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["A", "Distort", "KindTransform", "WordTransform", "class_name", "register_all", "transform_class"]

@@ -41,7 +41,7 @@ class AlbumentationsKind(PrimitiveKind):
         return Distort(str(self(*args, **kwargs)), root_seed=root_seed, p=p)
 
 
-def build(name: str, **arguments: Any) -> Any:
+def build(name: str, arguments: Mapping[str, Any]) -> Any:
     """The transform itself, applied always; wrong names and values raise a ParameterError."""
     from dilkit.distortions._albumentations import A
 
@@ -75,7 +75,7 @@ def arguments(name: str, **given: Any) -> dict[str, Any]:
     """All arguments of the transform as it would serialise them, defaults filled in, JSON-able."""
     if name == "Lambda":
         raise ParameterError("a Lambda cannot be written down", remedy="register a distortion of your own")
-    built = build(name, **{key: _tupled(value) for key, value in given.items()})
+    built = build(name, {key: _tupled(value) for key, value in given.items()})
     stated = {key: _plain(value) for key, value in built.get_transform_init_args().items() if key != "p"}
     kept = {key: value for key, value in stated.items() if key in type(built).InitSchema.model_fields}
     try:
@@ -107,12 +107,17 @@ def _tupled(value: Any) -> Any:
     return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
-def _apply(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+def instance(params: Mapping[str, Any]) -> Any:
+    """The transform that the parameters of `alb` stand for."""
     rest = {key: _tupled(value) for key, value in params.items() if key != "transform"}
-    transform = build(params["transform"], **rest)
+    return build(params["transform"], rest)
+
+
+def _apply(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    transform = instance(params)
     transform.set_random_seed(int.from_bytes(draw.key[:16], "big"))
     try:
-        result = transform(image=image)["image"]
+        result = transform(image=np.clip(image, np.float32(0), np.float32(1)))["image"]
     except (KeyError, ValueError, TypeError) as error:
         raise DilkitError(f"albumentations' {params['transform']} failed", found=str(error)) from error
     return np.ascontiguousarray(result, dtype=np.float32)
@@ -122,7 +127,7 @@ alb = REGISTRY.add(
     AlbumentationsKind(
         name="alb",
         family="albumentations",
-        summary="Any transform of albumentations, with its own parameters; it clips to [0, 1] as it does there.",
+        summary="Any transform of albumentations, with its own parameters; its input is clipped to [0, 1].",
         source="albumentations 2.0.8",
         params=(Param("transform", str, doc="its class, such as MotionBlur"),),
         apply=_apply,

@@ -209,8 +209,6 @@ class _Reader:
     def kind(self, node: ast.expr) -> PrimitiveKind:
         if not isinstance(node, ast.Name):
             raise self.error(node, f"{self.what(node)} is no name of a distortion")
-        if node.id in REGISTRY.kinds:
-            return REGISTRY.kinds[node.id]
         if node.id in LAWS:
             raise self.error(
                 node,
@@ -219,6 +217,8 @@ class _Reader:
             )
         if node.id in _CONSTANTS or node.id in _FORMS:
             raise self.error(node, f"{node.id} cannot stand here")
+        if (kind := REGISTRY.find(node.id)) is not None:
+            return kind
         known = [*REGISTRY.kinds, *_CONSTANTS, *_FORMS]
         raise self.error(
             node,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from dilkit.distortions import plugins
 from dilkit.distortions.draw import Draw
-from dilkit.distortions.laws import Law
+from dilkit.distortions.laws import LAWS, Law
 from dilkit.distortions.operators import Operators
 from dilkit.errors import UsageError, nearest
 
@@ -225,29 +227,57 @@ class PrimitiveKind(Operators):
         return kind_of, (self.name,)
 
 
-@dataclass(frozen=True)
-class Registry:
-    """Distortion kinds by name; adding a name twice is an error."""
+RESERVED = frozenset(("clean", "none", "mix", "shuffle", "prob", *LAWS))
+"""Names that the text form needs itself."""
 
-    kinds: dict[str, PrimitiveKind] = field(default_factory=dict)
+
+class Registry:
+    """Distortion kinds by name: those of the package, those registered since, those of installed plug-ins."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, PrimitiveKind] = {}
+        self._complete = False
 
     def add(self, kind: PrimitiveKind) -> PrimitiveKind:
-        if not kind.name.isidentifier():
-            raise UsageError(f"a distortion cannot be named {kind.name!r}", expected="a Python identifier")
-        if kind.name in self.kinds:
+        """Register a kind and return it; a name can be taken once."""
+        if not kind.name.isidentifier() or kind.name in RESERVED or kind.name.startswith("_"):
+            raise UsageError(
+                f"a distortion cannot be named {kind.name!r}", expected="an identifier that is not reserved"
+            )
+        params = [param.name for param in kind.params]
+        if len(set(params)) < len(params) or (kind.degree is not None and kind.degree not in params):
+            raise UsageError(f"the degree of {kind.name!r} must be one of its parameters", found=kind.degree)
+        if kind.name in self._kinds:
             raise UsageError(f"a distortion named {kind.name!r} is already registered")
-        self.kinds[kind.name] = kind
+        self._kinds[kind.name] = kind
         return kind
 
+    @property
+    def kinds(self) -> Mapping[str, PrimitiveKind]:
+        """All of them; plug-ins are loaded when this is first asked."""
+        if not self._complete:
+            self._complete = True
+            try:
+                plugins.load(self.add)
+            except BaseException:
+                self._complete = False
+                raise
+        return MappingProxyType(self._kinds)
+
+    def find(self, name: str) -> PrimitiveKind | None:
+        """The kind of that name, if there is one; plug-ins are loaded only for a name that is not known."""
+        return self._kinds.get(name) or self.kinds.get(name)
+
     def get(self, name: str) -> PrimitiveKind:
-        try:
-            return self.kinds[name]
-        except KeyError:
+        """The kind of that name; a UsageError if there is none."""
+        kind = self.find(name)
+        if kind is None:
             raise UsageError(
                 f"unknown distortion {name!r}",
                 nearest=nearest(name, self.kinds),
                 remedy="`dilkit ls distortions` lists them",
-            ) from None
+            )
+        return kind
 
 
 REGISTRY = Registry()

@@ -1,8 +1,8 @@
 """The values of the algebra: primitives, words and confounder sets, always in canonical form.
 
 A `Word` is a sequence of steps; a step is a primitive, a `Mix` (one branch drawn per sample) or a `Shuffle`
-(an order drawn per sample). A `ConfounderSet` is a finite set of words. Equal expressions are equal values, so
-they have equal hashes, labels and pixels.
+(an order drawn per sample). A `ConfounderSet` is a finite set of words. Equal expressions are equal values,
+with equal hashes, labels and pixels.
 """
 
 from __future__ import annotations

@@ -5,12 +5,10 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dilkit.distortions import (
-    REGISTRY,
     SampleKey,
     Window,
     awgn,
@@ -32,7 +30,6 @@ from dilkit.distortions import (
     uniform,
 )
 from dilkit.distortions.algebra import Weighted
-from dilkit.distortions.primitive import REQUIRED
 from dilkit.distortions.words import ConfounderSet, Word
 
 IMAGE = np.random.default_rng(3).random((13, 11, 3), dtype=np.float32)
@@ -223,32 +220,3 @@ def test_a_window_is_the_cut_of_the_whole(word, window, seed):
     whole = word.apply(IMAGE, key)
     part = word.apply(IMAGE, key, window)
     assert part.tobytes() == whole[window.y : window.y + window.h, window.x : window.x + window.w].tobytes()
-
-
-def _some(kind):
-    """Three words of a kind: every required parameter low in its range, a little higher, and higher still."""
-
-    def value(param, share):
-        if param.choices:
-            return param.choices[int(share * len(param.choices))]
-        low, high = max(param.low, 0), min(param.high, 100)
-        between = low + (high - low) * share
-        return int(between) if param.type is int else between
-
-    required = [param for param in kind.params if param.default is REQUIRED]
-    return [kind(**{p.name: value(p, share) for p in required}) for share in (0.0, 0.02, 0.3)]
-
-
-@pytest.mark.parametrize("name", [name for name in REGISTRY.kinds if name != "alb"])
-def test_every_kind_cuts_to_windows_and_is_repeatable(name):
-    image = np.random.default_rng(5).random((37, 45, 3), dtype=np.float32)
-    key = SampleKey(11, pixel_hash(image))
-    for word in _some(REGISTRY.kinds[name]):
-        assert parse(str(word)) == word
-        assert confounder_set(str(word)).labels == (word.label,)
-        whole = word.apply(image, key)
-        assert word.apply(image.copy(), key).tobytes() == whole.tobytes()
-        h, w = whole.shape[:2]
-        for window in (Window(0, 0, 5, 7), Window(h // 3, w // 4, 9, 8), Window(h - 3, w - 4, 3, 4)):
-            cut = whole[window.y : window.y + window.h, window.x : window.x + window.w]
-            assert word.apply(image, key, window).tobytes() == cut.tobytes(), (word, window)

@@ -1,0 +1,154 @@
+"""Both ways with albumentations: words as `A.Compose` trees, and trees (or their dicts) as words.
+
+Inside a tree albumentations draws the branches and orders, so pixels differ from `Word.apply`; what a word
+*is* comes back whole: `from_albumentations(to_albumentations(word))` has its hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from itertools import combinations
+from math import comb
+from typing import Any
+
+from dilkit.distortions.algebra import Weighted, as_expression, confounder_set, exact_weight, mix, shuffle
+from dilkit.distortions.primitive import REGISTRY
+from dilkit.distortions.words import (
+    MAX_STEPS,
+    ConfounderSet,
+    Expression,
+    Mix,
+    Shuffle,
+    Step,
+    Word,
+    clean,
+)
+from dilkit.errors import UsageError
+
+
+def to_albumentations(expression: Any) -> Any:
+    """A word as an `A.Compose`: `mix` is `A.OneOf`, `shuffle` is `A.RandomOrder`, `alb` the transform itself.
+
+    Transforms of the library want values in [0, 1]: write `clip` before them where noise may leave that range.
+
+    Args:
+        expression: a word, a text, or a confounder set.
+
+    Returns:
+        The pipeline; of a set, one pipeline per label.
+    """
+    from dilkit.distortions._albumentations import A
+    from dilkit.distortions.parser import parse
+
+    made = as_expression(parse(expression) if isinstance(expression, str) else expression)
+    if isinstance(made, ConfounderSet):
+        return {word.label: A.Compose([_step(step) for step in word.sequence]) for word in made}
+    return A.Compose([_step(step) for step in made.sequence])
+
+
+def _step(step: Step) -> Any:
+    from dilkit.distortions import foreign
+    from dilkit.distortions._albumentations import A, transform_class
+
+    if isinstance(step, Mix):
+        unit = 10 ** len(str(max(weight for weight, _ in step.branches)))
+        return A.OneOf([_sequence(word, _decimal(Fraction(w, unit))) for w, word in step.branches], p=1.0)
+    if isinstance(step, Shuffle):
+        return A.RandomOrder([_sequence(word) for word in step.words], n=len(step.words), p=1.0)
+    if step.kind is foreign.alb:
+        return foreign.instance(step.params)
+    return transform_class(step.kind)(**step.params)
+
+
+def _decimal(weight: Fraction) -> float:
+    if exact_weight(float(weight)) != weight:
+        raise UsageError("a mix has weights that albumentations cannot hold", found=str(weight))
+    return float(weight)
+
+
+def _sequence(word: Word, p: float = 1.0) -> Any:
+    from dilkit.distortions._albumentations import A
+
+    return A.Sequential([_step(step) for step in word.sequence], p=p)
+
+
+def from_albumentations(source: Any) -> Expression:
+    """The word that a pipeline draws from.
+
+    Args:
+        source: a transform, a pipeline (`Compose`, `Sequential`, `OneOf`, `SomeOf`, `RandomOrder`), what its
+            `to_dict` gives, or a mapping of labels to any of them, which is a confounder set.
+
+    Raises:
+        UsageError: something in it has no counterpart (boxes, key points, drawing with replacement).
+    """
+    from dilkit.distortions._albumentations import A, register_all
+
+    if isinstance(source, Mapping) and "transform" not in source:
+        return confounder_set([from_albumentations(part) for part in source.values()])
+    if isinstance(source, Mapping):
+        register_all()
+        try:
+            source = A.from_dict(dict(source))
+        except KeyError as error:
+            raise UsageError("the pipeline names an unknown class", found=str(error)) from None
+    return _node(source)
+
+
+def _node(node: Any) -> Word:
+    """What a node does when it is called without force."""
+    from dilkit.distortions._albumentations import A
+
+    if isinstance(node, A.SomeOf):
+        return _some_of(node)
+    return _perhaps(node.p, _forced(node))
+
+
+def _forced(node: Any) -> Word:
+    """What a node does under `force_apply`; its own probability is left out."""
+    from dilkit.distortions._albumentations import A, WordTransform
+
+    if isinstance(node, WordTransform):
+        return node.word
+    if isinstance(node, A.OneOf):
+        return mix(*(Weighted(exact_weight(t.p), _node_in_one_of(t)) for t in node.transforms))
+    if isinstance(node, A.Compose | A.Sequential):
+        if getattr(node, "processors", None):
+            raise UsageError("a distortion has no boxes or key points", found=type(node).__name__)
+        return _sequence_of(map(_node, node.transforms))
+    if isinstance(node, A.BasicTransform):
+        settings = {k: v for k, v in node.get_transform_init_args().items() if k != "p"}
+        return REGISTRY.get("alb")(type(node).__name__, **settings)
+    raise UsageError(f"{type(node).__name__} has no counterpart among words")
+
+
+def _node_in_one_of(node: Any) -> Word:
+    """`OneOf` forces its choice, but `SomeOf` heeds its own probability all the same."""
+    from dilkit.distortions._albumentations import A
+
+    return _node(node) if isinstance(node, A.SomeOf) else _forced(node)
+
+
+def _some_of(node: Any) -> Word:
+    from dilkit.distortions._albumentations import A
+
+    if node.replace:
+        raise UsageError(f"{type(node).__name__} with replacement has no counterpart among words")
+    if comb(len(node.transforms), node.n) > MAX_STEPS:
+        raise UsageError(f"{type(node).__name__} has too many selections", expected=f"at most {MAX_STEPS}")
+    arrange = (lambda words: shuffle(*words)) if isinstance(node, A.RandomOrder) else _sequence_of
+    selections = combinations(map(_node, node.transforms), node.n)
+    return _perhaps(node.p, mix(*(arrange(selection) for selection in selections)))
+
+
+def _perhaps(p: float, word: Word) -> Word:
+    chance = exact_weight(p)
+    return mix(Weighted(chance, word), Weighted(1 - chance, clean))
+
+
+def _sequence_of(words: Iterable[Word]) -> Word:
+    steps: tuple[Step, ...] = ()
+    for word in words:
+        steps += word.sequence
+    return Word(steps)
