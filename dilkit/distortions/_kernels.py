@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy.signal import convolve2d
 from scipy.special import j1
 
 Array = npt.NDArray[np.float32]
@@ -91,6 +92,17 @@ def line(length: int, angle: float) -> Array:
 def line_radius(length: int) -> int:
     """Pixels that a line of `length` looks to each side."""
     return math.ceil((length - 1) / 2)
+
+
+@_cached
+def streak(length: int, angle: float, width: float) -> Array:
+    """A line of deviation `width` across, its core 1 (so the sum is not 1)."""
+    across = gaussian(width, reach(width, 0)).astype(float)
+    kernel = convolve2d(line(length, angle).astype(float), across[:, None] * across)
+    made = (kernel / kernel.max()).astype(np.float32)
+    made[made < 1e-4] = 0
+    made.flags.writeable = False
+    return made
 
 
 @_cached

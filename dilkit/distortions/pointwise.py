@@ -1,4 +1,4 @@
-"""Steps that a protocol must spell out: clipping and rounding."""
+"""Functions of the pixel values: what a protocol must spell out (clip, quantise), and changes of light."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from dilkit.distortions._curves import power
 from dilkit.distortions.draw import Draw
-from dilkit.distortions.primitive import REGISTRY, Image, Param, PrimitiveKind
+from dilkit.distortions.primitive import GLOBAL, REGISTRY, Image, Param, PrimitiveKind
 
 
 def _clip(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
@@ -21,6 +22,26 @@ def _quantize(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
     np.rint(levels, out=levels)
     levels /= top
     return levels
+
+
+def _brightness(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    value = image.max(axis=2, keepdims=True)
+    wanted = np.clip(value + np.float32(params["shift"]), np.float32(0), np.float32(1))
+    positive = value > 0
+    gain = np.divide(wanted, value, out=np.zeros_like(value), where=positive)
+    return np.where(positive, image * gain, wanted)
+
+
+def _contrast(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    mean = image.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    out = image - mean
+    out *= np.float32(params["factor"])
+    out += mean
+    return out
+
+
+def _low_light(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    return power(params["alpha"], params["beta"], params["gamma"])(image)
 
 
 clip = REGISTRY.add(
@@ -42,5 +63,46 @@ quantize = REGISTRY.add(
         source="every 8-bit protocol",
         params=(Param("bits", int, default=8, low=1, high=16, unit="bit", doc="levels: 0 .. 2**bits - 1"),),
         apply=_quantize,
+    )
+)
+
+brightness = REGISTRY.add(
+    PrimitiveKind(
+        name="brightness",
+        family="pointwise",
+        summary="Shift the value of HSV, clipped to [0, 1]; hue and saturation stay.",
+        source="Hendrycks and Dietterich 2019",
+        params=(Param("shift", float, low=-1, high=1, doc="added to the value"),),
+        apply=_brightness,
+        degree="shift",
+    )
+)
+
+contrast = REGISTRY.add(
+    PrimitiveKind(
+        name="contrast",
+        family="pointwise",
+        summary="(image - mean) * factor + mean, the mean of each channel over the whole image.",
+        source="Hendrycks and Dietterich 2019",
+        params=(Param("factor", float, low=0, high=10, doc="1 changes nothing"),),
+        apply=_contrast,
+        locality=lambda params: GLOBAL,
+        degree="factor",
+    )
+)
+
+low_light = REGISTRY.add(
+    PrimitiveKind(
+        name="low_light",
+        family="pointwise",
+        summary="beta * (alpha * image) ** gamma.",
+        source="Lv, Li and Lu 2021: alpha 0.9 to 1, beta 0.5 to 1, gamma 1.5 to 5",
+        params=(
+            Param("gamma", float, low=1, high=10, doc="darkens the middle tones"),
+            Param("alpha", float, default=1.0, low=0, high=1, doc="dims before the power"),
+            Param("beta", float, default=1.0, low=0, high=1, doc="dims after it"),
+        ),
+        apply=_low_light,
+        degree="gamma",
     )
 )
