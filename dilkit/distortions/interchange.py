@@ -30,7 +30,7 @@ from dilkit.errors import UsageError
 def to_albumentations(expression: Any) -> Any:
     """A word as an `A.Compose`: `mix` is `A.OneOf`, `shuffle` is `A.RandomOrder`, `alb` the transform itself.
 
-    Transforms of the library want values in [0, 1]: write `clip` before them where noise may leave that range.
+    The transforms of the library want values in [0, 1]: write `clip` before them where noise may leave it.
 
     Args:
         expression: a word, a text, or a confounder set.
