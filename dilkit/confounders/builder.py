@@ -57,6 +57,7 @@ def augment(
     validation: float = 0.0,
     licence: str = "",
     limit: int | None = None,
+    shard: tuple[int, int] | None = None,
     workers: int = 1,
     overwrite: bool = False,
     restart: bool = False,
@@ -82,6 +83,7 @@ def augment(
         validation: share of the images (not tiles) marked `validation` instead of `train`.
         licence: of source files, recorded with each.
         limit: take only the first so many images.
+        shard: (k, n) makes the k-th of n parts alone, for `merge`; `out` is the file of this part.
         overwrite: replace `out`, when the new file is complete.
         restart: forget an unfinished run.
         progress: called with (phase, done, total).
@@ -107,14 +109,22 @@ def augment(
         licence=licence,
         limit=limit,
     )
+    if shard is not None:
+        plan = _part_of(plan, *shard)
     check_target(out, overwrite)
     _require_images(plan, failures, plan.skipped)
-    shard = (1, 1, plan.identity)
-    with Draft(out, plan, shard=shard, restart=restart, every=checkpoint_every) as draft:
-        _fill(draft, workers, progress)
-        failures += draft.failures
-        _require_images(draft.plan, failures, plan.skipped)
-        draft.seal()
+    try:
+        with Draft(out, plan, restart=restart, every=checkpoint_every) as draft:
+            _fill(draft, workers, progress)
+            failures += draft.failures
+            _require_images(draft.plan, failures, plan.skipped)
+            draft.seal()
+    except OSError as error:
+        raise DilkitError(
+            f"writing failed: {error.strerror or error}",
+            where=draft.path,
+            remedy="make room, then repeat the command: it goes on from what is written",
+        ) from error
     return Built(
         path=out,
         images=len(draft.plan.images),
@@ -146,6 +156,19 @@ def plan_for(
     given = [sources] if isinstance(sources, (str, Path)) else sources
     surveyed, failures = survey(expand(given, seed=chosen.seed, licence=licence, limit=limit))
     return make_plan(surveyed, confounders, chosen), failures
+
+
+def _part_of(plan: Plan, k: int, n: int) -> Plan:
+    if not 1 <= k <= n:
+        raise UsageError("no such shard", where="shard", found=f"{k}/{n}", expected="k/n with 1 <= k <= n")
+    part = plan.part_of(k, n)
+    if not len(part):
+        raise UsageError(
+            f"{len(plan.images)} images do not fill {n} shards",
+            where="shard",
+            found=f"{k}/{n} would be empty",
+        )
+    return part
 
 
 def check_target(out: Path, overwrite: bool) -> None:
@@ -184,19 +207,12 @@ def _phase(draft: Draft, phase: str, task: Task, workers: int, progress: Progres
     failures: dict[str, Failure] = {}
     report = progress or (lambda phase, done, total: None)
     report(phase, done, len(draft.plan))
-    try:
-        for part, failed in run(task, desk, todo, workers):
-            failures |= {failure.name: failure for failure in failed}
-            if not failures:
-                draft.record((phase, part))
-            done += parts[part][1] - parts[part][0]
-            report(phase, done, len(draft.plan))
-    except OSError as error:
-        raise DilkitError(
-            f"writing failed: {error.strerror or error}",
-            where=draft.path,
-            remedy="make room, then repeat the command: it goes on from what is written",
-        ) from error
+    for part, failed in run(task, desk, todo, workers):
+        failures |= {failure.name: failure for failure in failed}
+        if not failures:
+            draft.record((phase, part))
+        done += parts[part][1] - parts[part][0]
+        report(phase, done, len(draft.plan))
     return [failures[name] for name in sorted(failures)]
 
 

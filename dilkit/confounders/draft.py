@@ -31,17 +31,14 @@ Done = tuple[str, int]
 class Draft:
     """Open it with `with`; one process at a time may."""
 
-    def __init__(
-        self, out: Path, plan: Plan, *, shard: tuple[int, int, str], restart: bool = False, every: float = 2.0
-    ) -> None:
+    def __init__(self, out: Path, plan: Plan, *, restart: bool = False, every: float = 2.0) -> None:
         self.out = out
         self.path = out.with_name(out.name + ".tmp")
         self.journal_path = out.with_name(out.name + ".journal")
         self.plan = plan
         self.failures: list[Failure] = []
         self.done: set[Done] = set()
-        self._shard = shard
-        self._base = plan.identity
+        self._base = plan.stamp
         self._restart = restart
         self._every = every
         self._pending: list[Done] = []
@@ -62,7 +59,8 @@ class Draft:
                 f"cannot write there: {error.strerror}", where=self.out, remedy="choose another --out"
             ) from None
         try:
-            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # lockf, not flock: forked workers must not keep the lock
+            fcntl.lockf(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._journal.close()
             raise UsageError("another run is writing this dataset", where=self.out) from None
@@ -70,8 +68,7 @@ class Draft:
             self._resumed = self._resume()
             if not self._resumed:
                 self._begin()
-            with h5py.File(self.path, "r") as file:
-                self.regions = layout.regions(file)
+            self._find()
         except BaseException:
             self._journal.close()
             raise
@@ -106,31 +103,29 @@ class Draft:
         self._pending.clear()
         if len(self.plan):
             self._begin()
-            with h5py.File(self.path, "r") as file:
-                self.regions = layout.regions(file)
+            self._find()
         else:
             self.discard()
 
     def seal(self) -> None:
         """Everything is written: make it durable, then give it its name."""
         self._finish()
-        value = np.array([layout.seal_of(self.path, self.regions)], "<u8")
-        with self.path.open("r+b") as file:
-            os.pwrite(file.fileno(), value.tobytes(), self.regions["seal"].offset)
-            os.fsync(file.fileno())
-        self.path.replace(self.out)
-        _sync_folder(self.out.parent)
+        seal_file(self.path, self.out)
         self.journal_path.unlink()
 
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)
         self.journal_path.unlink(missing_ok=True)
 
+    def _find(self) -> None:
+        with h5py.File(self.path, "r") as file:
+            self.regions = layout.regions(file)
+
     def _begin(self) -> None:
         self.path.unlink(missing_ok=True)
         self._journal.truncate(0)
         try:
-            layout.create(self.path, self.plan, self._shard)
+            layout.create(self.path, self.plan)
         except OSError as error:
             needed = sum(self.plan.nbytes().values())
             self.discard()
@@ -194,6 +189,19 @@ class Draft:
         self._journal.write("".join(json.dumps(line) + "\n" for line in lines))
         self._journal.flush()
         os.fsync(self._journal.fileno())
+
+
+def seal_file(path: Path, out: Path) -> None:
+    """Write the seal, flush everything, and give the file its name."""
+    with h5py.File(path, "r") as file:
+        where = layout.regions(file)
+    value = np.array([layout.seal_of(path, where)], "<u8")
+    with path.open("r+b") as raw:
+        os.pwrite(raw.fileno(), value.tobytes(), where["seal"].offset)
+        os.fsync(raw.fileno())
+    if path != out:
+        path.replace(out)
+        _sync_folder(out.parent)
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

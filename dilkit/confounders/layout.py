@@ -10,6 +10,8 @@ known offsets, readers map it, and an interrupted file still opens. The layout, 
                         digest (xxh3-64 of the bytes of each clean item)
     /digest/LABEL       xxh3-64 of the bytes of each distorted item
     /seal               xxh3-64 of all bytes but pixels; 0 while the file is being made
+
+A merged file has no pixels: its arrays are virtual, and the attribute `shards` says of what.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dilkit.confounders.plan import Plan, View, settings_json
+from dilkit.confounders.plan import Plan, Shard, View, settings_json
 from dilkit.errors import UsageError
 
 FORMAT = "dilkit-confounders"
@@ -58,16 +60,12 @@ class Region:
 Regions = dict[str, Region]
 
 
-def create(path: Path, plan: Plan, shard: tuple[int, int, str]) -> None:
-    """Write a file of the plan's layout with no pixel in it, and reserve its space on the disk.
-
-    Args:
-        shard: k, n and the identity of the whole plan.
-    """
+def create(path: Path, plan: Plan) -> None:
+    """Write a file of the plan's layout with no pixel in it, and reserve its space on the disk."""
     import h5py
 
     with h5py.File(path, "w", alignment_threshold=_ALIGNMENT, alignment_interval=_ALIGNMENT) as file:
-        _attributes(file, plan, shard)
+        _attributes(file, plan)
         file.create_group("distorted")
         file.create_group("digest")
         add_array(file, "seal", "<u8", (1,), fill=np.zeros(1, "<u8"))
@@ -144,8 +142,9 @@ def _describe(dataset: Any, view: View, position: int) -> None:
     dataset.attrs["position"] = position
 
 
-def _attributes(file: Any, plan: Plan, shard: tuple[int, int, str]) -> None:
+def _attributes(file: Any, plan: Plan) -> None:
     settings = plan.settings
+    shard = plan.shard or Shard(1, 1, plan.identity)
     licences = sorted({image.licence for image in plan.images if image.licence})
     given = {
         "format": FORMAT,
@@ -158,8 +157,8 @@ def _attributes(file: Any, plan: Plan, shard: tuple[int, int, str]) -> None:
         "policy": POLICY,
         "settings": settings_json(settings),
         "licence": _text("licence", "; ".join(licences)),
-        "shard": f"{shard[0]}/{shard[1]}",
-        "plan": shard[2],
+        "shard": f"{shard.k}/{shard.n}",
+        "plan": shard.plan,
         "versions": json.dumps(_versions()),
     }
     for name, value in given.items():
@@ -211,13 +210,13 @@ def pixel_hash_size() -> int:
 
 
 def regions(file: Any) -> Regions:
-    """Every array of an open file by name (`clean`, `distorted/LABEL`, ...), but for empty ones."""
+    """Every array that lies in an open file, by name (`clean`, `distorted/LABEL`, ...)."""
     import h5py
 
     found: Regions = {}
 
     def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.shape is not None:
+        if isinstance(item, h5py.Dataset) and item.shape is not None and not item.is_virtual:
             offset = item.id.get_offset()
             if offset is None:
                 raise UsageError(
@@ -235,7 +234,7 @@ def is_pixels(name: str) -> bool:
     return name == "clean" or name.startswith("distorted/")
 
 
-def seal_of(path: Path, where: Regions) -> int:
+def seal_of(path: Path, where: Mapping[str, Region]) -> int:
     """xxh3-64 of all bytes that are neither pixels nor the seal; never 0."""
     left_out = sorted((r.offset, r.nbytes) for n, r in where.items() if is_pixels(n) or n == "seal")
     digest = xxhash.xxh3_64()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,14 @@ class Settings:
     validation: float = 0.0
 
 
+class Shard(NamedTuple):
+    """Part k (1 .. n) of n of a plan."""
+
+    k: int
+    n: int
+    plan: str
+
+
 @dataclass(frozen=True)
 class View:
     """One confounder as it is stored."""
@@ -75,6 +83,8 @@ class Plan:
         image: for each item, the position of its image in `images`.
         box: for each item, y, x, h, w in its image, (N, 4) int32.
         skipped: names of images too small for a tile, where these are skipped.
+        shard: which of how many parts of a larger plan this is, and that plan's identity.
+        ragged: whether that plan's items differ in size.
     """
 
     settings: Settings
@@ -85,6 +95,8 @@ class Plan:
     box: npt.NDArray[np.int32]
     clean_dtype: str
     skipped: tuple[str, ...] = ()
+    shard: Shard | None = None
+    ragged: bool = False
 
     def __len__(self) -> int:
         return len(self.image)
@@ -92,7 +104,7 @@ class Plan:
     @cached_property
     def uniform(self) -> bool:
         """All items have one size."""
-        return bool((self.box[:, 2:] == self.box[0, 2:]).all())
+        return not self.ragged and bool((self.box[:, 2:] == self.box[0, 2:]).all())
 
     @cached_property
     def parts(self) -> list[tuple[int, int]]:
@@ -141,9 +153,24 @@ class Plan:
         digest.update(self.image.tobytes() + self.box.tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def stamp(self) -> str:
+        """The identity, and the state of the source files on this machine."""
+        digest = blake2b(self.identity.encode(), digest_size=16)
+        digest.update(" ".join(image.stamp for image in self.images).encode())
+        return digest.hexdigest()
+
     def without(self, names: set[str]) -> Plan:
         """The plan with these images left out."""
-        kept = [i for i, image in enumerate(self.images) if image.name not in names]
+        return self._keep([i for i, image in enumerate(self.images) if image.name not in names])
+
+    def part_of(self, k: int, n: int) -> Plan:
+        """The k-th (1 .. n) of n parts with equally many images."""
+        count = len(self.images)
+        kept = self._keep(list(range(count * (k - 1) // n, count * k // n)))
+        return replace(kept, shard=Shard(k, n, self.identity), ragged=not self.uniform)
+
+    def _keep(self, kept: list[int]) -> Plan:
         rows = np.isin(self.image, kept)
         renumber = np.full(len(self.images), -1, np.int32)
         renumber[kept] = np.arange(len(kept), dtype=np.int32)

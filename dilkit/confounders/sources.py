@@ -48,6 +48,8 @@ class CleanImage(Protocol):
     def name(self) -> str: ...
     @property
     def licence(self) -> str: ...
+    @property
+    def stamp(self) -> str: ...
     def header(self) -> Header: ...
     def load(self, alpha: Alpha) -> Pixels: ...
 
@@ -59,6 +61,11 @@ class FileImage:
     name: str
     path: Path
     licence: str = ""
+
+    @property
+    def stamp(self) -> str:
+        state = self.path.stat()
+        return f"{state.st_size}-{state.st_mtime_ns}"
 
     def header(self) -> Header:
         return read_header(self.path)
@@ -79,6 +86,10 @@ class DeadLeaves:
     @property
     def name(self) -> str:
         return f"deadleaves/{self.index:06d}"
+
+    @property
+    def stamp(self) -> str:
+        return ""
 
     def header(self) -> Header:
         return Header(self.size, self.size, 8)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -35,12 +36,18 @@ class StoredView:
 
 @dataclass(frozen=True)
 class Head:
-    """The small part of a file: attributes, confounders in order, index, and where the arrays lie."""
+    """The small part of a file: attributes, confounders in order, index, seal, and where the arrays lie.
+
+    Attributes:
+        shards: the files that a merged dataset is made of.
+    """
 
     attrs: Mapping[str, Any]
     views: tuple[StoredView, ...]
     index: Mapping[str, Array]
     regions: Mapping[str, Region]
+    seal: int = 0
+    shards: tuple[Path, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Head:
@@ -56,7 +63,7 @@ class Head:
                     sorted((_view(item) for item in file["distorted"].values()), key=lambda v: v[0])
                 )
                 index = {name: item[...] for name, item in file["index"].items()}
-                return cls(attrs, tuple(view for _, view in views), index, where)
+                head = cls(attrs, tuple(view for _, view in views), index, where, int(file["seal"][0]))
         except FileNotFoundError:
             raise UsageError("no such dataset", where=path, remedy="make it with `dilkit augment`") from None
         except IsADirectoryError:
@@ -68,6 +75,7 @@ class Head:
                 found=str(error).strip("'\""),
                 remedy="it was cut short or is another kind of file; copy it again or make it again",
             ) from None
+        return replace(head, shards=_check_shards(path, attrs)) if "shards" in attrs else head
 
 
 class Store:
@@ -158,7 +166,7 @@ class Store:
         """The distorted item, (h, w, 3), or a part of it (in the view's own pixels)."""
         stored = self._stored_view(label)
         if self.virtual:
-            return self._make(to_float(self.clean(item)), item, stored, window)
+            return self.make(to_float(self.clean(item)), item, label, window)
         return self._cut(f"distorted/{label}", item, stored.scale, window)
 
     def views(self, item: int, labels: Sequence[str], window: Window | None = None) -> list[Array]:
@@ -166,7 +174,7 @@ class Store:
         if not self.virtual:
             return [self.view(item, label, window) for label in labels]
         image = to_float(self.clean(item))
-        return [self._make(image, item, self._stored_view(label), window) for label in labels]
+        return [self.make(image, item, label, window) for label in labels]
 
     def word(self, label: str) -> Word:
         """The distortion behind a label."""
@@ -190,9 +198,14 @@ class Store:
             int(self.attrs["seed"]), self.index["pixel_hash"][item].tobytes(), 0, self.attrs["coupling"]
         )
 
-    def _make(self, image: Array, item: int, stored: StoredView, window: Window | None) -> Array:
-        made = self.word(stored.label).apply(image, self.key(item), window)
-        return to_eight_bit(made, stored.label) if stored.dtype == "uint8" else made
+    def make(self, image: Array, item: int, label: str, window: Window | None = None) -> Array:
+        """A view made anew from the item's clean pixels as float32, in the type that is stored."""
+        made = self.word(label).apply(image, self.key(item), window)
+        return to_eight_bit(made, label) if self._stored_view(label).dtype == "uint8" else made
+
+    def digests(self, label: str) -> Array:
+        """xxh3-64 of the bytes of each item of a stored view."""
+        return self.head.regions[f"digest/{label}"].map(self.path)
 
     def _stored_view(self, label: str) -> StoredView:
         by_label: dict[str, StoredView] = self.__dict__.setdefault(
@@ -208,7 +221,17 @@ class Store:
                 nearest=nearest(label, by_label),
             ) from None
 
+    @cached_property
+    def _shards(self) -> tuple[list[int], list[Store]]:
+        """The first item of each shard of a merged dataset, and the shards."""
+        stores = [Store(path) for path in self.head.shards]
+        return np.cumsum([0, *(len(store) for store in stores)])[:-1].tolist(), stores
+
     def _cut(self, name: str, item: int, scale: int, window: Window | None) -> Array:
+        if self.head.shards:
+            firsts, stores = self._shards
+            at = bisect_right(firsts, item) - 1
+            return stores[at]._cut(name, item - firsts[at], scale, window)
         h, w = self._boxes[item]
         h, w = h // scale, w // scale
         start = int(self._starts(scale)[item]) * 3
@@ -269,6 +292,25 @@ def _check_whole(path: Path, file: Any, where: Mapping[str, Region]) -> None:
                 expected=f"{region.offset + region.nbytes} for {name}",
                 remedy="copy it again or make it again",
             )
+
+
+def _check_shards(path: Path, attrs: Mapping[str, Any]) -> tuple[Path, ...]:
+    """A missing file would read as zeros, and another one as something else: both are refused here."""
+    listed = [(path.parent / entry["file"], entry["seal"]) for entry in json.loads(attrs["shards"])]
+    missing = [shard.name for shard, _ in listed if not shard.exists()]
+    if missing:
+        raise UsageError(
+            f"{len(missing)} of the {len(listed)} files that this dataset joins are missing",
+            where=path,
+            found="no " + ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else ""),
+            remedy="bring them back beside it, or make and merge them again",
+        )
+    for shard, seal in listed:
+        if f"{Head.read(shard).seal:016x}" != seal:
+            raise UsageError(
+                f"{shard.name} is not the file that was joined", where=path, remedy="merge the shards again"
+            )
+    return tuple(shard for shard, _ in listed)
 
 
 def _view(item: Any) -> tuple[int, StoredView]:

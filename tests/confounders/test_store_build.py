@@ -110,20 +110,12 @@ def test_broken_images_are_named_and_the_rest_goes_on(pictures: Path, tmp_path: 
     (pictures / "zero.png").touch()
     built = augment(pictures, "awgn(5)", tmp_path / "rest.h5", tile=16, stride=16, workers=2)
     assert [failure.name for failure in built.failures] == ["pictures/zero.png", "pictures/0b.png"]
-    assert (tmp_path / "rest.h5").read_bytes()[4096:] == whole.read_bytes()[4096:] or _same(
-        Store(whole), Store(built.path)
-    )
+    assert built.path.read_bytes() == whole.read_bytes()
     for i in range(4):
         (pictures / f"{i}.png").unlink()
     with pytest.raises(DilkitError, match=r"0b\.png"):
         augment(pictures, "awgn(5)", tmp_path / "none.h5", tile=16, stride=16)
     assert not list(tmp_path.glob("none.h5*"))
-
-
-def _same(a: Store, b: Store) -> bool:
-    return len(a) == len(b) and all(
-        np.array_equal(a.view(i, label), b.view(i, label)) for i in range(len(a)) for label in a.labels
-    )
 
 
 def test_deep_sources_make_a_deep_dataset(tmp_path: Path) -> None:

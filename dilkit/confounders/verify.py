@@ -1,0 +1,99 @@
+"""Is a dataset what it was when it was made, and what it says it is?"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from dilkit.confounders import layout
+from dilkit.confounders.pixels import to_float
+from dilkit.confounders.store import Store, StoredView
+from dilkit.distortions import pixel_hash
+from dilkit.errors import DilkitError
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was checked, and every fault found, each named."""
+
+    items: int
+    remade: int
+    faults: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        return not self.faults
+
+
+def verify(
+    path: str | Path,
+    *,
+    samples: int = 32,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Verdict:
+    """Check every digest, and make random views again from the clean pixels.
+
+    Args:
+        samples: how many views to make again.
+        seed: of their choice.
+        progress: called with (items checked, items in all).
+
+    Raises:
+        UsageError: the file is foreign, of another layout, unfinished, cut short, or a shard is missing.
+    """
+    store = Store(path)
+    files = [Store(shard) for shard in store.head.shards] or [store]
+    faults: list[str] = []
+    for file in {store.path: store, **{f.path: f for f in files}}.values():
+        faults += _seal(file)
+    done = 0
+    for file in files:
+        for item in range(len(file)):
+            faults += _digests(file, item)
+            done += 1
+            progress(done, len(store))
+    chosen = random.Random(seed)
+    for _ in range(samples):
+        faults += _remake(store, chosen.randrange(len(store)), chosen.choice(store.head.views))
+    return Verdict(len(store), samples, tuple(dict.fromkeys(faults)))
+
+
+def _seal(store: Store) -> Iterator[str]:
+    if layout.seal_of(store.path, store.head.regions) != store.head.seal:
+        yield f"{store.path.name}: attributes, index or digests were changed"
+
+
+def _digests(store: Store, item: int) -> Iterator[str]:
+    if xxhash.xxh3_64_intdigest(np.ascontiguousarray(store.clean(item)).data) != store.index["digest"][item]:
+        yield f"{_name(store, item)}: the clean pixels were changed"
+    if not store.virtual:
+        for view in store.head.views:
+            pixels = np.ascontiguousarray(store.view(item, view.label))
+            if xxhash.xxh3_64_intdigest(pixels.data) != store.digests(view.label)[item]:
+                yield f"{_name(store, item)}: the pixels of {view.label} were changed"
+
+
+def _remake(store: Store, item: int, view: StoredView) -> Iterator[str]:
+    clean = store.clean(item)
+    if pixel_hash(clean) != store.index["pixel_hash"][item].tobytes():
+        yield f"{_name(store, item)}: the pixel hash does not belong to the clean pixels"
+        return
+    try:
+        again = store.make(to_float(clean), item, view.label)
+    except DilkitError as error:
+        yield str(error)
+        return
+    if not np.array_equal(again, store.view(item, view.label)):
+        yield f"{_name(store, item)}: {view.label} made again is not what is stored"
+
+
+def _name(store: Store, item: int) -> str:
+    source = store.index["source"][item].decode()
+    y, x = int(store.index["y"][item]), int(store.index["x"][item])
+    return f"{store.path.name}: item {item} ({source} at {y}, {x})"

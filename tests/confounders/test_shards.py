@@ -1,0 +1,144 @@
+"""Shards made apart and joined read like the whole; verify names what is wrong."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from dilkit.confounders.builder import augment
+from dilkit.confounders.merge import merge, shard_path, shards_of
+from dilkit.confounders.store import Store
+from dilkit.confounders.verify import verify
+from dilkit.distortions.draw import Window
+from dilkit.errors import UsageError
+
+WORDS = "awgn[5, 10] | gaussian_blur(1) >> clip >> quantize"
+
+
+@pytest.fixture(params=[16, 0], ids=["tiles", "whole images"])
+def shards(request: pytest.FixtureRequest, pictures: Path, tmp_path: Path) -> tuple[Path, list[Path]]:
+    """A whole dataset, and the same in three shards."""
+    Image.fromarray(np.full((24, 33, 3), 77, np.uint8)).save(pictures / "odd.png")
+    tile = request.param
+    whole = augment(pictures, WORDS, tmp_path / "whole.h5", tile=tile, stride=tile or 1).path
+    parts = [shard_path(tmp_path / "part.h5", k, 3) for k in (1, 2, 3)]
+    for k, part in enumerate(parts, 1):
+        augment(pictures, WORDS, part, tile=tile, stride=tile or 1, shard=(k, 3))
+    return whole, parts
+
+
+def test_joined_shards_read_like_the_whole(shards: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    whole, parts = shards
+    assert shards_of(tmp_path / "part.h5") == parts
+    joined, store = Store(merge(parts[::-1], tmp_path / "part.h5")), Store(whole)
+    assert len(joined) == len(store) and joined.labels == store.labels
+    for name, column in store.index.items():
+        assert np.array_equal(joined.index[name], column), name
+    for item in range(len(store)):
+        assert np.array_equal(joined.clean(item), store.clean(item))
+        for label in store.labels:
+            window = Window(1, 2, 9, 8)
+            assert np.array_equal(joined.view(item, label, window), store.view(item, label, window))
+    with h5py.File(joined.path) as a, h5py.File(whole) as b:
+        for name in ("clean", "distorted/awgn(5)", "digest/awgn(10)"):
+            assert np.array_equal(a[name][...], b[name][...])
+    assert verify(joined.path).sound
+
+
+def test_missing_doubled_and_foreign_shards_are_refused(
+    shards: tuple[Path, list[Path]], pictures: Path, tmp_path: Path
+) -> None:
+    whole, parts = shards
+    out = tmp_path / "part.h5"
+    with pytest.raises(UsageError, match=r"no 2/3(.|\n)*--shard 2/3"):
+        merge([parts[0], parts[2]], out)
+    with pytest.raises(UsageError, match="there twice"):
+        merge([*parts, shutil.copy(parts[1], tmp_path / "copy.h5")], out)
+    with pytest.raises(UsageError, match="another dataset"):
+        merge([*parts[:2], whole], out)
+    merge(parts, out)
+    parts[1].rename(tmp_path / "away.h5")
+    for open_ in (lambda: len(Store(out)), lambda: verify(out)):
+        with pytest.raises(UsageError, match=r"no part.2-of-3.h5"):
+            open_()
+    augment(pictures, "awgn(5)", parts[1], tile=16, stride=16)
+    with pytest.raises(UsageError, match="not the file that was joined"):
+        len(Store(out))
+
+
+def test_impossible_shards_are_refused(pictures: Path, tmp_path: Path) -> None:
+    for shard, message in (((0, 3), "k/n"), ((4, 3), "k/n"), ((1, 9), "empty")):
+        with pytest.raises(UsageError, match=message):
+            augment(pictures, WORDS, tmp_path / "x.h5", shard=shard)
+    with pytest.raises(UsageError, match="no shards"):
+        shards_of(tmp_path / "x.h5")
+
+
+@pytest.fixture
+def copy(store: Store, tmp_path: Path) -> Path:
+    return Path(shutil.copy(store.path, tmp_path / "copy.h5"))
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_a_sound_dataset_is_sound(store: Store) -> None:
+    seen: list[tuple[int, int]] = []
+    verdict = verify(store.path, progress=lambda done, total: seen.append((done, total)))
+    assert verdict.sound and verdict.items == 6 and verdict.remade == 32 and seen[-1] == (6, 6)
+
+
+def test_a_flipped_byte_is_found_wherever_it_is(store: Store, copy: Path) -> None:
+    regions = store.head.regions
+    item = 32 * 32 * 3
+    view = regions["distorted/awgn(5)"].offset
+    cases = {
+        "clean": (regions["clean"].offset + 2 * item + 5, r"item 2 \(deadleaves/000002 at 0, 0\): the clean"),
+        "view": (
+            regions["distorted/awgn(5)"].offset + 4 * item * 3 + 4 * item,
+            r"item 4 .* pixels of awgn\(5\)",
+        ),
+        "index": (regions["index/pixel_hash"].offset + 3, "attributes, index or digests"),
+        "digest": (regions["digest/awgn(5)"].offset, "attributes, index or digests"),
+    }
+    for offset, message in cases.values():
+        flip(copy, offset)
+        faults = "\n".join(verify(copy).faults)
+        assert re.search(message, faults), (message, faults)
+        flip(copy, offset)
+    assert verify(copy).sound
+
+
+def test_pixels_that_are_not_what_the_recipe_makes_are_found(store: Store, copy: Path) -> None:
+    """Pixels and digests agree with each other, but not with the seed."""
+    import xxhash
+
+    from dilkit.confounders.draft import seal_file
+
+    regions = store.head.regions
+    with h5py.File(copy, "r+") as file:
+        file["distorted/awgn(5)"][0] += 0.01
+        file["digest/awgn(5)"][0] = xxhash.xxh3_64_intdigest(file["distorted/awgn(5)"][0].data)
+    seal_file(copy, copy)
+    assert regions["clean"].shape
+    verdict = verify(copy, samples=200)
+    assert verdict.faults and "awgn(5) made again is not what is stored" in verdict.faults[0]
+
+
+def test_virtual_datasets_are_verified_too(tmp_path: Path) -> None:
+    path = augment("deadleaves:3@32", WORDS, tmp_path / "v.h5", tile=32, stride=32, storage="virtual").path
+    assert verify(path).sound
+    flip(path, Store(path).head.regions["clean"].offset + 7)
+    faults = verify(path).faults
+    assert any("clean pixels" in fault for fault in faults) and any("pixel hash" in fault for fault in faults)

@@ -1,0 +1,231 @@
+"""Killed, starved or interrupted, a run leaves a state that the next one completes to the same bytes."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dilkit.confounders import builder, plan, work
+from dilkit.confounders.builder import Built, augment
+from dilkit.confounders.deadleaves import dead_leaves
+from dilkit.confounders.sources import Failure
+from dilkit.errors import DilkitError, UsageError
+
+Patch = pytest.MonkeyPatch
+fork = multiprocessing.get_context("fork")
+WORDS = "awgn[5, 10] | gaussian_blur(1) | poisson(2) >> clip >> quantize"
+PARTS = 12
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(plan, "_PART_PIXELS", 4 * 32 * 32)
+
+
+Build = Callable[..., Built]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Makes a dataset of 48 tiles in 12 parts."""
+    folder = tmp_path_factory.mktemp("survival")
+    for i in range(PARTS):
+        Image.fromarray(dead_leaves(0, i, 64)).save(folder / f"{i:02d}.png")
+
+    def build(out: Path, workers: int = 1, **changes: object) -> Built:
+        settings = {"tile": 32, "stride": 32, "checkpoint_every": 0.0, "workers": workers} | changes
+        return augment(folder, WORDS, out, **settings)  # type: ignore[arg-type]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, build: Build) -> bytes:
+    out = tmp_path_factory.mktemp("whole") / "w.h5"
+    build(out)
+    return out.read_bytes()
+
+
+def journal(out: Path) -> list[str]:
+    path = out.with_name(out.name + ".journal")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_killed_at_twenty_moments_and_resumed_the_file_is_the_same(
+    build: Build, whole: bytes, tmp_path: Path
+) -> None:
+    """Each kill -9 comes at a random moment of what is left; runs differ in their number of workers."""
+    moments = random.Random(0)
+    went_on = kills = 0
+    for round_ in range(60):
+        out = tmp_path / f"{round_}.h5"
+        started = time.monotonic()
+        victim = fork.Process(target=build, args=(out, 1 + round_ % 2))
+        victim.start()
+        while not out.with_name(out.name + ".tmp").exists() and victim.is_alive():
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.12))
+        os.kill(victim.pid or 0, signal.SIGKILL)
+        victim.join()
+        kills += not out.exists()
+        if not out.exists():
+            went_on += build(out, 1 + (round_ + 1) % 3).resumed
+        assert out.read_bytes() == whole, f"round {round_}, killed after {time.monotonic() - started:.2f} s"
+        if kills == 20:
+            break
+    assert kills == 20 and went_on >= 10
+
+
+def test_a_killed_run_is_not_repeated_from_the_start(
+    build: Build, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    out = tmp_path / "x.h5"
+    interrupted(build, out, monkeypatch, after=5)
+    done: list[int] = []
+    monkeypatch.setattr(builder, "distort", spying(work.distort, done))
+    assert build(out).resumed
+    assert sorted(done) == list(range(5, PARTS))
+
+
+def spying(task: work.Task, done: list[int]) -> work.Task:
+    def watched(desk: work.Desk, part: int) -> list[Failure]:
+        done.append(part)
+        return task(desk, part)
+
+    return watched
+
+
+def interrupted(
+    build: Build, out: Path, monkeypatch: Patch, after: int, error: BaseException | None = None
+) -> None:
+    def until(desk: work.Desk, part: int) -> list[Failure]:
+        if part == after:
+            raise error or KeyboardInterrupt
+        return work.distort(desk, part)
+
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, DilkitError)) as caught:
+        patch.setattr(builder, "distort", until)
+        build(out)
+    if error is not None:
+        assert "repeat the command" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "I/O error")],
+)
+def test_an_error_half_way_leaves_a_state_to_go_on_from(
+    build: Build, whole: bytes, tmp_path: Path, monkeypatch: Patch, error: BaseException
+) -> None:
+    out = tmp_path / "x.h5"
+    interrupted(build, out, monkeypatch, 7, error if isinstance(error, OSError) else None)
+    assert not out.exists() and journal(out)
+    assert build(out, workers=2).resumed
+    assert out.read_bytes() == whole
+    assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
+
+
+def slow(desk: work.Desk, part: int) -> list[Failure]:
+    time.sleep(0.1)
+    return work.distort(desk, part)
+
+
+def test_interrupt_of_a_run_with_workers(
+    build: Build, whole: bytes, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    out = tmp_path / "x.h5"
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "distort", slow)
+        victim = fork.Process(target=build, args=(out, 2))
+        victim.start()
+    while "distort" not in "".join(journal(out)) and victim.is_alive():
+        time.sleep(0.002)
+    os.kill(victim.pid or 0, signal.SIGINT)
+    victim.join(10)
+    assert victim.exitcode not in (None, 0) and not out.exists()
+    assert build(out).resumed and out.read_bytes() == whole
+
+
+def dying(desk: work.Desk, part: int) -> list[Failure]:
+    if part == PARTS - 2:
+        os._exit(9)
+    return work.distort(desk, part)
+
+
+def test_a_lost_worker_is_named_and_the_run_goes_on(
+    build: Build, whole: bytes, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    out = tmp_path / "x.h5"
+    with monkeypatch.context() as patch, pytest.raises(DilkitError, match=r"died(.|\n)*repeat the command"):
+        patch.setattr(builder, "distort", dying)
+        build(out, workers=2)
+    assert build(out, workers=2).resumed and out.read_bytes() == whole
+
+
+def in_a_child(task: Callable[[], None]) -> int | None:
+    child = fork.Process(target=task)
+    child.start()
+    child.join(20)
+    return child.exitcode
+
+
+def test_a_full_disk_is_met_before_any_work(build: Build, tmp_path: Path) -> None:
+    def starve() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))
+        with pytest.raises(DilkitError, match="no room for the dataset") as caught:
+            build(tmp_path / "x.h5")
+        assert caught.value.exit_code == 1
+        os._exit(7)
+
+    assert in_a_child(starve) == 7
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_that_cannot_be_written_is_refused(build: Build) -> None:
+    with pytest.raises(UsageError, match="cannot write there"):
+        build(Path("/proc/x.h5"))
+
+
+def test_two_runs_do_not_write_one_file(build: Build, tmp_path: Path, monkeypatch: Patch) -> None:
+    out = tmp_path / "x.h5"
+
+    def second(desk: work.Desk, part: int) -> list[Failure]:
+        def refused() -> None:
+            with pytest.raises(UsageError, match="another run"):
+                build(out)
+            os._exit(7)
+
+        assert in_a_child(refused) == 7
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(builder, "distort", second)
+    with pytest.raises(KeyboardInterrupt):
+        build(out)
+
+
+def test_other_settings_do_not_go_on_from_it(build: Build, tmp_path: Path, monkeypatch: Patch) -> None:
+    out = tmp_path / "x.h5"
+    interrupted(build, out, monkeypatch, 7)
+    with pytest.raises(UsageError, match="--restart"):
+        build(out, seed=1)
+    assert not build(out, seed=1, restart=True).resumed
+
+
+def test_a_torn_journal_line_is_forgotten(
+    build: Build, whole: bytes, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    out = tmp_path / "x.h5"
+    interrupted(build, out, monkeypatch, 7)
+    with out.with_name("x.h5.journal").open("a") as file:
+        file.write('{"phase": "distort", "par')
+    assert build(out).resumed and out.read_bytes() == whole
