@@ -9,7 +9,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 export NO_ALBUMENTATIONS_UPDATE := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup test demo lint clean
+.PHONY: setup test lint clean
 
 setup: $(READY)
 
@@ -45,3 +45,27 @@ lint: $(READY)
 
 clean:
 	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The main job on embedded data: clean images, a confounder dataset, three nets at equal passes, an honest table.
+DEMO := runs/demo
+DEMO_ARMS := erm dil_sf erm-equivariant
+DEMO_CKPT = $(DEMO)/$(1)/checkpoints/last.safetensors
+
+.PHONY: demo demo-arms $(DEMO_ARMS:%=demo-%)
+
+demo: $(READY)
+	rm -rf $(DEMO)
+	mkdir -p $(DEMO)
+	$(BIN)/dilkit augment samples:train deadleaves:40@256 --distort "awgn[5, 10, 15, 20] >> clip" \
+	  --tile 128 --out $(DEMO)/store.h5
+	@$(MAKE) --no-print-directory -j$(JOBS) demo-arms
+	$(BIN)/dilkit eval $(foreach arm,$(DEMO_ARMS),$(arm)=$(call DEMO_CKPT,$(arm))) \
+	  --data samples:test --distort "awgn[5, 10, 15, 20, 30, 40, 50]" \
+	  --csv $(DEMO)/rows.csv --table $(DEMO)/table.md --plot $(DEMO)/psnr.png
+
+demo-arms: $(DEMO_ARMS:%=demo-%)
+demo-erm: SETTINGS := objective.name=erm
+demo-dil_sf: SETTINGS := objective.name=dil_sf
+demo-erm-equivariant: SETTINGS := objective.name=erm model.equivariant=true
+$(DEMO_ARMS:%=demo-%): demo-%:
+	$(BIN)/dilkit train demo data.store=$(DEMO)/store.h5 $(SETTINGS) --out $(DEMO)/$*

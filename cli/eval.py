@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .app import app
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class Channel(StrEnum):
@@ -79,6 +76,10 @@ def evaluate(
     batch: Annotated[int | None, typer.Option(min=1, help="Inputs of one shape per forward pass.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the per-image rows.")] = None,
     parquet: Annotated[Path | None, typer.Option(help="Write the per-image rows.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Write the table, as Markdown.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw PSNR against degree, the seen range shaded (.png, .svg, .pdf).")
+    ] = None,
     json_file: Annotated[
         str | None,
         typer.Option(
@@ -99,7 +100,7 @@ def evaluate(
             f"--{'distort' if data else 'data'} is missing",
             remedy='for example --data CBSD68 --distort "awgn[15, 25, 50]"',
         )
-    for path, suffix in ((csv, ".csv"), (parquet, ".parquet")):
+    for path, suffix in ((csv, ".csv"), (parquet, ".parquet"), (table, ".md")):
         if path is not None and path.suffix != suffix:
             raise UsageError("the ending of the file does not say what it holds", where=path, expected=suffix)
 
@@ -125,49 +126,19 @@ def evaluate(
 
         print(json.dumps(as_json(rows), indent=1, allow_nan=False))
     else:
-        _show(rows)
+        from dilkit.report.tables import legend, result_tables
 
+        from ._table import show_table
 
-_MARKS = {"seen": "", "degree": "*", "type": "†", "clean": "", "unknown": ""}
+        for each in result_tables(rows):
+            show_table(each.head, each.lines, title=each.title)
+            print()
+        print(legend(rows))
+    if table is not None:
+        from dilkit.report.tables import as_markdown
 
+        table.write_text(as_markdown(rows), encoding="utf-8")
+    if plot is not None:
+        from dilkit.report.plots import psnr_against_degree
 
-def _show(rows: pd.DataFrame) -> None:
-    from dilkit.evaluation.rows import SETTINGS
-    from dilkit.evaluation.scores import by_distortion, by_novelty
-
-    from ._table import show_table
-
-    means = by_distortion(rows)
-    for name, part in means.groupby("set", sort=False):
-        nets = [net for net in dict.fromkeys(part["net"]) if net != "input"]
-        head = ["distortion", "input", *nets]
-        lines = []
-        for label, cells in part.groupby("distortion", sort=False):
-            by_net = cells.set_index("net")
-            first = by_net.iloc[0]
-            marked = [
-                _cell(by_net.loc[net], "psnr", "ssim") + _MARKS[by_net.loc[net, "novelty"]] for net in nets
-            ]
-            lines.append([str(label), _cell(first, "input_psnr", "input_ssim"), *marked])
-        for what, psnr in by_novelty(rows[rows["set"] == name]).items():
-            lines.append([f"mean, {what}", "", *(f"{psnr[net]:.2f}" if net in psnr else "" for net in nets)])
-        images = int(part["images"].iloc[0])
-        show_table(head, lines, title=f"{name} ({images} image{'s' * (images != 1)}): PSNR in dB, SSIM")
-        print()
-    print(_legend(rows.attrs[SETTINGS], set(means["novelty"])))
-
-
-def _cell(row: Any, psnr: str, ssim: str) -> str:
-    return f"{row[psnr]:.4f} {row[ssim]:.4f}"
-
-
-def _legend(settings: dict[str, Any], novelties: set[str]) -> str:
-    marks = {"degree": "* degree not trained on", "type": "† type not trained on"}
-    said = [text for kind, text in marks.items() if kind in novelties]
-    said.append(
-        f"input {'clipped' if settings['clip'] else 'not clipped'},"
-        f" {'rounded to 8 bits' if settings['quantize'] else 'not rounded'}"
-    )
-    said.append(f"{settings['noise']} noise, seed {settings['seed']}, draws {settings['draws']}")
-    said.append(f"{settings['channel']}, border {settings['border']}, measured {settings['measure']}")
-    return "; ".join(said)
+        psnr_against_degree(rows).savefig(plot, dpi=150)
