@@ -36,7 +36,7 @@ FORMAT = "dilkit-confounders"
 LAYOUT = 1
 POLICY = "nothing is clipped or rounded but by the expression; uint8 only where it ends on the 8-bit grid"
 _ATTRIBUTE_LIMIT = 60_000
-_ALIGNMENT = 4096
+ALIGNMENT = 4096
 _VERSIONED = ("numpy", "opencv-python-headless", "albumentations", "pillow", "scipy")
 
 
@@ -64,14 +64,14 @@ def create(path: Path, plan: Plan) -> None:
     """Write a file of the plan's layout with no pixel in it, and reserve its space on the disk."""
     import h5py
 
-    with h5py.File(path, "w", alignment_threshold=_ALIGNMENT, alignment_interval=_ALIGNMENT) as file:
+    with h5py.File(path, "w", alignment_threshold=ALIGNMENT, alignment_interval=ALIGNMENT) as file:
         _attributes(file, plan)
         file.create_group("distorted")
         file.create_group("digest")
         add_array(file, "seal", "<u8", (1,), fill=np.zeros(1, "<u8"))
         _index(file, plan)
-        for position, view in enumerate(plan.views):
-            declare_view(file, plan, view, position)
+        for view in plan.views:
+            declare_view(file, plan, view)
         add_array(file, "clean", plan.clean_dtype, pixel_shape(plan, 1))
         if plan.settings.storage == "stored":
             for view in plan.views:
@@ -118,7 +118,7 @@ def add_array(
     return dataset
 
 
-def declare_view(file: Any, plan: Plan, view: View, position: int) -> None:
+def declare_view(file: Any, plan: Plan, view: View) -> None:
     """Where a confounder's digests go; for a virtual one, all that there is."""
     if plan.settings.storage == "stored":
         add_array(file, f"digest/{view.label}", "<u8", (len(plan),))
@@ -126,18 +126,17 @@ def declare_view(file: Any, plan: Plan, view: View, position: int) -> None:
     import h5py
 
     dataset = file["distorted"].create_dataset(view.label, data=h5py.Empty(view.dtype))
-    _describe(dataset, view, position)
+    _describe(dataset, view, len(file["distorted"]) - 1)
 
 
 def add_view(file: Any, plan: Plan, view: View) -> None:
-    position = len(file["distorted"])
     dataset = add_array(file, f"distorted/{view.label}", view.dtype, pixel_shape(plan, view.scale))
-    _describe(dataset, view, position)
+    _describe(dataset, view, len(file["distorted"]) - 1)
 
 
 def _describe(dataset: Any, view: View, position: int) -> None:
     for name in ("expression", "canonical", "hash"):
-        dataset.attrs[name] = _text(name, getattr(view, name))
+        dataset.attrs[name] = bounded(name, getattr(view, name))
     dataset.attrs["scale"] = view.scale
     dataset.attrs["position"] = position
 
@@ -149,14 +148,14 @@ def _attributes(file: Any, plan: Plan) -> None:
     given = {
         "format": FORMAT,
         "layout": LAYOUT,
-        "expression": _text("expression", str(plan.confounders)),
+        "expression": bounded("expression", str(plan.confounders)),
         "hash": plan.confounders.hash,
         "seed": settings.seed,
         "coupling": settings.coupling,
         "storage": settings.storage,
         "policy": POLICY,
         "settings": settings_json(settings),
-        "licence": _text("licence", "; ".join(licences)),
+        "licence": bounded("licence", "; ".join(licences)),
         "shard": f"{shard.k}/{shard.n}",
         "plan": shard.plan,
         "versions": json.dumps(_versions()),
@@ -171,7 +170,8 @@ def _versions() -> dict[str, str]:
     return {"dilkit": __version__} | {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
-def _text(name: str, value: str) -> str:
+def bounded(name: str, value: str) -> str:
+    """A text that fits into an attribute; raises UsageError."""
     if len(value.encode()) > _ATTRIBUTE_LIMIT:
         raise UsageError(
             "the distortions are too long to be written into the file's attributes",

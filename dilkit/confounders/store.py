@@ -280,7 +280,9 @@ def _attributes(path: Path, file: Any) -> dict[str, Any]:
 def _check_whole(path: Path, file: Any, where: Mapping[str, Region]) -> None:
     if file["seal"][0] == 0:
         raise UsageError(
-            "the dataset is not finished", where=path, remedy="repeat the command that was making it"
+            "the dataset is not finished, or a change to it was interrupted",
+            where=path,
+            remedy="repeat the command that was writing it",
         )
     size = os.stat(path).st_size  # noqa: PTH116
     for name, region in where.items():

@@ -106,7 +106,7 @@ def test_a_flipped_byte_is_found_wherever_it_is(store: Store, copy: Path) -> Non
     cases = {
         "clean": (regions["clean"].offset + 2 * item + 5, r"item 2 \(deadleaves/000002 at 0, 0\): the clean"),
         "view": (
-            regions["distorted/awgn(5)"].offset + 4 * item * 3 + 4 * item,
+            view + 4 * 4 * item,
             r"item 4 .* pixels of awgn\(5\)",
         ),
         "index": (regions["index/pixel_hash"].offset + 3, "attributes, index or digests"),

@@ -1,0 +1,119 @@
+"""Confounders come and go; the pixels of the others stay where they are."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dilkit.confounders import edit, work
+from dilkit.confounders.builder import augment
+from dilkit.confounders.edit import add, drop, recover
+from dilkit.confounders.merge import merge
+from dilkit.confounders.sources import Failure
+from dilkit.confounders.store import Store
+from dilkit.confounders.verify import verify
+from dilkit.errors import DilkitError, UsageError
+
+
+@pytest.fixture
+def path(store: Store, tmp_path: Path) -> Path:
+    return Path(shutil.copy(store.path, tmp_path / "s.h5"))
+
+
+def same_views(a: Store, b: Store) -> bool:
+    return a.labels == b.labels and all(
+        np.array_equal(a.view(item, label), b.view(item, label))
+        for item in range(len(a))
+        for label in a.labels
+    )
+
+
+@pytest.mark.parametrize("storage", ["stored", "virtual"])
+def test_added_views_are_those_of_a_dataset_made_at_once(tmp_path: Path, storage: str) -> None:
+    def make(words: str, name: str) -> Path:
+        return augment("deadleaves:4@32", words, tmp_path / name, tile=16, stride=16, storage=storage).path  # type: ignore[arg-type]
+
+    grown, whole = make("awgn(5) | awgn(25)", "a.h5"), make("awgn[5, 15, 25] | jpeg(30)", "b.h5")
+    assert add(grown, "jpeg(30) | awgn(15)", workers=2) == ("awgn(15)", "jpeg(30)")
+    assert same_views(Store(grown), Store(whole))
+    for name in ("expression", "hash"):
+        assert Store(grown).attrs[name] == Store(whole).attrs[name]
+    assert verify(grown).sound
+    assert not list(tmp_path.glob("*.undo*"))
+
+
+def test_nothing_else_is_rewritten(path: Path) -> None:
+    def pixels(label: str) -> tuple[int, bytes]:
+        region = Store(path).head.regions[f"distorted/{label}"]
+        return region.offset, path.read_bytes()[region.offset : region.offset + region.nbytes]
+
+    before = {label: pixels(label) for label in Store(path).labels}
+    add(path, "jpeg(30)")
+    drop(path, "awgn(5)")
+    assert Store(path).labels == ("awgn(15)>>clip>>quantize", "awgn(25)", "gaussian_blur(1)", "jpeg(30)")
+    for label in Store(path).labels[:3]:
+        assert pixels(label) == before[label]
+    assert verify(path).sound
+    drop(path, "jpeg(30)")
+    add(path, "awgn(5)")
+    assert pixels("awgn(5)")[1] == before["awgn(5)"][1]
+    assert verify(path).sound
+
+
+def failing(desk: work.Desk, part: int) -> list[Failure]:
+    work.distort(desk, part)
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_failed_change_leaves_the_dataset_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = path.read_bytes()
+    monkeypatch.setattr(edit, "distort", failing)
+    with pytest.raises(DilkitError, match="as it was"):
+        add(path, "jpeg(30)")
+    assert path.read_bytes() == before
+
+
+def test_a_change_killed_at_any_moment_is_taken_back_or_done(path: Path) -> None:
+    """kill -9 while a confounder is added, then dropped, again and again."""
+    moments = random.Random(1)
+    fork = multiprocessing.get_context("fork")
+    interrupted = 0
+    for round_ in range(16):
+        task, word = ((add, "jpeg(30)"), (drop, "jpeg(30)"))["jpeg(30)" in Store(path).labels]
+        victim = fork.Process(target=task, args=(path, word))
+        victim.start()
+        while not path.with_name("s.h5.undo").exists() and victim.is_alive():
+            time.sleep(0.0005)
+        time.sleep(moments.uniform(0, 0.02))
+        os.kill(victim.pid or 0, signal.SIGKILL)
+        victim.join()
+        interrupted += recover(path)
+        verdict = verify(path, samples=4)
+        assert verdict.sound, (round_, verdict.faults)
+    assert interrupted >= 2
+
+
+def test_wrong_changes_are_refused(path: Path, tmp_path: Path) -> None:
+    cases = [
+        (add, "awgn(5)", "there already"),
+        (add, "none", "no distortion"),
+        (drop, "awgn(6)", "did you mean: awgn"),
+        (drop, Store(path).attrs["expression"], "no confounder would be left"),
+    ]
+    for change, words, message in cases:
+        with pytest.raises(UsageError, match=message):
+            change(path, words)
+    parts = [tmp_path / f"p{k}.h5" for k in (1, 2)]
+    for k, part in enumerate(parts, 1):
+        augment("deadleaves:2@32", "awgn(5)", part, tile=32, stride=32, shard=(k, 2))
+    with pytest.raises(UsageError, match="its shards"):
+        add(merge(parts, tmp_path / "m.h5"), "awgn(6)")
