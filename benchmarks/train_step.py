@@ -30,9 +30,9 @@ from dilkit.confounders.builder import augment
 from dilkit.confounders.episodes import episodes
 from dilkit.models import build
 from dilkit.recipe import compose
+from dilkit.training.assemble import assemble, make_sampler, open_store, steps_per_epoch
 from dilkit.training.engine import Engine
 from dilkit.training.loop import fit
-from dilkit.training.run import assemble, make_sampler, open_store, steps_per_epoch
 
 BATCH, CROP, LIMIT = 8, 40, 1.05
 
@@ -116,12 +116,16 @@ def ours(store: str, objective: str) -> Callable[[], None]:
     opened = open_store(recipe)
     engine = Engine.of(recipe.hardware)
     trainee, _ = assemble(recipe, engine, opened.labels, steps_per_epoch(recipe, opened))
-    feed = episodes(make_sampler(recipe, opened), 0, 1_000_000)
+    feed = episodes(make_sampler(recipe, opened, engine), 0, 1_000_000)
 
     def step() -> None:
-        fit(trainee, feed, engine, clip=None, after=lambda trainee, meter: True)
+        fit(trainee, feed, engine, clip=None, after=lambda trainee, meter: True, failed=stop)
 
     return step
+
+
+def stop(trainee: object, episode: object, error: Exception) -> None:
+    raise error
 
 
 def median_ratio(a: Callable[[], None], b: Callable[[], None], repeats: int, steps: int) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +10,11 @@ import typer
 from .app import app
 
 recipes = typer.Typer(
-    name="recipes", help="List, show and compose recipes.", no_args_is_help=True, rich_markup_mode="markdown"
+    name="recipes",
+    help="List, show, compose and check recipes.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(recipes)
 
@@ -18,20 +23,115 @@ _Words = Annotated[
 ]
 
 
-@recipes.command("ls")
+@recipes.command("ls", epilog="Example: `dilkit recipes ls`")
 def ls() -> None:
-    """The recipes that come with dilkit."""
-    from dilkit.recipe import shipped
-    from dilkit.recipe.layers import read_layer
+    """The recipes and parts that come with dilkit."""
+    from dilkit.recipe import parts, shipped
+    from dilkit.recipe.shipped import read_shipped
 
-    for name, file in shipped().items():
-        layer = read_layer(file.read_text(encoding="utf-8"), f"{name}.yaml")
-        print(f"{name:28}{layer.tree.get('description', '')}")
+    print("recipes")
+    for name in shipped():
+        print(f"  {name:28}{read_shipped(name).tree.get('description', '')}")
+    section = ""
+    for name, (room, layer) in parts().items():
+        if room != section:
+            section = room
+            print(f"parts: {section}")
+        print(f"  {name:28}{layer.tree.get('description', '')}".rstrip())
 
 
-@recipes.command("show", epilog="Example: `dilkit recipes show denoise-gaussian optim.lr=2e-4`")
-def show(words: _Words) -> None:
-    """Every value of a composed recipe, as YAML."""
+@recipes.command("show", epilog="Example: `dilkit recipes show denoise-gaussian optim.lr=2e-4 --origin`")
+def show(
+    words: _Words,
+    origin: Annotated[bool, typer.Option("--origin", help="Say where each value comes from.")] = False,
+) -> None:
+    """Every value of a composed recipe."""
+    from dilkit.recipe import compose, origins, resolved, to_yaml
+
+    composed = compose(words)
+    if not origin:
+        print(to_yaml(resolved(composed.recipe)), end="")
+        return
+    rows = origins(composed)
+    width = max(len(f"{key}: {value}") for key, value, _ in rows)
+    for key, value, where in rows:
+        print(f"{f'{key}: {value}':{min(width, 60)}}  # {where}")
+
+
+@recipes.command(
+    "compose", epilog="Example: `dilkit recipes compose denoise-gaussian dil_ps steps=1000 --out mine.yaml`"
+)
+def compose_(words: _Words, out: Annotated[Path, typer.Option(help="The file to write.")]) -> None:
+    """Keep a composition as a recipe file of your own."""
     from dilkit.recipe import compose, resolved, to_yaml
 
-    print(to_yaml(resolved(compose(words).recipe)), end="")
+    _write(out, to_yaml(resolved(compose(words).recipe)))
+
+
+@recipes.command("cp", epilog="Example: `dilkit recipes cp denoise-gaussian-small mine.yaml`")
+def cp(name: str, out: Path) -> None:
+    """Copy a shipped recipe, comments and all, to a file to edit."""
+    from dilkit.errors import UsageError, nearest
+    from dilkit.recipe import shipped
+
+    files = shipped()
+    if name not in files:
+        raise UsageError(f"no recipe is called {name!r}", nearest=nearest(name, files))
+    _write(out, files[name].read_text(encoding="utf-8"))
+
+
+@recipes.command("diff", epilog="Example: `dilkit recipes diff denoise-gaussian denoise-gaussian-small`")
+def diff(old: str, new: str) -> None:
+    """Where two recipes (names, files or a run's recipe.yaml) differ; exit 1 if they do."""
+    from dilkit.recipe import compose, differences, resolved
+
+    found = differences(resolved(compose([old]).recipe), resolved(compose([new]).recipe))
+    print("\n".join(found) if found else "no difference")
+    raise typer.Exit(1 if found else 0)
+
+
+@recipes.command("validate", epilog="Example: `dilkit recipes validate mine.yaml denoise-gaussian`")
+def validate(files: Annotated[list[str], typer.Argument(metavar="RECIPE...")]) -> None:
+    """Check recipe files, each for itself; every mistake is told."""
+    import sys
+
+    from dilkit.errors import DilkitError
+    from dilkit.recipe import compose
+
+    wrong = 0
+    for file in files:
+        try:
+            compose([file])
+            print(f"{file}: valid")
+        except DilkitError as error:
+            wrong += 1
+            print(f"dilkit: {error}", file=sys.stderr)
+    raise typer.Exit(2 if wrong else 0)
+
+
+@recipes.command("schema", epilog="Example: `dilkit recipes schema --out recipe.schema.json`")
+def schema(
+    out: Annotated[Path | None, typer.Option(help="The file to write [default: stdout].")] = None,
+) -> None:
+    """The JSON schema of a recipe file, for editors."""
+    import json
+
+    from dilkit.recipe import json_schema
+
+    text = json.dumps(json_schema(), indent=2) + "\n"
+    if out is None:
+        print(text, end="")
+    else:
+        _write(out, text)
+
+
+def _write(out: Path, text: str) -> None:
+    from dilkit.errors import UsageError
+
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError("the file exists", where=out, remedy="give another name") from None
+    except OSError as error:
+        raise UsageError(f"cannot write: {error.strerror}", where=out) from None

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from dilkit.errors import UsageError
 from dilkit.recipe.explain import check_objective, explain, takes_text
 from dilkit.recipe.layers import Key, Layer, Origin, merge, named, read_layer
+from dilkit.recipe.leaks import refuse_leaks
 from dilkit.recipe.schema import Recipe
 from dilkit.recipe.shipped import locate
 
@@ -46,6 +47,7 @@ def compose(words: Sequence[str]) -> Composed:
         recipe = Recipe.model_validate(total.tree)
     except ValidationError as error:
         raise explain(error, total) from None
+    refuse_leaks(recipe)
     return Composed(recipe, total, tuple(words))
 
 
@@ -69,7 +71,7 @@ def to_yaml(tree: dict[str, Any]) -> str:
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """Every value of a recipe, defaults included, as plain JSON values."""
-    return recipe.model_dump(mode="json", exclude_none=True)
+    return recipe.model_dump(mode="json", exclude_none=True, by_alias=True)
 
 
 def _is_override(word: str) -> bool:

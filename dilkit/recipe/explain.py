@@ -67,29 +67,29 @@ def check_objective(name: str, settings: Any, layer: Layer) -> None:
         raise explain(error, Layer({"objective": tree}, origins), ("objective",)) from None
 
 
+def objective_names() -> tuple[str, ...]:
+    """The names an objective may have."""
+    return tuple(_names_at(("objective",)))
+
+
 def fields_at(key: Key, tree: Any) -> list[str]:
     """The keys the schema has at a path, given the names chosen in the tree."""
     kinds: list[type[BaseModel]] = [Recipe]
     for part in key:
-        annotations = [k.model_fields[str(part)].annotation for k in kinds if str(part) in k.model_fields]
+        annotations = [_fields(k)[str(part)] for k in kinds if part in _fields(k)]
         kinds = [m for a in annotations for m in _models(a)]
         tree = tree.get(part) if isinstance(tree, dict) else None
         name = tree.get("name") if isinstance(tree, dict) else None
         named = [k for k in kinds if name is not None and name in _names(k)]
         kinds = named or kinds
-    return sorted({field.alias or n for k in kinds for n, field in k.model_fields.items()})
+    return sorted({*(n for k in kinds for n in _fields(k)), *(() if key else ("extends", "objectives"))})
 
 
 def takes_text(key: Key) -> bool:
     """Whether the schema has only text at this path, so that `a=10` is the text "10"."""
     kinds: list[Any] = [Recipe]
     for part in key:
-        kinds = [
-            k.model_fields[str(part)].annotation
-            for a in kinds
-            for k in _models(a)
-            if str(part) in k.model_fields
-        ]
+        kinds = [_fields(k)[str(part)] for a in kinds for k in _models(a) if part in _fields(k)]
     return bool(kinds) and all(set(_plain_types(k)) <= {str, type(None)} for k in kinds)
 
 
@@ -121,10 +121,15 @@ def _nearest_key(key: Key, tree: Any) -> str | None:
 
 
 def _paths(model: type[BaseModel], at: Key = ()) -> Iterator[Key]:
-    for name, field in model.model_fields.items():
+    for name, annotation in _fields(model).items():
         yield (*at, name)
-        for inner in _models(field.annotation):
+        for inner in _models(annotation):
             yield from _paths(inner, (*at, name))
+
+
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    """Key in the recipe -> annotation."""
+    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
 
 
 def _members(annotation: Any) -> Iterator[Any]:
@@ -156,7 +161,6 @@ def _names(model: type[BaseModel]) -> tuple[Any, ...]:
 
 
 def _names_at(key: Key) -> Iterator[str]:
-    field = Recipe.model_fields.get(str(key[0])) if len(key) == 1 else None
-    if field is not None:
-        for model in _models(field.annotation):
-            yield from _names(model)
+    annotation = _fields(Recipe).get(str(key[0])) if len(key) == 1 else None
+    for model in _models(annotation):
+        yield from _names(model)

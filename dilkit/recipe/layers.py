@@ -14,8 +14,11 @@ from ruamel.yaml.error import YAMLError
 from dilkit.errors import UsageError
 
 Key = tuple[str | int, ...]
-BUDGET = ("steps", "passes", "epochs", "hours")
-"""Ways to say how long to train; a layer that uses one replaces those of the layers below it."""
+ALTERNATIVES: dict[Key, tuple[str, ...]] = {
+    (): ("steps", "passes", "epochs", "hours"),
+    ("data",): ("store", "sources"),
+}
+"""By section, keys of which a recipe has one: a layer that gives one replaces the others below it."""
 NAMED = frozenset({"model", "objective", "inner", "optim", "schedule"})
 """Sections told apart by their `name`; `model: dncnn` is short for `model: {name: dncnn}`."""
 
@@ -101,13 +104,15 @@ def merge(below: Layer, above: Layer) -> Layer:
     """One layer of two: maps merge key by key, everything else is replaced by the layer above.
 
     Two rules on top. A section that names another `name` starts afresh, because the settings of one model
-    are not those of another. And a budget (`steps`, `passes`, ...) replaces the budget below.
+    are not those of another. And of `ALTERNATIVES`, such as `steps` and `passes`, the layer above decides.
     """
     tree, origins = dict(below.tree), dict(below.origins)
-    if any(key in above.tree for key in BUDGET):
-        for key in BUDGET:
-            tree.pop(key, None)
-            origins.pop((key,), None)
+    for at, keys in ALTERNATIVES.items():
+        new, old = _section(above.tree, at), _section(tree, at)
+        if any(key in new for key in keys):
+            for key in {*keys, *(("distort",) if "store" in new else ())} & old.keys():
+                _drop(old, key, at, origins)
+            tree = {**tree, str(at[0]): old} if at else old
     _merge_maps(tree, above.tree, (), origins)
     origins.update(above.origins)
     return Layer(tree, origins)
@@ -120,9 +125,23 @@ def _merge_maps(below: dict[str, Any], above: Mapping[str, Any], at: Key, origin
             below[key] = dict(old)
             _merge_maps(below[key], value, inner, origins)
             continue
-        for known in [k for k in origins if k[: len(inner)] == inner]:
-            del origins[known]
+        _drop(below, key, at, origins)
         below[key] = value
+
+
+def _drop(tree: dict[str, Any], key: str, at: Key, origins: dict[Key, Origin]) -> None:
+    tree.pop(key, None)
+    inner = (*at, key)
+    for known in [k for k in origins if k[: len(inner)] == inner]:
+        del origins[known]
+
+
+def _section(tree: dict[str, Any], at: Key) -> dict[str, Any]:
+    """A copy of the map at a path; empty where there is none."""
+    found: Any = tree
+    for part in at:
+        found = found.get(part)
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def _renames(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from dilkit.models.config import AnyModel
 from dilkit.objectives.config import ErmConfig, ObjectiveConfig
 
+SECOND_ORDER = frozenset({"dil_ss", "dil_ps", "mldg", "irm"})
+CHAINS = frozenset({"dil_sf", "dil_pf", "lookahead", "fish"})
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -40,6 +42,8 @@ class Data(Section):
     """Processes that make episodes ahead; 0 makes each when it is needed, best where the CPU trains."""
     tile: Positive = 256
     """Tile side when training from `sources`."""
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the images of `sources` kept for validation."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Data:
@@ -106,6 +110,49 @@ class Hardware(Section):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     threads: int | None = Field(default=None, ge=1)
     """Threads of torch on the CPU; torch's own choice by default."""
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    """bf16: forward passes under autocast; weights, virtual weights and losses stay float32."""
+    sync: Literal["inner", "outer"] = "inner"
+    """Over several processes: average the gradient of every virtual step (the released script), or only the
+    direction at the end of the chain."""
+    channels_last: bool = False
+    compile: bool = False
+    """`torch.compile`; objectives of the second order cannot differentiate through it."""
+
+
+class Validate(Section):
+    """What is measured along the way, and what picks `best.safetensors`."""
+
+    every: Positive = 1000
+    """Steps between validations."""
+    images: list[str] | None = None
+    """Sources of clean images; by default the items of the store's split `validation`."""
+    limit: Positive = 16
+    """Images at most."""
+    crop: Positive = 128
+    """Side of the centre crop that is measured."""
+    held_out: str | list[str] | None = None
+    """Distortions neither trained on nor tested on, by which generalisation may be watched and selected."""
+    select: Literal["seen", "held_out"] = "seen"
+    """Whose mean PSNR picks the best checkpoint."""
+
+    @model_validator(mode="after")
+    def _declared(self) -> Validate:
+        if self.select == "held_out" and self.held_out is None:
+            raise ValueError("select: held_out needs a held-out distortion in `held_out`")
+        return self
+
+
+class Test(Section):
+    """What the task is measured on in the end. Nothing here may be trained on or select a checkpoint."""
+
+    distort: str | list[str] | None = None
+    """The unseen distortions of the task."""
+    sets: list[str] = []
+    """The image sets of the publication."""
+    channel: Literal["rgb", "y"] = "rgb"
+    border: int = Field(default=0, ge=0)
+    """Pixels left out on each side."""
 
 
 class Recipe(Section):
@@ -126,6 +173,14 @@ class Recipe(Section):
     objective: ObjectiveConfig = ErmConfig()
     loss: Literal["l1", "l2", "charbonnier"] = "l1"
     optim: Optim = Optim()
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of the exponential moving average of the weights, which is then what is validated and loaded."""
+    init: str | None = None
+    """A checkpoint whose weights the net starts from."""
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """What a NaN does: stop with a bundle of what made it, or skip the step (on all processes alike)."""
+    validation: Validate | None = Field(default=None, alias="validate")
+    test: Test = Test()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
     hardware: Hardware = Hardware()
@@ -139,4 +194,8 @@ class Recipe(Section):
             raise ValueError(
                 "a cosine schedule needs to know its end: give steps, passes or epochs, not hours"
             )
+        if self.hardware.compile and self.objective.name in SECOND_ORDER:
+            raise ValueError(f"{self.objective.name} differentiates twice, which a compiled net cannot")
+        if self.hardware.sync == "outer" and self.objective.name not in CHAINS:
+            raise ValueError(f"sync: outer is for the chains ({', '.join(sorted(CHAINS))})")
         return self

@@ -7,7 +7,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from dilkit.errors import UsageError, nearest
-from dilkit.recipe.layers import Layer, Origin, read_layer, read_layer_file
+from dilkit.models.config import BUILTIN
+from dilkit.recipe.explain import objective_names
+from dilkit.recipe.layers import Key, Layer, Origin, read_layer, read_layer_file
 
 
 def shipped() -> dict[str, Traversable]:
@@ -15,15 +17,25 @@ def shipped() -> dict[str, Traversable]:
     return _yaml_in(files("dilkit.recipes"))
 
 
-def parts() -> dict[str, tuple[str, Traversable]]:
-    """Part name -> (what it is a part for: model, objective, data, ...; its file)."""
-    root = files("dilkit.recipes").joinpath("parts")
-    found: dict[str, tuple[str, Traversable]] = {}
-    if root.is_dir():
-        for room in sorted(root.iterdir(), key=lambda r: r.name):
-            if room.is_dir():
-                found |= {name: (room.name, file) for name, file in _yaml_in(room).items()}
+def parts() -> dict[str, tuple[str, Layer]]:
+    """Part name -> (the section it is for, its layer).
+
+    Every model and objective is a part by its own name, with its own defaults; the rest are files.
+    """
+    found: dict[str, tuple[str, Layer]] = {}
+    for section, names in (("model", BUILTIN), ("objective", objective_names())):
+        for name in names:
+            origins: dict[Key, Origin] = {(section, "name"): Origin(f"part {name}")}
+            found[name] = (section, Layer({section: {"name": name}}, origins))
+    for room in sorted(files("dilkit.recipes").joinpath("parts").iterdir(), key=lambda r: r.name):
+        if room.is_dir():
+            found |= {name: (room.name, _read(name, file)) for name, file in _yaml_in(room).items()}
     return found
+
+
+def read_shipped(name: str) -> Layer:
+    """The layer of a shipped recipe."""
+    return _read(name, shipped()[name])
 
 
 def locate(word: str, near: Path | None = None, asked: Origin | None = None) -> tuple[Layer, str]:
@@ -40,7 +52,8 @@ def locate(word: str, near: Path | None = None, asked: Origin | None = None) -> 
         if not path.is_file():
             raise UsageError("no such recipe file", where=asked or "command line", found=word)
         return read_layer_file(path), str(path)
-    names = shipped() | {name: file for name, (_, file) in parts().items()}
+    recipes, known = shipped(), parts()
+    names = [*recipes, *known]
     if word not in names:
         raise UsageError(
             f"no recipe or part is called {word!r}",
@@ -48,7 +61,11 @@ def locate(word: str, near: Path | None = None, asked: Origin | None = None) -> 
             nearest=nearest(word, names),
             remedy="`dilkit recipes ls` lists them; your own file ends in .yaml; a setting is key.path=value",
         )
-    return read_layer(names[word].read_text(encoding="utf-8"), f"{word}.yaml"), f"dilkit.recipes/{word}"
+    return read_shipped(word) if word in recipes else known[word][1], f"dilkit.recipes/{word}"
+
+
+def _read(name: str, file: Traversable) -> Layer:
+    return read_layer(file.read_text(encoding="utf-8"), f"{name}.yaml")
 
 
 def _yaml_in(folder: Traversable) -> dict[str, Traversable]:

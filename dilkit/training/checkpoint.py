@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from dilkit import __version__
 from dilkit.errors import DilkitError, UsageError
@@ -22,6 +23,8 @@ from dilkit.recipe import Recipe, resolved, validate
 from dilkit.training.files import link, write_atomically
 
 FORMAT = 1
+EMA = "ema/"
+"""What the names of the moving average's tensors begin with."""
 _KEY = "dilkit"
 
 
@@ -47,9 +50,14 @@ def versions() -> dict[str, str]:
     }
 
 
-def save_weights(path: Path, net: nn.Module, recipe: Recipe, notes: Mapping[str, Any]) -> str:
+def save_weights(
+    path: Path, net: nn.Module, average: AveragedModel | None, recipe: Recipe, notes: Mapping[str, Any]
+) -> str:
     """Write the weights and everything needed to rebuild the net; the digest of the file is returned."""
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in net.state_dict().items()}
+    named = dict(net.state_dict())
+    if average is not None:
+        named |= {EMA + name: t for name, t in average.module.state_dict().items()}
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in named.items()}
     meta = {"format": FORMAT, "recipe": resolved(recipe), "versions": versions(), **notes}
     text = json.dumps(meta, sort_keys=True)
     write_atomically(path, lambda p: save_file(tensors, p, metadata={_KEY: text}))
@@ -87,8 +95,19 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
 
 
-def load(path: Path | str) -> Loaded:
+def net_tensors(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """The net's own tensors, or those of its moving average (`prefix=EMA`)."""
+    if prefix:
+        return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+    return {k: t for k, t in tensors.items() if not k.startswith(EMA)}
+
+
+def load(path: Path | str, *, weights: Literal["auto", "net", "ema"] = "auto") -> Loaded:
     """Rebuild a net from the one file.
+
+    Args:
+        weights: the trained weights, their moving average, or (`auto`) the average where there is one; what
+            was taken is in `metadata["weights"]`.
 
     Raises:
         UsageError: not a checkpoint, or its weights are not those of the model its recipe names.
@@ -96,8 +115,12 @@ def load(path: Path | str) -> Loaded:
     tensors, meta = read(path)
     recipe = validate(meta.pop("recipe"), str(path))
     net = from_config(recipe.model)
-    fit(net, tensors, path)
-    return Loaded(net.eval(), recipe, meta)
+    averaged = net_tensors(tensors, EMA)
+    if weights == "ema" and not averaged:
+        raise UsageError("the checkpoint has no moving average", where=path, remedy="train with ema=0.999")
+    chosen = averaged if averaged and weights != "net" else net_tensors(tensors)
+    fit(net, chosen, path)
+    return Loaded(net.eval(), recipe, {**meta, "weights": "ema" if chosen is averaged else "net"})
 
 
 def fit(net: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
@@ -125,18 +148,29 @@ class Folder:
     keep: int = 2
 
     def save(
-        self, net: nn.Module, recipe: Recipe, notes: Mapping[str, Any], state: Mapping[str, Any]
+        self,
+        net: nn.Module,
+        average: AveragedModel | None,
+        recipe: Recipe,
+        notes: Mapping[str, Any],
+        state: Mapping[str, Any],
     ) -> Path:
         """Weights first, then the state that names their digest, then `last`; a kill between any two of them
         leaves the checkpoint before usable."""
         weights = self.path / f"step-{notes['step']:08d}.safetensors"
-        whole = {**state, "weights": save_weights(weights, net, recipe, notes)}
+        whole = {**state, "weights": save_weights(weights, net, average, recipe, notes)}
         write_atomically(weights.with_suffix(".state"), lambda p: torch.save(whole, p))
         link(weights, self.path / "last.safetensors")
         for old in self._states()[self.keep :]:
             old.unlink(missing_ok=True)
             old.with_suffix(".safetensors").unlink(missing_ok=True)
         return self.path / "last.safetensors"
+
+    def save_best(
+        self, net: nn.Module, average: AveragedModel | None, recipe: Recipe, notes: Mapping[str, Any]
+    ) -> None:
+        """The best checkpoint so far, by the rule the recipe names."""
+        save_weights(self.path / "best.safetensors", net, average, recipe, notes)
 
     def newest(self) -> tuple[Path, dict[str, Any], list[str]]:
         """(weights, training state, complaints about damaged ones that were passed over).
@@ -155,7 +189,9 @@ class Folder:
             except Exception as error:  # noqa: BLE001  (torch.load raises many kinds on a damaged file)
                 complaints.append(f"{path}: damaged ({type(error).__name__}: {error})".splitlines()[0])
         raise DilkitError(
-            "there is no whole checkpoint to resume from", where=self.path, found="; ".join(complaints) or None
+            "there is no whole checkpoint to resume from",
+            where=self.path,
+            found="; ".join(complaints) or None,
         )
 
     def empty(self) -> bool:

@@ -1,40 +1,76 @@
-"""Where the work happens: the device, its precision, and how episodes get there."""
+"""Where the work happens: device, precision and processes, and what crosses between them."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from dilkit.confounders.episodes import Episode
 from dilkit.errors import UsageError
 from dilkit.recipe.schema import Hardware
 
+_PATIENCE = timedelta(minutes=10)
+"""How long a process waits for the others, such as for the first's validation."""
+
 
 @dataclass(frozen=True)
 class Engine:
+    """One of `world` processes and its device."""
+
     device: torch.device
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+    rank: int = 0
+    world: int = 1
 
     @classmethod
     def of(cls, hardware: Hardware) -> Engine:
-        """Choose the device and set the number of threads of torch.
+        """Choose the device, set torch's threads, and join the other processes where the environment
+        (RANK, WORLD_SIZE, as torchrun sets them) says there are others.
 
         Raises:
             UsageError: a device this machine has not.
         """
         if hardware.threads is not None:
             torch.set_num_threads(hardware.threads)
-        return cls(pick_device(hardware.device))
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        device = pick_device(hardware.device, int(os.environ.get("LOCAL_RANK", "0")))
+        if world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+        rank = dist.get_rank() if world > 1 else 0
+        dtype = torch.float64 if hardware.precision == "fp64" else torch.float32
+        return cls(device, dtype, hardware.channels_last, rank, world)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def place(self, net: nn.Module) -> nn.Module:
+        net = net.to(self.device, self.dtype)
+        return net.to(memory_format=torch.channels_last) if self.channels_last else net  # type: ignore[call-overload]
 
     def move(self, episode: Episode) -> Episode:
         """The episode on the device; batches that are one tensor stay one tensor."""
-        if self.device.type == "cpu":
-            return episode
         moved: dict[int, Tensor] = {}
+        layout = torch.channels_last if self.channels_last else torch.preserve_format
 
         def put(tensor: Tensor) -> Tensor:
-            return moved.setdefault(id(tensor), tensor.to(self.device, non_blocking=True))
+            if id(tensor) not in moved:
+                if self.device.type == "cuda":
+                    tensor_ = tensor if tensor.is_pinned() else tensor.pin_memory()
+                    moved[id(tensor)] = tensor_.to(
+                        self.device, self.dtype, non_blocking=True, memory_format=layout
+                    )
+                else:
+                    moved[id(tensor)] = tensor.to(self.device, self.dtype, memory_format=layout)
+            return moved[id(tensor)]
 
         return replace(
             episode,
@@ -42,21 +78,59 @@ class Engine:
             targets={k: put(t) for k, t in episode.targets.items()},
         )
 
-    def place(self, net: nn.Module) -> nn.Module:
-        return net.to(self.device)
+    def reduce(self, tensors: list[Tensor]) -> None:
+        """Average tensors over the processes, in place, in one flat all-reduce."""
+        if self.world == 1 or not tensors:
+            return
+        flat = torch.cat([t.reshape(-1) for t in tensors])
+        dist.all_reduce(flat)
+        flat /= self.world
+        parts = flat.split([t.numel() for t in tensors])
+        torch._foreach_copy_(tensors, [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
+
+    def mean(self, row: Mapping[str, float]) -> dict[str, float]:
+        """The mean of a row of numbers over the processes."""
+        if self.world == 1 or not row:
+            return dict(row)
+        values = torch.tensor(list(row.values()), dtype=torch.float64, device=self.device)
+        dist.all_reduce(values)
+        return dict(zip(row, (values / self.world).tolist(), strict=True))
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any process says so: all of them stop, or none."""
+        return flag if self.world == 1 else self.mean({"flag": float(flag)})["flag"] > 0
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def leave(self) -> None:
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU, or the CPU."""
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto` is a GPU, or the CPU; each process of a machine takes the GPU of its own number."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "no CUDA device here", where="hardware.device", found=name, remedy="hardware.device=auto"
-        )
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError("no CUDA device here", where="hardware.device", found=name, remedy=_AUTO)
+        if device.index is None:
+            device = torch.device("cuda", local_rank)
+        if device.index >= torch.cuda.device_count():
+            raise UsageError(
+                "no such CUDA device",
+                where="hardware.device",
+                found=str(device),
+                expected=f"one of {torch.cuda.device_count()}",
+            )
+        torch.cuda.set_device(device)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError(
-            "no MPS device here", where="hardware.device", found=name, remedy="hardware.device=auto"
-        )
+        raise UsageError("no MPS device here", where="hardware.device", found=name, remedy=_AUTO)
     return device
+
+
+_AUTO = "hardware.device=auto"

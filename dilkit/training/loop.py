@@ -1,5 +1,5 @@
 """The training loop. It owns no policy: what to train on, by what direction, for how long, and what to do
-after a step are all given to it."""
+after a step or about a failed one are all given to it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 
 from dilkit.confounders.episodes import Episode
+from dilkit.meta.finite import NonFinite
 from dilkit.objectives.base import Gradients, Objective
 from dilkit.training.engine import Engine
 
@@ -26,30 +28,42 @@ class Trainee:
     objective: Objective
     optimizer: Optimizer
     schedule: LRScheduler
+    average: AveragedModel | None = None
     step: int = 0
     passes: int = 0
     seconds: float = 0.0
+    best: float | None = None
+
+    @property
+    def shown(self) -> nn.Module:
+        """The net that is validated: the moving average where there is one."""
+        return self.net if self.average is None else self.average.module
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "step": self.step,
             "passes": self.passes,
             "seconds": self.seconds,
+            "best": self.best,
+            "averaged": 0 if self.average is None else int(self.average.n_averaged),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.passes, self.seconds = state["step"], state["passes"], state["seconds"]
+        self.best = state["best"]
+        if self.average is not None:
+            self.average.n_averaged.fill_(state["averaged"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if state["cuda_rng"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda_rng"])
 
 
 @dataclass
@@ -65,7 +79,7 @@ class Meter:
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def read(self) -> dict[str, float]:
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        means = {name: float(self.sums[name]) / self.counts[name] for name in sorted(self.sums)}
         self.sums.clear()
         self.counts.clear()
         return means
@@ -78,15 +92,29 @@ def fit(
     *,
     clip: float | None,
     after: Callable[[Trainee, Meter], bool],
+    failed: Callable[[Trainee, Episode, NonFinite], None],
+    reduce: Callable[[list[Tensor]], None] | None = None,
 ) -> None:
-    """Step until the episodes end, or `after` (called with the step just done) says stop."""
+    """Step until the episodes end, or `after` (called with the step just done) says stop.
+
+    Args:
+        failed: called where a loss or gradient is not finite; raises, or returns to skip the step.
+        reduce: averages the direction over processes, where the objective has not done so already.
+    """
     params = {name: p for name, p in trainee.net.named_parameters() if p.requires_grad}
     meter = Meter()
     trainee.net.train()
     started = time.perf_counter() - trainee.seconds
     for episode in episodes:
-        found = trainee.objective.gradients(trainee.net, engine.move(episode))
-        meter.add(found, descend(trainee, params, found.grads, clip))
+        episode = engine.move(episode)
+        try:
+            found = trainee.objective.gradients(trainee.net, episode)
+        except NonFinite as error:
+            failed(trainee, episode, error)
+        else:
+            if reduce is not None:
+                reduce(list(found.grads.values()))
+            meter.add(found, descend(trainee, params, found.grads, clip))
         trainee.step += 1
         trainee.passes += trainee.objective.passes(len(episode.labels))
         trainee.seconds = time.perf_counter() - started
@@ -106,4 +134,6 @@ def descend(
     trainee.optimizer.step()
     trainee.schedule.step()
     trainee.optimizer.zero_grad(set_to_none=True)
+    if trainee.average is not None:
+        trainee.average.update_parameters(trainee.net)
     return norm

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from dilkit.confounders.episodes import Batch
 from dilkit.errors import UsageError
 from dilkit.objectives.base import Loss
+from dilkit.recipe.schema import Hardware
 
 LossName = Literal["l1", "l2", "charbonnier"]
 _CHARBONNIER_EPS = 1e-3
@@ -33,15 +35,26 @@ def pixel_loss(name: LossName, output: Tensor, target: Tensor) -> Tensor:
     return torch.sqrt((output - target) ** 2 + _CHARBONNIER_EPS**2).mean()
 
 
-def make_loss(name: LossName, device: torch.device, precision: Literal["fp32", "bf16"] = "fp32") -> Loss:
-    """The loss closure objectives call. Autocast is opened anew for each forward pass, because its cache of
-    cast weights goes stale when a virtual update moves them; the loss itself is taken in float32."""
+def make_loss(name: LossName, device: torch.device, hardware: Hardware) -> Loss:
+    """The loss closure objectives call.
+
+    Autocast is opened anew for each forward pass, because its cache of cast weights goes stale when a virtual
+    update moves them; the loss itself is taken in float32. A net is compiled when it is first met, so that
+    the copy on which virtual steps are taken is compiled too.
+    """
+    low = hardware.precision == "bf16"
+    compiled: dict[nn.Module, Callable[[Tensor], Any]] = {}
+
+    def forward(net: nn.Module, distorted: Tensor) -> Tensor:
+        call: Callable[[Tensor], Any] = net
+        if hardware.compile:
+            call = compiled[net] = compiled.get(net) or torch.compile(net)
+        with torch.autocast(device.type, torch.bfloat16) if low else nullcontext():
+            output: Tensor = call(distorted)
+        return output.float() if low else output
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
         distorted, clean = batch
-        low = precision == "bf16"
-        with torch.autocast(device.type, torch.bfloat16) if low else nullcontext():
-            output = net(distorted)
-        return pixel_loss(name, output.float() if low else output, clean)
+        return pixel_loss(name, forward(net, distorted), clean)
 
     return loss

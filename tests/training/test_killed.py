@@ -43,7 +43,7 @@ def test_ten_kills_leave_no_trace(objective: str, tiny: list[str], tmp_path: Pat
     killed = 0
     for _ in range(KILLS):
         child = train_in_a_child(words, tmp_path / "killed")
-        time.sleep(dice.uniform(0, 0.25 * duration))
+        time.sleep(dice.uniform(0, 0.12 * duration))
         os.kill(child, signal.SIGKILL)
         killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert killed >= KILLS // 2, "the run must mostly be killed before it ends"

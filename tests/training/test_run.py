@@ -170,3 +170,115 @@ def test_a_file_is_whole_or_the_old_one(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, write)
     assert path.read_text() == "old"
+
+
+def test_training_from_images_equals_training_from_a_virtual_store(tiny_store: Path, tmp_path: Path) -> None:
+    from dilkit.confounders.builder import augment
+
+    small = ["demo", "data.crop=16", "data.batch=2", "model.depth=3", "model.width=4", "steps=8"]
+    store, images = tmp_path / "virtual.h5", str(tiny_store.parent / "*.png")
+    augment(images, "awgn[5, 15] >> clip", store, tile=16, stride=16, seed=7, storage="virtual")
+    train([*small, f"data.store={store}", "seed=7"], tmp_path / "a")
+    live = [f"data.sources=[{images}]", "data.distort=awgn[5, 15] >> clip", "data.tile=16"]
+    train([*small, *live, "seed=7"], tmp_path / "b")
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_the_moving_average_is_kept_resumed_and_loaded(tiny: list[str], tmp_path: Path) -> None:
+    words = [*tiny, "ema=0.8", "optim.lr=1e-2", "optim.schedule=constant"]
+    train(words, tmp_path / "a")
+    with pytest.raises(Stopped):
+        train(words, tmp_path / "b", tell=stop_at(9))
+    train(words, tmp_path / "b", resume=True)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    path = tmp_path / "a/checkpoints/last.safetensors"
+    auto, net = load(path), load(path, weights="net")
+    assert (auto.metadata["weights"], net.metadata["weights"]) == ("ema", "net")
+    assert not same(dict(auto.net.state_dict()), dict(net.net.state_dict()))
+    train([*tiny, f"init={path}", "steps=1", "optim.lr=1e-9"], tmp_path / "c")
+    start = dict(load(tmp_path / "c/checkpoints/last.safetensors").net.state_dict())
+    assert all(torch.allclose(start[k], t, atol=1e-6) for k, t in net.net.state_dict().items())
+
+
+HELD_OUT = ["validate.every=5", "validate.limit=2", "validate.held_out=poisson(1)"]
+
+
+def test_validation_is_written_and_picks_the_best(tiny: list[str], tiny_store: Path, tmp_path: Path) -> None:
+    images = f"validate.images=[{tiny_store.parent}/*.png]"
+    train([*tiny, *HELD_OUT, images, "validate.select=held_out", "optim.lr=3e-2"], tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    measured = {row["step"]: row["val/held_out"] for row in rows if "val/held_out" in row}
+    assert list(measured) == [5, 10, 12]
+    best = load(tmp_path / "run/checkpoints/best.safetensors")
+    assert best.metadata["step"] == max(measured, key=lambda step: measured[step])
+    assert best.metadata["select"] == "held_out"
+    assert all(0 < row["val/seen"] < 60 for row in rows if "val/seen" in row)
+
+
+def test_validation_does_not_change_the_run(tiny: list[str], tiny_store: Path, tmp_path: Path) -> None:
+    train(tiny, tmp_path / "a")
+    train([*tiny, *HELD_OUT, f"validate.images=[{tiny_store.parent}/*.png]"], tmp_path / "b")
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_a_recipe_that_would_select_on_the_test_is_refused(tiny: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="select on the test"):
+        compose([*tiny, *HELD_OUT, "test.distort=awgn[30, 40] | poisson(1)"])
+    with pytest.raises(UsageError, match="unseen and trained on"):
+        train([*tiny, "test.distort=awgn(5) >> clip"], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Poisoned(torch.nn.Conv2d):
+    """A net whose output is NaN at one step."""
+
+    calls = 0
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        Poisoned.calls += 1
+        out = super().forward(y)
+        return out * float("nan") if Poisoned.calls == 8 else out
+
+
+POISON = [f"model={__name__}:Poisoned", "model.args={in_channels: 3, out_channels: 3, kernel_size: 1}"]
+
+
+def test_a_nan_stops_the_run_and_leaves_what_made_it(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(Poisoned, "calls", 0)
+    with pytest.raises(DilkitError, match=r"awgn\(15\).* is not finite"):
+        train([*tiny, *POISON], tmp_path / "run")
+    kept = load_file(tmp_path / "run/nonfinite-step-3-rank-0.safetensors")
+    assert {"net/weight", "view/awgn(15)>>clip", "target/awgn(15)>>clip"} <= kept.keys()
+    assert json.loads((tmp_path / "run/nonfinite-step-3-rank-0.json").read_text())["step"] == 3
+
+
+def test_a_nan_may_be_skipped(tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(Poisoned, "calls", 0)
+    said = []
+    result = train([*tiny, *POISON, "nonfinite=skip"], tmp_path / "run", tell=said.append)
+    assert result.step == 12
+    assert all(t.isfinite().all() for t in weights(tmp_path / "run").values())
+    assert sum("not finite" in row.get("note", "") for row in said) == 1
+
+
+@pytest.mark.parametrize("setting", ["hardware.precision=bf16", "hardware.channels_last=true"])
+def test_bf16_and_channels_last_train_as_float32_does(setting: str, tiny: list[str], tmp_path: Path) -> None:
+    words = [*tiny, "objective=dil_sf", "steps=30", "model.skip=false"]
+    plain, other = train(words, tmp_path / "a"), train([*words, setting], tmp_path / "b")
+    assert other.loss == pytest.approx(plain.loss, rel=0.02)
+    assert all(t.dtype == torch.float32 for t in weights(tmp_path / "b").values())
+
+
+def test_clipping_bounds_the_direction(tiny: list[str], tmp_path: Path) -> None:
+    words = [*tiny, "optim.name=sgd", "optim.lr=1", "steps=1", "optim.clip=1e-3", "optim.schedule=constant"]
+    from dilkit.models import from_config
+
+    torch.manual_seed(0)
+    start = from_config(compose(words).recipe.model).state_dict()
+    train(words, tmp_path / "run")
+    moved = torch.cat([(t - start[k]).flatten() for k, t in weights(tmp_path / "run").items()])
+    assert float(moved.norm()) == pytest.approx(1e-3, rel=1e-3)

@@ -1,0 +1,109 @@
+"""PSNR along the way, on seen distortions and on one that is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from dilkit.confounders.pixels import to_float
+from dilkit.confounders.sources import expand
+from dilkit.confounders.store import Store
+from dilkit.distortions import ConfounderSet, Image, SampleKey, Word, confounder_set, pixel_hash
+from dilkit.errors import UsageError
+from dilkit.evaluation.metrics import Channel, psnr
+from dilkit.recipe import Recipe
+
+if TYPE_CHECKING:
+    from dilkit.recipe.schema import Validate
+
+_SEED = 20230622
+"""Of validation noise: other than any run's seed is likely to be, and the same for all runs."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    distorted: Image
+    clean: Image
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Centre crops under fixed draws of the seen and the held-out distortions."""
+
+    seen: dict[str, list[Pair]]
+    held_out: dict[str, list[Pair]]
+    channel: Channel
+    border: int
+    select: str
+
+    @classmethod
+    def of(cls, recipe: Recipe, store: Store, labels: Sequence[str]) -> Validation | None:
+        """What the recipe's `validate` section declares; None where it has none.
+
+        Raises:
+            UsageError: no images.
+        """
+        plan = recipe.validation
+        if plan is None:
+            return None
+        seen = ConfounderSet.of(store.word(label) for label in labels)
+        held_out = confounder_set(plan.held_out) if plan.held_out is not None else ConfounderSet.of(())
+        images = _images(plan, store)
+        pairs = [{w.label: [_pair(w, x) for x in images] for w in words} for words in (seen, held_out)]
+        return cls(pairs[0], pairs[1], recipe.test.channel, recipe.test.border, plan.select)
+
+    def measure(self, net: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+        """Mean PSNR in dB: `val/<label>` each, `val/seen`, `val/held_out`, and `val/select`."""
+        training = net.training
+        net.eval()
+        try:
+            found = {
+                group: {label: self._mean(net, device, dtype, pairs) for label, pairs in words.items()}
+                for group, words in (("seen", self.seen), ("held_out", self.held_out))
+            }
+        finally:
+            net.train(training)
+        row = {f"val/{label}": v for words in found.values() for label, v in words.items()}
+        row |= {f"val/{g}": float(np.mean(list(words.values()))) for g, words in found.items() if words}
+        return {**row, "val/select": row[f"val/{self.select}"]}
+
+    def _mean(self, net: nn.Module, device: torch.device, dtype: torch.dtype, pairs: list[Pair]) -> float:
+        values = []
+        for pair in pairs:
+            batch = torch.from_numpy(pair.distorted.transpose(2, 0, 1)[None].copy())
+            with torch.no_grad():
+                output = net(batch.to(device, dtype))
+            restored = output[0].float().cpu().numpy().transpose(1, 2, 0)
+            values.append(psnr(restored, pair.clean, channel=self.channel, border=self.border))
+        return float(np.mean(values))
+
+
+def _images(plan: Validate, store: Store) -> list[Image]:
+    if plan.images is not None:
+        found = [to_float(image.load("refuse")) for image in expand(plan.images)[: plan.limit]]
+    else:
+        if "validation" not in store.index["split"].astype(str):
+            raise UsageError(
+                "the store has no items of the split `validation`",
+                where="validate.images",
+                remedy="name images in validate.images, or make the store with --validation 0.1",
+            )
+        found = [to_float(store.clean(int(i))) for i in store.items("validation")[: plan.limit]]
+    if not found:
+        raise UsageError("there is no image to validate on", where="validate.images", found=plan.images)
+    return [_centre(image, plan.crop) for image in found]
+
+
+def _centre(image: Image, side: int) -> Image:
+    h, w = (min(side, n) // 8 * 8 for n in image.shape[:2])
+    y, x = (image.shape[0] - h) // 2, (image.shape[1] - w) // 2
+    return np.ascontiguousarray(image[y : y + h, x : x + w])
+
+
+def _pair(word: Word, clean: Image) -> Pair:
+    return Pair(word.apply(clean, SampleKey(_SEED, pixel_hash(clean))), clean)
