@@ -11,6 +11,10 @@ from torch import Tensor
 from dilkit.errors import DilkitError
 
 
+class NonFinite(DilkitError):
+    """A loss or a gradient is NaN or infinite."""
+
+
 def size(tensors: Iterable[Tensor]) -> Tensor:
     """The sum of absolute values: a scalar that is finite if, and hardly ever unless, all elements are."""
     tensors = list(tensors)
@@ -27,12 +31,12 @@ def require_finite(scalars: Mapping[str, Tensor], *, where: str | None = None) -
         where: the step, for the message.
 
     Raises:
-        DilkitError: naming the first scalar that is NaN or infinite.
+        NonFinite: naming the first scalar that is NaN or infinite.
     """
     if bool(torch.stack([s.detach() for s in scalars.values()]).isfinite().all()):
         return
     name, value = next((n, float(s)) for n, s in scalars.items() if not math.isfinite(float(s)))
-    raise DilkitError(
+    raise NonFinite(
         f"{name} is not finite",
         where=where,
         found=value,
