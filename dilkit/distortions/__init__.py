@@ -9,10 +9,10 @@ import importlib
 from importlib.util import find_spec
 from typing import Any
 
-from dilkit.distortions.algebra import confounder_set, mix, prob, shuffle
+from dilkit.distortions.algebra import confounder_set, interleave, mix, prob, shuffle
 from dilkit.distortions.draw import Draw, Window
 from dilkit.distortions.interchange import from_albumentations, to_albumentations
-from dilkit.distortions.laws import Law, choice, integers, loguniform, uniform
+from dilkit.distortions.laws import Law, choice, integers, inverse_uniform, loguniform, root_uniform, uniform
 from dilkit.distortions.parser import ExpressionError, parse
 from dilkit.distortions.primitive import (
     GLOBAL,
@@ -90,6 +90,8 @@ __all__ = [
     "confounder_set",
     "from_albumentations",
     "integers",
+    "interleave",
+    "inverse_uniform",
     "loguniform",
     "mix",
     "none",
@@ -97,6 +99,7 @@ __all__ = [
     "pixel_hash",
     "prob",
     "register",
+    "root_uniform",
     "shuffle",
     "to_albumentations",
     "uniform",

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -192,12 +192,21 @@ def prob(p: float, word: Any) -> Word:
 
 
 def shuffle(*words: Any) -> Word:
-    """One word that applies all of them in an order drawn per sample."""
-    made = [as_word(word, "an argument of shuffle") for word in words]
+    """One word that applies all of them in an order drawn per sample, each as a block."""
+    return _arranged(words, Shuffle)
+
+
+def interleave(*words: Any) -> Word:
+    """One word that riffles them per sample: each keeps its own order, steps of others may come between."""
+    return _arranged(words, lambda kept: Shuffle(kept, riffled=True))
+
+
+def _arranged(words: tuple[Any, ...], make: Callable[[tuple[Word, ...]], Shuffle]) -> Word:
+    made = [as_word(word, "an argument of shuffle or interleave") for word in words]
     kept = sorted((word for word in made if word.sequence), key=lambda word: word.order)
     if len(kept) <= 1:
         return kept[0] if kept else clean
-    return Word((Shuffle(tuple(kept)),))
+    return Word((make(tuple(kept)),))
 
 
 def confounder_set(expr: str | Expression | PrimitiveKind | Sequence[Any]) -> ConfounderSet:

@@ -51,11 +51,13 @@ class Draw:
         shape: (H, W) of the whole image.
         window: the part of it that is being made; fields are cut to it, so that
             `apply(image, draw)[window] == apply(image[window], draw.at(window))` for a point primitive.
+        clean: (H, W) of the clean image that the word began with, where it may have another shape.
     """
 
     key: bytes
     shape: tuple[int, int]
     window: Window
+    clean: tuple[int, int] | None = None
 
     @classmethod
     def whole(cls, key: bytes, shape: tuple[int, int]) -> Draw:

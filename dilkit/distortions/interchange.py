@@ -30,6 +30,8 @@ from dilkit.errors import UsageError
 def to_albumentations(expression: Any) -> Any:
     """A word as an `A.Compose`: `mix` is `A.OneOf`, `shuffle` is `A.RandomOrder`, `alb` the transform itself.
 
+    An `interleave` has no counterpart there and becomes one transform.
+
     The transforms of the library want values in [0, 1]: write `clip` before them where noise may leave it.
 
     Args:
@@ -49,11 +51,13 @@ def to_albumentations(expression: Any) -> Any:
 
 def _step(step: Step) -> Any:
     from dilkit.distortions import foreign
-    from dilkit.distortions._albumentations import A, transform_class
+    from dilkit.distortions._albumentations import A, Distort, transform_class
 
     if isinstance(step, Mix):
         unit = 10 ** len(str(max(weight for weight, _ in step.branches)))
         return A.OneOf([_sequence(word, _decimal(Fraction(w, unit))) for w, word in step.branches], p=1.0)
+    if isinstance(step, Shuffle) and step.riffled:
+        return Distort(str(step))
     if isinstance(step, Shuffle):
         return A.RandomOrder([_sequence(word) for word in step.words], n=len(step.words), p=1.0)
     if step.kind is foreign.alb:

@@ -9,7 +9,13 @@ from typing import Any
 
 from dilkit.errors import UsageError
 
-WORD = 1 << 64
+SCALES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
+    "uniform": (float, float),
+    "loguniform": (math.log, math.exp),
+    "inverse_uniform": (lambda x: 1 / x, lambda x: 1 / x),
+    "root_uniform": (lambda x: x * x, math.sqrt),
+}
+"""Continuous laws: (what of the value is uniform, the value from it)."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,7 @@ class Law:
     """A law of chance: its name and its numbers, least first.
 
     Attributes:
-        name: `uniform`, `loguniform`, `integers` (both ends allowed) or `choice` (each alike).
+        name: one of `SCALES`, `integers` (both ends allowed) or `choice` (each alike).
         args: (low, high), or the values to choose from.
     """
 
@@ -26,7 +32,7 @@ class Law:
 
     @property
     def continuous(self) -> bool:
-        return self.name in ("uniform", "loguniform")
+        return self.name in SCALES
 
     def map(self, check: Callable[[Any], Any]) -> Any:
         """The same law of checked values; its extremes are checked, so all between them is allowed."""
@@ -39,11 +45,11 @@ class Law:
         low, high = self.args
         if self.name == "integers":
             return low + ((word * (high - low + 1)) >> 64)
-        fraction = (word >> 11) * 2.0**-53
-        if self.name == "uniform":
-            return low + (high - low) * fraction
-        value = math.exp(math.log(low) + (math.log(high) - math.log(low)) * fraction)
-        return float(f"{value:.12g}")  # the same on every machine's mathematical library
+        there, back = SCALES[self.name]
+        value = back(there(low) + (there(high) - there(low)) * ((word >> 11) * 2.0**-53))
+        if self.name == "loguniform":
+            value = float(f"{value:.12g}")  # mathematical libraries differ in the last digits
+        return min(max(value, low), high)
 
     def __str__(self) -> str:
         return f"{self.name}({', '.join(map(repr, self.args))})"
@@ -62,18 +68,18 @@ def make(name: str, *args: Any) -> Any:
         return ordered[0] if all(value == ordered[0] for value in ordered) else Law("choice", ordered)
     if len(args) != 2:
         raise UsageError(f"{name} takes two numbers, the least and the greatest", found=f"{len(args)} values")
-    low, high = args
     for value in args:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise UsageError(f"{name} takes two numbers, the least and the greatest", found=repr(value))
         if name == "integers" and int(value) != value:
             raise UsageError("integers takes two whole numbers", found=repr(value))
-        if name == "loguniform" and value <= 0:
-            raise UsageError("loguniform takes numbers above 0", found=repr(value))
+        if name in ("loguniform", "inverse_uniform") and value <= 0:
+            raise UsageError(f"{name} takes numbers above 0", found=repr(value))
+        if name == "root_uniform" and value < 0:
+            raise UsageError("root_uniform takes numbers of at least 0", found=repr(value))
+    low, high = map(int, args) if name == "integers" else args
     if low > high:
         raise UsageError(f"{name}({low:g}, {high:g}) is empty", remedy="give the least value first")
-    if name == "integers":
-        low, high = int(low), int(high)
     return low if low == high else Law(name, (low, high))
 
 
@@ -87,6 +93,16 @@ def loguniform(low: float, high: float) -> Any:
     return make("loguniform", low, high)
 
 
+def inverse_uniform(low: float, high: float) -> Any:
+    """The reciprocal is uniform: inverse_uniform(0.25, 1) is 1 / uniform(1, 4)."""
+    return make("inverse_uniform", low, high)
+
+
+def root_uniform(low: float, high: float) -> Any:
+    """The square is uniform: a standard deviation whose variance is uniform."""
+    return make("root_uniform", low, high)
+
+
 def integers(low: int, high: int) -> Any:
     """Every whole number from `low` to `high`, both included, alike."""
     return make("integers", low, high)
@@ -97,4 +113,6 @@ def choice(*values: Any) -> Any:
     return make("choice", *values)
 
 
-LAWS: dict[str, Callable[..., Any]] = {f.__name__: f for f in (uniform, loguniform, integers, choice)}
+LAWS: dict[str, Callable[..., Any]] = {
+    law.__name__: law for law in (uniform, loguniform, inverse_uniform, root_uniform, integers, choice)
+}

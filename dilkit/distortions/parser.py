@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
@@ -83,7 +84,10 @@ class _Reader:
                 "the expression is empty", remedy="write `clean` for the word that changes nothing"
             )
         try:
-            tree = ast.parse(self.text.lstrip(), mode="eval").body
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SyntaxWarning)  # such as a backslash in a quoted word
+                warnings.simplefilter("ignore", DeprecationWarning)
+                tree = ast.parse(self.text.lstrip(), mode="eval").body
             self.offset = len(self.text) - len(self.text.lstrip())
             if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
                 raise UsageError(
@@ -256,7 +260,7 @@ class _Reader:
         if name == "mix" and isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
             weight = self.at(node.left, algebra.exact_weight, self.value(node.left))
             return self.at(node.right, Weighted.of, weight, self.operand(node.right))
-        role = "a branch of mix" if name == "mix" else "an argument of shuffle"
+        role = "a branch of mix" if name == "mix" else f"an argument of {name}"
         return self.at(node, algebra.as_word, self.operand(node), role)
 
     def swept(self, node: ast.Subscript) -> ConfounderSet:

@@ -227,7 +227,7 @@ class PrimitiveKind(Operators):
         return kind_of, (self.name,)
 
 
-RESERVED = frozenset(("clean", "none", "mix", "shuffle", "prob", *LAWS))
+RESERVED = frozenset(("clean", "none", "mix", "shuffle", "interleave", "prob", *LAWS))
 """Names that the text form needs itself."""
 
 

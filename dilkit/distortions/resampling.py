@@ -35,7 +35,10 @@ def _by_factor(image: Image, factor: float, method: str) -> Image:
 
 
 def _resize(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
-    return _by_factor(image, params["factor"], params["method"])
+    height, width = (params["of"] == "clean" and draw.clean) or image.shape[:2]
+    return _resized(
+        image, round(height * params["factor"]), round(width * params["factor"]), params["method"]
+    )
 
 
 def _resize_to(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
@@ -116,6 +119,13 @@ resize = REGISTRY.add(
         params=(
             Param("factor", float, low=1 / 64, high=16, doc="new side by old side, rounded to whole pixels"),
             _method("method", "bicubic", "interpolation"),
+            Param(
+                "of",
+                str,
+                default="image",
+                choices=("image", "clean"),
+                doc="whose sides the factor is of: this image's, or those of the clean image at the start",
+            ),
         ),
         apply=_resize,
         locality=lambda params: GLOBAL,

@@ -82,18 +82,21 @@ class Planned(NamedTuple):
 
 def plan(word: Word, key: SampleKey, position: tuple[int, ...] = ()) -> Iterator[Planned]:
     """The primitives that a word comes to for one sample, in order."""
+    for index, step in enumerate(word.sequence):
+        yield from _plan_step(step, key, (*position, index))
+
+
+def _plan_step(step: Step, key: SampleKey, here: tuple[int, ...]) -> Iterator[Planned]:
     from dilkit.distortions.words import Mix, Primitive
 
-    for index, step in enumerate(word.sequence):
-        here = (*position, index)
-        token = key.derive(step, here)
-        if isinstance(step, Primitive):
-            yield Planned(step.kind, _settle(step, token), token)
-        elif isinstance(step, Mix):
-            yield from plan(_branch(step, token), key, here)
-        else:
-            for member in _arrangement(step, token):
-                yield from plan(step.words[member], key, (*here, member))
+    token = key.derive(step, here)
+    if isinstance(step, Primitive):
+        yield Planned(step.kind, _settle(step, token), token)
+    elif isinstance(step, Mix):
+        yield from plan(_branch(step, token), key, here)
+    else:
+        for member, index in _arrangement(step, token):
+            yield from _plan_step(step.words[member].sequence[index], key, (*here, member, index))
 
 
 def _settle(step: Primitive, token: bytes) -> dict[str, Any]:
@@ -117,19 +120,26 @@ def _branch(step: Mix, token: bytes) -> Word:
     raise AssertionError("the weights do not sum up")
 
 
-def _arrangement(step: Shuffle, token: bytes) -> list[int]:
-    """A uniform permutation (sorting by independent random numbers)."""
-    return sorted(range(len(step.words)), key=lambda member: _number(token, str(member)))
+def _arrangement(step: Shuffle, token: bytes) -> list[tuple[int, int]]:
+    """(member, index of its step) in an order drawn uniformly: slots are sorted by random numbers."""
+    sizes = [len(word.sequence) for word in step.words]
+    slots = [member for member, size in enumerate(sizes) for _ in range(size if step.riffled else 1)]
+    order = sorted(range(len(slots)), key=lambda slot: _number(token, str(slot)))
+    if not step.riffled:
+        return [(slots[slot], index) for slot in order for index in range(sizes[slots[slot]])]
+    following = [iter(range(size)) for size in sizes]
+    return [(slots[slot], next(following[slots[slot]])) for slot in order]
 
 
 def apply(word: Word, image: Image, key: SampleKey, window: Window | None) -> Image:
     """`Word.apply`."""
     _check_image(image)
+    clean = image.shape[:2]
     todo = list(plan(word, key))
     reaches = [p.kind.locality(p.params).halo for p in todo]
     split = max((i + 1 for i, halo in enumerate(reaches) if halo is None), default=0)
     for planned in todo[:split]:
-        image = _run(planned, image, Window(0, 0, *image.shape[:2]), image.shape[:2])
+        image = _run(planned, image, Window(0, 0, *image.shape[:2]), image.shape[:2], clean)
     shape = image.shape[:2]
     wanted = _check_window(window, shape)
     windows = [wanted]
@@ -137,12 +147,15 @@ def apply(word: Word, image: Image, key: SampleKey, window: Window | None) -> Im
         windows.insert(0, _grown(windows[0], halo or 0, shape))
     part = _cut(image, windows[0])
     for planned, before, after in zip(todo[split:], windows, windows[1:], strict=False):
-        part = _cut(_run(planned, part, before, shape), _inside(after, before))
+        part = _cut(_run(planned, part, before, shape, clean), _inside(after, before))
     return part.copy() if part.base is not None or part is image else part
 
 
-def _run(planned: Planned, part: Image, window: Window, shape: tuple[int, ...]) -> Image:
-    result = planned.kind.apply(part, planned.params, Draw(planned.key, (shape[0], shape[1]), window))
+def _run(
+    planned: Planned, part: Image, window: Window, shape: tuple[int, ...], clean: tuple[int, ...]
+) -> Image:
+    draw = Draw(planned.key, (shape[0], shape[1]), window, (clean[0], clean[1]))
+    result = planned.kind.apply(part, planned.params, draw)
     wanted = part.shape if planned.kind.locality(planned.params).halo is not None else (*result.shape[:2], 3)
     if result.dtype != np.float32 or result.shape != wanted:
         raise DilkitError(

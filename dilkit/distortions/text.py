@@ -62,7 +62,7 @@ def _factor(word: Word) -> str:
 
 
 def show_shuffle(shuffle: Shuffle) -> str:
-    return f"shuffle({', '.join(map(str, shuffle.words))})"
+    return f"{shuffle.name}({', '.join(map(str, shuffle.words))})"
 
 
 def show_set(words: ConfounderSet) -> str:

@@ -161,9 +161,19 @@ class Mix(_Canonical):
 
 @dataclass(frozen=True, eq=False)
 class Shuffle(_Canonical):
-    """All words, in an order drawn per sample (`words`: at least two, in canonical order)."""
+    """All words, in an order drawn per sample.
+
+    Attributes:
+        words: at least two, in canonical order.
+        riffled: each word keeps the order of its own steps, but steps of the others may come between them.
+    """
 
     words: tuple[Word, ...]
+    riffled: bool = False
+
+    @property
+    def name(self) -> str:
+        return "interleave" if self.riffled else "shuffle"
 
     @property
     def size(self) -> int:
@@ -185,11 +195,11 @@ class Shuffle(_Canonical):
         return total
 
     def canonical(self) -> Any:
-        return {"shuffle": [word.canonical() for word in self.words]}
+        return {self.name: [word.canonical() for word in self.words]}
 
     @cached_property
     def common_json(self) -> str:
-        return canonical.dumps({"shuffle": [word.common for word in self.words]})
+        return canonical.dumps({self.name: [word.common for word in self.words]})
 
     def __str__(self) -> str:
         return text.show_shuffle(self)

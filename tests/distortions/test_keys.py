@@ -19,10 +19,14 @@ from dilkit.distortions import (
     clip,
     gaussian_blur,
     integers,
+    interleave,
+    inverse_uniform,
+    loguniform,
     jpeg,
     mix,
     pixel_hash,
     quantize,
+    root_uniform,
     shuffle,
     uniform,
 )
@@ -101,6 +105,42 @@ def test_orders_are_drawn_alike():
     drawn = Counter(tuple(p.params["sigma"] for p in plan(word, SampleKey(s, PIXELS))) for s in range(3000))
     assert len(drawn) == 6
     assert all(count / 3000 == pytest.approx(1 / 6, abs=0.03) for count in drawn.values())
+
+
+def test_interleavings_are_drawn_alike_and_keep_the_order_of_each():
+    word = interleave(awgn(1) >> awgn(2), awgn(3) >> awgn(4))
+    drawn = Counter(tuple(p.params["sigma"] for p in plan(word, SampleKey(s, PIXELS))) for s in range(3000))
+    assert len(drawn) == 6  # 4! / (2! 2!)
+    assert all(order.index(1) < order.index(2) and order.index(3) < order.index(4) for order in drawn)
+    assert all(count / 3000 == pytest.approx(1 / 6, abs=0.03) for count in drawn.values())
+    blocks = shuffle(awgn(1) >> awgn(2), awgn(3) >> awgn(4))
+    drawn = Counter(tuple(p.params["sigma"] for p in plan(blocks, SampleKey(s, PIXELS))) for s in range(99))
+    assert set(drawn) == {(1, 2, 3, 4), (3, 4, 1, 2)}
+
+
+def test_every_primitive_of_a_sample_has_its_own_key():
+    word = interleave(awgn(1) ** 2, awgn(1)) >> shuffle(awgn(1), awgn(1)) >> mix(awgn(1), awgn(1) ** 2)
+    for seed in range(20):
+        drawn = keys(word, seed=seed)
+        assert len(set(drawn)) == len(drawn)
+
+
+@pytest.mark.parametrize(
+    ("made", "uniform_in"),
+    [
+        (uniform(1, 9), lambda x: x),
+        (loguniform(1, 9), np.log),
+        (inverse_uniform(1, 9), lambda x: 1 / x),
+        (root_uniform(1, 9), np.square),
+    ],
+)
+def test_continuous_laws_are_uniform_in_what_they_say(made, uniform_in):
+    drawn = [next(plan(awgn(made), SampleKey(s, PIXELS))).params["sigma"] for s in range(2000)]
+    assert 1 <= min(drawn) < 1.2
+    assert 8 < max(drawn) <= 9
+    low, high = sorted((uniform_in(1.0), uniform_in(9.0)))
+    shares = np.sort((uniform_in(np.array(drawn)) - low) / (high - low))
+    assert np.abs(shares - (np.arange(2000) + 0.5) / 2000).max() < 0.04  # Kolmogorov-Smirnov, p about 0.003
 
 
 def test_parameters_are_drawn_by_their_laws():

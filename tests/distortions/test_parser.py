@@ -34,6 +34,10 @@ SHORTEST = [
     "mix(3*awgn(5), 7*(jpeg(30) >> clip))",
     "prob(0.1, jpeg(30))",
     "shuffle(awgn(5), jpeg(30) >> clip)",
+    "interleave(awgn(5), jpeg(30) >> clip)",
+    "awgn(inverse_uniform(0.5, 1))",
+    "awgn(root_uniform(0, 2))",
+    "awgn(loguniform(0.1, 2))",
     "alb('MotionBlur', blur_limit=[3, 15])",
 ]
 

@@ -17,6 +17,7 @@ from dilkit.distortions import (
     confounder_set,
     gaussian_blur,
     integers,
+    interleave,
     jpeg,
     mix,
     none,
@@ -61,6 +62,7 @@ def _grown(inner):
         pair.map(lambda words: _sequence(words)),
         st.lists(st.tuples(weights, inner), min_size=1, max_size=3).map(_mixed),
         pair.map(lambda words: shuffle(*words)),
+        pair.map(lambda words: interleave(*words)),
         st.tuples(inner, st.integers(0, 3)).map(lambda pair: pair[0] ** pair[1]),
         inner.map(lambda word: prob(0.3, word)),
     )
@@ -184,12 +186,17 @@ def test_prob_is_a_mix_with_clean(a, p, seed):
     same(prob(0, a), clean, seed)
 
 
-@given(st.lists(words, max_size=4), st.randoms(use_true_random=False), seeds)
+@given(
+    st.sampled_from([shuffle, interleave]),
+    st.lists(words, max_size=4),
+    st.randoms(use_true_random=False),
+    seeds,
+)
 @law
-def test_shuffle_does_not_depend_on_order(drawn, random, seed):
-    same(shuffle(*drawn), shuffle(*random.sample(drawn, len(drawn))), seed)
-    same(shuffle(*drawn, clean), shuffle(*drawn), seed)
-    same(shuffle(*drawn[:1]), drawn[0] if drawn else clean, seed)
+def test_shuffle_and_interleave_do_not_depend_on_order(form, drawn, random, seed):
+    same(form(*drawn), form(*random.sample(drawn, len(drawn))), seed)
+    same(form(*drawn, clean), form(*drawn), seed)
+    same(form(*drawn[:1]), drawn[0] if drawn else clean, seed)
 
 
 @given(st.one_of(words, sets), seeds)
