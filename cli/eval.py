@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .app import app
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dilkit.evaluation.protocols import Protocol
 
 
 class Channel(StrEnum):
@@ -33,80 +38,76 @@ Examples:
 
 `dilkit eval runs/erm/checkpoints/last.safetensors --data CBSD68 --distort "awgn[5, 10, 15, 20, 30, 40, 50]"`
 
-`dilkit eval erm=a.safetensors dil=b.safetensors --data Set5 --distort "awgn(50) | jpeg(30)" --csv rows.csv`
+`dilkit eval erm=a.safetensors dil=b.safetensors --data Set5 --distort "awgn(50) | jpeg(30)" --baseline erm`
+
+`dilkit eval a.safetensors --protocol denoise-awgn --data CBSD68 --csv rows.csv`
 
 `dilkit eval --data CBSD68 --distort "awgn[15, 25, 50]" --no-clip --noise legacy-numpy`
 """
+
+_Data = typer.Option(help="Clean images: a folder, glob, file or samples:test; may be given again.")
+_Distort = typer.Option(help="Distortions, as an expression; may be given again.")
+_Noise = typer.Option(help="Keyed by image (default), or that of common benchmark scripts (awgn only).")
+_Measure = typer.Option(help="Compare images rounded to 8 bits (default), clamped only, or as they are.")
+_Json = typer.Option(
+    "--json", metavar="FILE", help="Write settings, means and rows; - prints them instead of the table."
+)
 
 
 @app.command("eval", epilog=_EPILOG)
 def evaluate(
     checkpoints: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[[LABEL=]CKPT...]",
-            help="Checkpoints; none measures the input alone.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="[[LABEL=]CKPT...]", help="Nets; none measures the input alone."),
     ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(help="Clean images: a folder, glob, file or samples:test; may be given again."),
+    data: Annotated[list[str] | None, _Data] = None,
+    distort: Annotated[list[str] | None, _Distort] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="A protocol by name (see `dilkit ls protocols`) or from a .yaml file.")
     ] = None,
-    distort: Annotated[
-        list[str] | None, typer.Option(help="Distortions, as an expression; given again, all of them.")
+    inputs: Annotated[
+        Path | None,
+        typer.Option(help="Real distorted images, named as the clean ones, instead of --distort."),
     ] = None,
-    clip: Annotated[bool, typer.Option(help="Clamp the nets' input to [0, 1].")] = True,
-    quantize: Annotated[bool, typer.Option(help="Round the nets' input to 8 bits.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the distortions' randomness.")] = 0,
-    noise: Annotated[
-        Noise, typer.Option(help="Keyed by image, or that of common benchmark scripts (awgn only).")
-    ] = Noise.keyed,
-    draws: Annotated[int, typer.Option(min=1, help="Draws of each random distortion.")] = 1,
-    channel: Annotated[Channel, typer.Option(help="Compare colours, or luma.")] = Channel.rgb,
-    border: Annotated[int, typer.Option(min=0, help="Pixels left out at every side.")] = 0,
-    measure: Annotated[
-        Measure, typer.Option(help="Compare images rounded to 8 bits, clamped only, or as they are.")
-    ] = Measure.uint8,
+    clip: Annotated[
+        bool | None, typer.Option("--clip/--no-clip", help="Clamp the nets' input to [0, 1] (default).")
+    ] = None,
+    quantize: Annotated[
+        bool | None, typer.Option("--quantize/--no-quantize", help="Round the nets' input to 8 bits.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the distortions' randomness.")] = None,
+    noise: Annotated[Noise | None, _Noise] = None,
+    draws: Annotated[int | None, typer.Option(min=1, help="Draws of each random distortion.")] = None,
+    channel: Annotated[Channel | None, typer.Option(help="Compare colours (default), or luma.")] = None,
+    border: Annotated[int | None, typer.Option(min=0, help="Pixels left out at every side.")] = None,
+    measure: Annotated[Measure | None, _Measure] = None,
     metric: Annotated[
-        list[str] | None,
-        typer.Option(help="A further metric: ms_ssim, lpips, dists, niqe; may be given again."),
+        list[str] | None, typer.Option(help="A further metric: ms_ssim, lpips, dists, niqe.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Also print scores, and differences to this net, with intervals.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     batch: Annotated[int | None, typer.Option(min=1, help="Inputs of one shape per forward pass.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the per-image rows.")] = None,
     parquet: Annotated[Path | None, typer.Option(help="Write the per-image rows.")] = None,
-    table: Annotated[Path | None, typer.Option(help="Write the table, as Markdown.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw PSNR against degree, the seen range shaded (.png, .svg, .pdf).")
-    ] = None,
-    json_file: Annotated[
-        str | None,
-        typer.Option(
-            "--json",
-            metavar="FILE",
-            help="Write settings, means and rows; - prints them instead of the table.",
-        ),
-    ] = None,
+    json_file: Annotated[str | None, _Json] = None,
 ) -> None:
     """Measure nets on distorted images: PSNR and SSIM, seen and unseen distortions told apart.
 
     Cut short, a run that writes rows to a FILE goes on where it stopped (FILE.part keeps them meanwhile).
     """
-    from dilkit.errors import UsageError
-
-    if not data or not distort:
-        raise UsageError(
-            f"--{'distort' if data else 'data'} is missing",
-            remedy='for example --data CBSD68 --distort "awgn[15, 25, 50]"',
-        )
-    for path, suffix in ((csv, ".csv"), (parquet, ".parquet"), (table, ".md")):
-        if path is not None and path.suffix != suffix:
-            raise UsageError("the ending of the file does not say what it holds", where=path, expected=suffix)
+    for path, suffix in ((csv, ".csv"), (parquet, ".parquet")):
+        _check_ending(path, suffix)
+    changes = {
+        "clip": clip, "quantize": quantize, "seed": seed, "noise": noise, "draws": draws, "channel": channel,
+        "border": border, "measure": measure, "distort": " | ".join(f"({d})" for d in distort or ()) or None,
+    }  # fmt: skip
+    how, sources = _plan(protocol, changes, data, inputs)
 
     from dilkit.evaluation import evaluate as run
     from dilkit.evaluation.nets import INPUT, parse_nets
-    from dilkit.evaluation.rows import write_rows
+    from dilkit.evaluation.rows import SETTINGS, as_json, write_rows
 
     from ._count import Count
 
@@ -114,31 +115,117 @@ def evaluate(
     journal = files[0].with_name(files[0].name + ".part") if files else None
     with Count("evaluating") as count:
         rows = run(
-            parse_nets(checkpoints or [INPUT]), data, distort,
-            clip=clip, quantize=quantize, seed=seed, noise=noise.value, draws=draws, channel=channel.value,
-            border=border, measure=measure.value, device=device, metrics=metric or (), batch=batch,
-            journal=journal, progress=count,
+            parse_nets(checkpoints or [INPUT]), sources, inputs=inputs, **how.settings(), device=device,
+            metrics=metric or (), batch=batch, journal=journal, progress=count,
         )  # fmt: skip
+    rows.attrs[SETTINGS]["protocol"] = how.title if protocol else None
     for path in files:
         write_rows(rows, path)
     if json_file == "-":
-        from dilkit.evaluation.rows import as_json
-
         print(json.dumps(as_json(rows), indent=1, allow_nan=False))
-    else:
-        from dilkit.report.tables import legend, result_tables
+        return
+    _show(rows)
+    if baseline is not None:
+        _show_scores(rows, baseline)
 
-        from ._table import show_table
 
-        for each in result_tables(rows):
-            show_table(each.head, each.lines, title=each.title)
-            print()
-        print(legend(rows))
-    if table is not None:
-        from dilkit.report.tables import as_markdown
+def _check_ending(path: Path | None, suffix: str) -> None:
+    from dilkit.errors import UsageError
 
-        table.write_text(as_markdown(rows), encoding="utf-8")
-    if plot is not None:
-        from dilkit.report.plots import psnr_against_degree
+    if path is not None and path.suffix != suffix:
+        raise UsageError("the ending of the file does not say what it holds", where=path, expected=suffix)
 
-        psnr_against_degree(rows).savefig(plot, dpi=150)
+
+def _plan(
+    name: str | None, changes: dict[str, Any], data: list[str] | None, inputs: Path | None
+) -> tuple[Protocol, list[Any]]:
+    """The protocol, named or made of the options, and the sources of clean images."""
+    from dilkit.errors import UsageError
+    from dilkit.evaluation.protocols import Protocol, find_protocol, find_sets
+
+    changes = {key: getattr(value, "value", value) for key, value in changes.items()}
+    how = find_protocol(name) if name else Protocol(name="options")
+    how = how.changed(changes)
+    sources: list[Any] = list(data or (find_sets(how) if name else ()))
+    if inputs is not None and how.distort is not None:
+        raise UsageError("give --distort or --inputs, not both")
+    if not sources or (how.distort is None and inputs is None):
+        missing = "data" if not sources else "distort"
+        raise UsageError(
+            f"--{missing} is missing", remedy='for example --data CBSD68 --distort "awgn[15, 25]"'
+        )
+    return how, sources
+
+
+_MARKS = {"seen": "", "degree": "*", "type": "†", "clean": "", "unknown": ""}
+_LEGEND = {"degree": "* degree not trained on", "type": "† type not trained on"}
+
+
+def _show(rows: pd.DataFrame) -> None:
+    from dilkit.evaluation.protocols import check_manifest
+    from dilkit.evaluation.scores import by_distortion, by_novelty
+
+    from ._table import show_table
+
+    means, checked = by_distortion(rows), check_manifest(rows)
+    for name, part in means.groupby("set", sort=False):
+        nets = [net for net in dict.fromkeys(part["net"]) if net != "input"]
+        lines = []
+        for label, cells in part.groupby("distortion", sort=False):
+            by_net = cells.set_index("net")
+            marked = [_cell(by_net.loc[n], "psnr", "ssim") + _MARKS[by_net.loc[n, "novelty"]] for n in nets]
+            lines.append([str(label), _cell(by_net.iloc[0], "input_psnr", "input_ssim"), *marked])
+        for what, psnr in by_novelty(rows[rows["set"] == name]).items():
+            lines.append([f"mean, {what}", "", *(f"{psnr[net]:.2f}" if net in psnr else "" for net in nets)])
+        images = int(part["images"].iloc[0])
+        head = f"{name} ({images} image{'s' * (images != 1)}; {checked[str(name)]}): PSNR in dB, SSIM"
+        show_table(["distortion", "input", *nets], lines, title=head)
+        print()
+    for line in _notes(rows, set(means["novelty"])):
+        print(line)
+
+
+def _cell(row: Any, psnr: str, ssim: str) -> str:
+    return f"{row[psnr]:.4f} {row[ssim]:.4f}"
+
+
+def _notes(rows: pd.DataFrame, novelties: set[str]) -> list[str]:
+    """What a reader must know: leaks, marks, and the whole protocol."""
+    from dilkit.evaluation.rows import SETTINGS
+
+    s = rows.attrs[SETTINGS]
+    leaks = rows[rows["leak"].fillna(False)].groupby("net")["image"].unique()
+    said = [
+        f"LEAK: {net} was trained on {len(images)} of the test images: {', '.join(images[:5])}"
+        + (" ..." if len(images) > 5 else "")
+        for net, images in leaks.items()
+    ]
+    said += [f"{net}: trained on {about['trained']}" for net, about in s["nets"].items() if about["trained"]]
+    said += [text for kind, text in _LEGEND.items() if kind in novelties]
+    clipped = "clipped" if s["clip"] else "not clipped"
+    rounded = "rounded to 8 bits" if s["quantize"] else "not rounded"
+    return [
+        *said,
+        *([f"protocol {s['protocol']}"] if s["protocol"] else []),
+        f"input {clipped}, {rounded}; {s['noise']} noise, seed {s['seed']}, draws {s['draws']};"
+        f" {s['channel']}, border {s['border']}, measured {s['measure']}",
+    ]
+
+
+def _show_scores(rows: pd.DataFrame, baseline: str) -> None:
+    from dilkit.evaluation.bootstrap import scores
+
+    from ._table import show_table
+
+    table = scores(rows, baseline=baseline)
+    for name, part in table.groupby("set", sort=False):
+        lines = [
+            [
+                f"{row.score}, {row.arm}", f"{row.value:.2f}", f"{row.low:.2f} to {row.high:.2f}",
+                f"{row.difference:+.2f}", f"{row.difference_low:+.2f} to {row.difference_high:+.2f}",
+            ]
+            for row in part.sort_values("score", kind="stable").itertuples()
+        ]  # fmt: skip
+        print()
+        head = ["score", "PSNR", "95 % interval", f"minus {baseline}", "95 % interval"]
+        show_table(head, lines, title=str(name))

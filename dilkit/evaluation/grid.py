@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from dilkit.distortions import Word, confounder_set, pixel_hash
+from dilkit.distortions import Word, as_float, confounder_set, pixel_hash
 from dilkit.errors import UsageError
 from dilkit.evaluation.degrade import Degradation, Noise
 from dilkit.evaluation.forward import (
@@ -25,11 +25,12 @@ from dilkit.evaluation.forward import (
     to_images,
     to_tensor,
 )
-from dilkit.evaluation.images import Data, Pixels, TestImage, find_images
+from dilkit.evaluation.images import Data, Pixels, TestImage, find_images, find_pairs
 from dilkit.evaluation.journal import Journal
+from dilkit.evaluation.leaks import Trained
 from dilkit.evaluation.metrics import Channel, Measure, Reference, levels
 from dilkit.evaluation.nets import Net, Nets, open_nets
-from dilkit.evaluation.novelty import Novelty, degree_of, novelty, type_of
+from dilkit.evaluation.novelty import GIVEN, Novelty, degree_of, novelty, type_of
 from dilkit.evaluation.perceptual import Compare, make_extras
 from dilkit.evaluation.rows import KEY, frame
 from dilkit.evaluation.tiles import Tiling
@@ -43,8 +44,9 @@ _LARGE_TILES = Tiling(1024, 64, 32)
 def evaluate(
     nets: Nets,
     data: Data,
-    distort: Any,
+    distort: Any = None,
     *,
+    inputs: str | Path | None = None,
     clip: bool,
     quantize: bool,
     seed: int = 0,
@@ -65,7 +67,8 @@ def evaluate(
     Args:
         nets: checkpoints, opened nets, or modules by label; `"input"` is the distorted input itself.
         data: sources of clean images, or images in memory by name.
-        distort: the distortions, as text, word, set or list.
+        distort: the distortions, as text, word, set or list;
+        inputs: or instead, a folder of images already distorted, each named as its clean image in `data`.
         clip, quantize: what is done to a distorted image before it is a net's input. There is no default: a
             net trained under one policy and tested under another suffers a hidden shift.
         seed, noise, draws: randomness of the distortions, and how many draws of each.
@@ -86,22 +89,25 @@ def evaluate(
     """
     if draws < 1 or workers < 1 or (batch is not None and batch < 1):
         raise UsageError("draws, workers and batch are at least 1")
-    words = confounder_set(distort)
+    if (distort is None) == (inputs is None):
+        raise UsageError("give distortions to make, or a folder of distorted images, and not both")
+    words = confounder_set(distort if distort is not None else "clean")
     if not len(words):
         raise UsageError("there is no distortion to evaluate", remedy="`clean` is the word for none")
     degrade = Degradation(seed, clip, quantize, noise)
     degrade.check(dict(zip(words.labels, words, strict=True)))
     compare = Comparison(channel, border, measure, make_extras(metrics))
-    images = find_images(data)
+    images = find_images(data) if inputs is None else find_pairs(data, inputs)
     device = pick_device(device)
     opened = open_nets(nets, device)
     settings = {
-        "distort": str(words), "clip": clip, "quantize": quantize,
+        "distort": None if distort is None else str(words), "inputs": None if inputs is None else str(inputs),
+        "clip": clip, "quantize": quantize,
         "seed": seed, "noise": noise, "draws": draws,
         "channel": channel, "border": border, "measure": measure, "metrics": list(metrics),
         "images": len(images), "device": device, "nets": {net.label: _origin(net) for net in opened},
     }  # fmt: skip
-    grid = Grid(images, words.words, opened, degrade, compare, device)
+    grid = Grid(images, words.words if inputs is None else (None,), opened, degrade, compare, device)
     identity = {**settings, "files": [[i.set, i.name, i.stamp] for i in images], "device": ""}
     with Journal(journal, identity, KEY) as kept:
         cells = grid.cells(draws, kept.rows)
@@ -156,6 +162,7 @@ class Clean:
     pixels: Pixels
     hash: str
     reference: Reference
+    leaks: list[bool | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +182,7 @@ class Grid:
     def __init__(
         self,
         images: Sequence[TestImage],
-        words: Sequence[Word],
+        words: Sequence[Word | None],
         nets: Sequence[Net],
         degrade: Degradation,
         compare: Comparison,
@@ -184,9 +191,12 @@ class Grid:
         self.images, self.words, self.nets = images, words, nets
         self.degrade, self.compare, self.device = degrade, compare, device
         self.novelty: list[list[Novelty]] = [[novelty(w, net.trained) for w in words] for net in nets]
+        held = [net.metadata.get("images") for net in nets]
+        self._trained = [None if hashes is None else Trained(hashes) for hashes in held]
         self._nets = {net.label: i for i, net in enumerate(nets)}
         self._images = {(image.set, image.name): i for i, image in enumerate(images)}
-        self._words = {word.label: i for i, word in enumerate(words)}
+        self.labels = [GIVEN if word is None else word.label for word in words]
+        self._words = {label: i for i, label in enumerate(self.labels)}
 
     def place(self, row: dict[str, Any]) -> tuple[int, ...]:
         """Where a row stands in the table."""
@@ -200,10 +210,10 @@ class Grid:
         return [
             Cell(i, w, d)
             for i in order
-            for w, word in enumerate(self.words)
+            for w, label in enumerate(self.labels)
             for d in range(draws)
             if any(
-                (net.label, self.images[i].set, self.images[i].name, word.label, d) not in there
+                (net.label, self.images[i].set, self.images[i].name, label, d) not in there
                 for net in self.nets
             )
         ]
@@ -238,11 +248,14 @@ class Grid:
 
     def _read(self, image: TestImage) -> Clean:
         pixels = image.read()
-        return Clean(pixels, pixel_hash(pixels).hex(), self.compare.reference(pixels))
+        leaks = [None if trained is None else trained.holds(pixels) for trained in self._trained]
+        return Clean(pixels, pixel_hash(pixels).hex(), self.compare.reference(pixels), leaks)
 
     def _make(self, cell: Cell, clean: Future[Clean]) -> Input:
-        found = clean.result()
-        return Input(cell, found, self.degrade(found.pixels, self.words[cell.word], cell.draw))
+        found, word = clean.result(), self.words[cell.word]
+        if word is None:
+            return Input(cell, found, as_float(self.images[cell.image].read_given()))
+        return Input(cell, found, self.degrade(found.pixels, word, cell.draw))
 
     def _restore(self, net: Net, group: list[Input]) -> Sequence[Picture | None]:
         if net.module is None:
@@ -263,8 +276,9 @@ class Grid:
                 {
                     "net": net.label, "set": image.set, "image": image.name, "pixels": clean.hash,
                     "height": clean.pixels.shape[0], "width": clean.pixels.shape[1],
-                    "distortion": word.label, "type": type_of(word), "degree": degree_of(word),
+                    "distortion": self.labels[cell.word], "type": type_of(word), "degree": degree_of(word),
                     "draw": cell.draw, "novelty": new, "seen": None if new == "unknown" else new == "seen",
+                    "leak": clean.leaks[n],
                     **after, **{f"input_{name}": value for name, value in before.items()},
                 }
             )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,17 @@ class TestImage:
     set: str
     name: str
     source: CleanImage | Pixels
+    given: CleanImage | None = None
+    """The distorted image, where it was taken and not made (real noise, real rain)."""
 
     def read(self) -> Pixels:
         """Raises `UnreadableImage` (a DilkitError) where the file cannot be used."""
         return self.source if isinstance(self.source, np.ndarray) else self.source.load("refuse")
+
+    def read_given(self) -> Pixels:
+        """The distorted image of a pair."""
+        assert self.given is not None
+        return self.given.load("refuse")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -76,6 +83,30 @@ def find_images(data: Data) -> tuple[TestImage, ...]:
             raise UsageError("two test images have the same set and name", found=f"{image.set}/{image.name}")
         seen.add((image.set, image.name))
     return tuple(found)
+
+
+def find_pairs(targets: Data, inputs: str | Path | Iterable[str | Path]) -> tuple[TestImage, ...]:
+    """Clean images of `targets`, each with the image of the same path, endings aside, among `inputs`.
+
+    Raises:
+        UsageError: as `find_images`, or an image without its partner.
+    """
+    given = {_stem(image): image.source for image in find_images(inputs)}
+    found = []
+    for image in find_images(targets):
+        partner = given.get(_stem(image))
+        if partner is None or isinstance(partner, np.ndarray):
+            raise UsageError(
+                "a clean image has no distorted one of its name",
+                where=f"{image.set}/{image.name}",
+                found=inputs,
+            )
+        found.append(replace(image, given=partner))
+    return tuple(found)
+
+
+def _stem(image: TestImage) -> str:
+    return image.name.rpartition(".")[0] or image.name
 
 
 def _named(image: CleanImage, source: str | Path) -> TestImage:

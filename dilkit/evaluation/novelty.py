@@ -22,10 +22,19 @@ _VARIANTS = 5000
 _POLICY = ("clip", "quantize")
 
 
-def novelty(word: Word, trained: ConfounderSet | None) -> Novelty:
-    """How new `word` is to a net trained on the confounder set `trained` (None: not known)."""
+GIVEN = "given"
+"""The label and type of a distortion that was not made: real images (the word None)."""
+
+
+def novelty(word: Word | None, trained: ConfounderSet | None) -> Novelty:
+    """How new `word` is to a net trained on the confounder set `trained` (None: not known).
+
+    Real distortions (the word None) are a type of their own, which no synthetic training has met.
+    """
     if trained is None:
         return "unknown"
+    if word is None:
+        return "type"
     tests = list(_variants(word))
     met = [variant for each in trained for variant in _variants(each)]
     if all(any(_covers(m, t) for m in met) for t in tests):
@@ -36,13 +45,17 @@ def novelty(word: Word, trained: ConfounderSet | None) -> Novelty:
     return "degree" if all(_names(t) in types for t in tests) else "type"
 
 
-def type_of(word: Word) -> str:
+def type_of(word: Word | None) -> str:
     """The word without its numbers: `gaussian_blur>>awgn`; `clean` for none."""
+    if word is None:
+        return GIVEN
     return ">>".join(map(_type_of_step, word.sequence)) or "clean"
 
 
-def degree_of(word: Word) -> float | None:
+def degree_of(word: Word | None) -> float | None:
     """The degree of a word of one primitive (`clip` and `quantize` aside), if it is a number."""
+    if word is None:
+        return None
     steps = [step for step in word.sequence if not _is_policy(step)]
     if len(steps) != 1 or not isinstance(steps[0], Primitive):
         return None

@@ -25,6 +25,7 @@ COLUMNS: dict[str, str] = {
     "draw": "int64",
     "novelty": "str",  # seen, degree, type, clean, unknown
     "seen": "boolean",  # NA where it is not known what the net was trained on
+    "leak": "boolean",  # whether the image was in training; NA where that is not known
     "psnr": "float64",
     "ssim": "float64",
     "input_psnr": "float64",

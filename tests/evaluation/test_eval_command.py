@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "tiny" / "checkpoints" / "last.safetensors"
     path.parent.mkdir(parents=True)
     notes = {"confounders": "awgn[5, 10, 15]", "labels": ["awgn(5)", "awgn(10)"], "step": 1}
-    save_weights(path, from_config(recipe.model), recipe, notes)
+    save_weights(path, from_config(recipe.model), None, recipe, notes)
     return path
 
 
@@ -51,7 +51,7 @@ def test_the_table_and_the_files(checkpoint: Path, folder: Path, tmp_path: Path)
     files = {"--csv": tmp_path / "rows.csv", "--json": tmp_path / "rows.json"}
     options = [x for pair in files.items() for x in pair]
     out = dilkit("eval", checkpoint, "--data", folder, "--distort", "awgn[5, 15] | jpeg(20)", *options)
-    assert f"{folder.name} (2 images)" in out
+    assert f"{folder.name} (2 images; no manifest)" in out
     assert "tiny" in out.splitlines()[1]
     rows = pd.read_csv(files["--csv"])
     assert len(rows) == 2 * 3

@@ -1,0 +1,207 @@
+"""Protocols: everything about a test but the net, under a name and a version.
+
+A protocol's version is raised when any of its numbers change, so that two tables which name one protocol can
+be compared. Images are not shipped: a set is a folder of that name; its manifest tells if it is the same one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dilkit.errors import UsageError, nearest
+from dilkit.evaluation.degrade import Noise
+from dilkit.evaluation.metrics import Channel, Measure
+
+
+class Protocol(BaseModel):
+    """How nets are tested.
+
+    Attributes:
+        sets: names of the test sets' folders.
+        distort: the distortions; None where the inputs are real images, taken in pairs with clean ones.
+        trained: what the source trains on (for the reader; seen and unseen come from each net's own recipe).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    version: int = Field(default=1, ge=1)
+    summary: str = ""
+    source: str = ""
+    sets: tuple[str, ...] = ()
+    distort: str | None = None
+    trained: str | None = None
+    clip: bool = True
+    quantize: bool = False
+    seed: int = Field(default=0, ge=0)
+    noise: Noise = "keyed"
+    draws: int = Field(default=1, ge=1)
+    channel: Channel = "rgb"
+    border: int = Field(default=0, ge=0)
+    measure: Measure = "uint8"
+
+    @property
+    def title(self) -> str:
+        """`denoise-awgn v1 (3f2a91c0)`: name, version, and the hash of everything that moves a number."""
+        return f"{self.name} v{self.version} ({self.hash})"
+
+    @property
+    def hash(self) -> str:
+        numbers = self.model_dump(exclude={"name", "version", "summary", "source", "trained"})
+        return blake2b(json.dumps(numbers, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments of `evaluate`."""
+        names = ("distort", "clip", "quantize", "seed", "noise", "draws", "channel", "border", "measure")
+        return {name: getattr(self, name) for name in names}
+
+    def changed(self, changes: Mapping[str, Any]) -> Protocol:
+        """The protocol with other values; if any differs, its name says that it is no longer itself."""
+        given = {key: value for key, value in changes.items() if value is not None}
+        if all(value == getattr(self, key) for key, value in given.items()):
+            return self
+        name = self.name.removesuffix("-changed") + "-changed"
+        return validate({**self.model_dump(), **given, "name": name})
+
+
+def validate(raw: Mapping[str, Any], where: object = "protocol") -> Protocol:
+    """Raises UsageError with the key, what was found and the nearest valid name."""
+    try:
+        return Protocol.model_validate(dict(raw))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UsageError(
+            f"the protocol is wrong at {key}: {first['msg']}",
+            where=where,
+            found=first["input"],
+            nearest=nearest(key, Protocol.model_fields) if first["type"] == "extra_forbidden" else None,
+        ) from None
+
+
+def find_protocol(name: str, known: Mapping[str, Protocol] | None = None) -> Protocol:
+    """A protocol by name, or from a YAML file.
+
+    Raises:
+        UsageError: no such protocol, or a file that is none.
+    """
+    from dilkit.evaluation.shipped import PROTOCOLS
+
+    known = PROTOCOLS if known is None else known
+    if name in known:
+        return known[name]
+    if name.endswith((".yaml", ".yml")):
+        return read_protocol(Path(name))
+    raise UsageError(
+        f"unknown protocol {name!r}",
+        nearest=nearest(name, known),
+        remedy="`dilkit ls protocols` lists them; a file must end in .yaml",
+    )
+
+
+def read_protocol(path: Path) -> Protocol:
+    """A protocol from a YAML file as `to_yaml` writes it."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    if not path.is_file():
+        raise UsageError("no such protocol file", where=path)
+    try:
+        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise UsageError("not a YAML file", where=path, found=str(error).splitlines()[0]) from None
+    if not isinstance(raw, Mapping):
+        raise UsageError("not a protocol", where=path, found=type(raw).__name__, expected="keys and values")
+    return validate(raw, path)
+
+
+def to_yaml(protocol: Protocol) -> str:
+    """A text that `read_protocol` reads back."""
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    out = StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(json.loads(protocol.model_dump_json(exclude_none=True)), out)
+    return out.getvalue()
+
+
+def find_sets(protocol: Protocol, root: str | Path | None = None) -> list[Path]:
+    """The folders of a protocol's sets under `root` (by default $DILKIT_DATA), in it or in its `test` folder.
+
+    Raises:
+        UsageError: none is there. (Those that are missing are simply not in the list.)
+    """
+    root = root or os.environ.get("DILKIT_DATA")
+    if root is None:
+        raise UsageError(
+            f"where are the test sets of {protocol.name}?",
+            expected=", ".join(protocol.sets),
+            remedy="give --data FOLDER for each, or set DILKIT_DATA to the folder that holds them",
+        )
+    places = [Path(root) / "test", Path(root)]
+    found = [next((p / name for p in places if (p / name).is_dir()), None) for name in protocol.sets]
+    there = [folder for folder in found if folder is not None]
+    if not there:
+        raise UsageError(
+            f"none of the sets of {protocol.name} is there", where=root, expected=", ".join(protocol.sets)
+        )
+    return there
+
+
+def manifest(rows: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """The images of an evaluation: pixel hashes by set and name."""
+    pairs = rows[["set", "image", "pixels"]].drop_duplicates().to_numpy().tolist()
+    made: dict[str, dict[str, str]] = {}
+    for name, image, pixels in pairs:
+        made.setdefault(name, {})[image] = pixels
+    return {name: dict(sorted(images.items())) for name, images in made.items()}
+
+
+def check_manifest(
+    rows: pd.DataFrame, known: Mapping[str, Mapping[str, str]] | None = None
+) -> dict[str, str]:
+    """By set, how its images compare with the manifest of that name, in words."""
+    known = shipped_manifests() if known is None else known
+    said = {}
+    for name, images in manifest(rows).items():
+        if name not in known:
+            said[name] = "no manifest"
+            continue
+        wanted = set(known[name].values())
+        same = len(wanted & set(images.values()))
+        strange = len(images) - sum(pixels in wanted for pixels in images.values())
+        whole = same == len(wanted) and not strange
+        said[name] = f"{same} of {len(wanted)} images as in the manifest" + (
+            "" if whole else f", {len(wanted) - same} missing, {strange} strange"
+        )
+    return said
+
+
+def shipped_manifests() -> dict[str, dict[str, str]]:
+    """Pixel hashes of well-known test sets, by set and file name."""
+    folder = files("dilkit.evaluation") / "manifests"
+    return {
+        entry.name.removesuffix(".json"): json.loads(entry.read_text(encoding="utf-8"))
+        for entry in sorted(folder.iterdir(), key=lambda e: e.name)
+        if entry.name.endswith(".json")
+    }
+
+
+def table(protocols: Iterable[Protocol]) -> list[Sequence[str]]:
+    """Lines for a listing: name, version, sets, distortions, summary."""
+    return [
+        (p.name, f"v{p.version}", " ".join(p.sets), p.distort or "real pairs", p.summary) for p in protocols
+    ]

@@ -1,0 +1,190 @@
+"""Protocols: named, versioned, printable, and flags for what must not be overlooked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from dilkit.cli.app import app
+from torch import nn
+from typer.testing import CliRunner
+
+from dilkit.confounders.perceptual import perceptual_hash
+from dilkit.distortions import confounder_set
+from dilkit.errors import UsageError
+from dilkit.evaluation import evaluate
+from dilkit.evaluation.nets import Net
+from dilkit.evaluation.protocols import (
+    Protocol,
+    check_manifest,
+    find_protocol,
+    find_sets,
+    manifest,
+    read_protocol,
+    shipped_manifests,
+    to_yaml,
+)
+from dilkit.evaluation.shipped import PROTOCOLS
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_every_protocol_prints_parses_and_names_its_source(protocol: Protocol, tmp_path: Path) -> None:
+    assert protocol.summary and protocol.source and protocol.sets
+    for expression in filter(None, (protocol.distort, protocol.trained)):
+        assert len(confounder_set(expression))
+    path = tmp_path / "p.yaml"
+    path.write_text(to_yaml(protocol))
+    assert read_protocol(path) == protocol
+
+
+HASHES = {
+    "corruptions-blur": "5becb4d0",
+    "corruptions-noise": "999b84f0",
+    "deblur-gaussian": "7d8a4547",
+    "denoise-awgn": "d222f135",
+    "denoise-classic": "1d81cf37",
+    "denoise-types": "28a540a2",
+    "denoise-unclipped": "1f409c19",
+    "derain": "8b3d69f1",
+    "hybrid": "04cc1255",
+    "jpeg": "ba2cafdc",
+    "real-denoise": "bb5c6db9",
+    "real-sr": "67f414af",
+}
+
+
+def test_numbers_do_not_change_without_a_version() -> None:
+    """If this fails, raise the version of the protocol that changed, and note its new hash here."""
+    assert {p.name: p.hash for p in PROTOCOLS.values() if p.version == 1} == HASHES
+
+
+def test_a_changed_protocol_does_not_keep_its_name() -> None:
+    protocol = PROTOCOLS["denoise-awgn"]
+    assert protocol.changed({"clip": True, "seed": None}) is protocol
+    other = protocol.changed({"clip": False})
+    assert other.name == "denoise-awgn-changed"
+    assert other.hash != protocol.hash
+    assert other.changed({"seed": 3}).name == "denoise-awgn-changed"
+
+
+def test_sets_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "test" / "Set5").mkdir(parents=True)
+    (tmp_path / "CBSD68").mkdir()
+    assert find_sets(PROTOCOLS["jpeg"], tmp_path) == [tmp_path / "test" / "Set5", tmp_path / "CBSD68"]
+    with pytest.raises(UsageError, match="none of the sets"):
+        find_sets(PROTOCOLS["derain"], tmp_path)
+    monkeypatch.delenv("DILKIT_DATA", raising=False)
+    with pytest.raises(UsageError, match="DILKIT_DATA"):
+        find_sets(PROTOCOLS["jpeg"])
+
+
+def pictures(count: int = 3) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (count, 6, 6, 3)).astype(np.uint8)
+    return {f"{i}.png": np.ascontiguousarray(x.repeat(8, 0).repeat(8, 1)) for i, x in enumerate(coarse)}
+
+
+def test_a_manifest_tells_the_same_set_from_another() -> None:
+    rows = evaluate("input", pictures(), "awgn(5)", clip=True, quantize=False)
+    known = manifest(rows)
+    assert list(known["memory"]) == ["0.png", "1.png", "2.png"]
+    assert check_manifest(rows, known) == {"memory": "3 of 3 images as in the manifest"}
+    rows.loc[0, "pixels"] = "00"
+    assert check_manifest(rows, known)["memory"].endswith("1 missing, 1 strange")
+    assert check_manifest(rows, {}) == {"memory": "no manifest"}
+
+
+def test_the_shipped_manifests_are_those_of_the_sets(shared_data: Path) -> None:
+    assert {name: len(images) for name, images in shipped_manifests().items()} == {"CBSD68": 68, "Set5": 5}
+    rows = evaluate("input", shared_data / "test" / "Set5", "clean", clip=True, quantize=False)
+    assert check_manifest(rows) == {"Set5": "5 of 5 images as in the manifest"}
+
+
+def test_a_test_image_that_was_in_training_is_flagged() -> None:
+    data = pictures()
+    resaved = np.clip(data["1.png"].astype(int) + 1, 0, 255).astype(np.uint8)
+    hashes = [f"{perceptual_hash(resaved):016x}"]
+    nets = [
+        Net("leaky", nn.Identity(), confounder_set("awgn(5)"), metadata={"images": hashes}),
+        Net("fair", nn.Identity(), confounder_set("awgn(5)"), metadata={"images": []}),
+        Net("silent", nn.Identity()),
+    ]
+    rows = evaluate(nets, data, "awgn(5)", clip=True, quantize=False, device="cpu")
+    leaks = rows.pivot(index="image", columns="net", values="leak")
+    assert leaks["leaky"].tolist() == [False, True, False]
+    assert not leaks["fair"].any()
+    assert leaks["silent"].isna().all()
+
+
+def test_real_pairs_are_measured_as_they_are(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name, image in pictures().items():
+        for folder, noise in (("clean", 0), ("noisy", 20)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            values = np.clip(image + random.normal(0, 1, image.shape) * noise, 0, 255).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / folder / name.replace("png", "bmp" if noise else "png")), values)
+    known = Net("m", nn.Identity(), confounder_set("awgn(5)"))
+    rows = evaluate(
+        [known], tmp_path / "clean", inputs=tmp_path / "noisy", clip=True, quantize=False, device="cpu"
+    )
+    assert rows["distortion"].unique().tolist() == ["given"]
+    assert rows["novelty"].unique().tolist() == ["type"]
+    assert rows["psnr"].between(20, 25).all()
+    (tmp_path / "noisy" / "1.bmp").unlink()
+    with pytest.raises(UsageError, match="no distorted one"):
+        evaluate([known], tmp_path / "clean", inputs=tmp_path / "noisy", clip=True, quantize=False)
+
+
+def test_mistakes_in_protocols_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean: denoise-awgn"):
+        find_protocol("denoise-agwn")
+    for text, message in (
+        ("name: x\ndistrot: awgn(5)\n", "did you mean: distort"),
+        ("name: x\ndraws: 0\n", "draws"),
+        ("- 1\n", "keys and values"),
+        ("a: [\n", "not a YAML file"),
+    ):
+        (tmp_path / "p.yaml").write_text(text)
+        with pytest.raises(UsageError, match=message):
+            find_protocol(str(tmp_path / "p.yaml"))
+
+
+def test_the_command_lists_prints_and_uses_protocols(tmp_path: Path) -> None:
+    def dilkit(*args: object) -> str:
+        result = CliRunner().invoke(app, [str(a) for a in args], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    listed = dilkit("ls", "protocols")
+    assert all(name in listed for name in PROTOCOLS)
+    assert "awgn[5, 10, 15, 20, 30, 40, 50]" in dilkit("ls", "protocols", "denoise-awgn")
+    cv2.imwrite(str(tmp_path / "a.png"), pictures(1)["0.png"])
+    out = dilkit("eval", "--protocol", "jpeg", "--data", tmp_path)
+    assert f"protocol {PROTOCOLS['jpeg'].title}" in out
+    assert out.count("jpeg(") == 4
+    assert "jpeg-changed" in dilkit("eval", "--protocol", "jpeg", "--data", tmp_path, "--quantize")
+
+
+@pytest.mark.parametrize("what", ["distortions", "metrics", "models", "objectives", "protocols"])
+def test_everything_can_be_listed(what: str) -> None:
+    result = CliRunner().invoke(app, ["ls", what], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) > 2
+
+
+def test_scores_are_printed_against_a_baseline(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), pictures(1)["0.png"])
+    args = ["eval", "input", "--data", str(tmp_path), "--distort", "awgn(5)", "--baseline", "input"]
+    result = CliRunner().invoke(app, args, catch_exceptions=False)
+    assert "worst 10 %, input" in result.stdout
+
+
+def test_rows_keep_what_is_known_about_leaks(tmp_path: Path) -> None:
+    from dilkit.evaluation.rows import read_rows, write_rows
+
+    rows = evaluate("input", pictures(), "awgn(5)", clip=True, quantize=False)
+    write_rows(rows, tmp_path / "rows.csv")
+    pd.testing.assert_frame_equal(read_rows(tmp_path / "rows.csv"), rows)
