@@ -29,9 +29,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Expression]] = {
 }
 _CONSTANTS: dict[str, Expression] = {"clean": clean, "none": none}
 _FORMS: dict[str, Callable[..., Word]] = {
-    "mix": algebra.mix,
-    "shuffle": algebra.shuffle,
-    "prob": algebra.prob,
+    form.__name__: form for form in (algebra.mix, algebra.shuffle, algebra.interleave, algebra.prob)
 }
 
 
