@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Meta": "dilkit.meta.view",
     "MetaGradient": "dilkit.meta.view",
-    "Sgd": "dilkit.meta.inner",
-    "Learned": "dilkit.meta.inner",
-    "TorchOptimizer": "dilkit.meta.inner",
+    "Sgd": "dilkit.meta.rules",
+    "Learned": "dilkit.meta.rules",
+    "TorchOptimizer": "dilkit.meta.rules",
+    "Adam": "dilkit.meta.rules",
     "optimizer": "dilkit.meta.inner",
 }
 """Public name -> the module that defines it."""
 
-__all__ = ["Learned", "Meta", "MetaGradient", "Sgd", "TorchOptimizer", "of", "optimizer"]
+__all__ = ["Adam", "Learned", "Meta", "MetaGradient", "Sgd", "TorchOptimizer", "of", "optimizer"]
 
 
 def of(net: nn.Module) -> Meta:

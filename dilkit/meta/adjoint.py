@@ -18,12 +18,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dilkit.meta import random_state
 from dilkit.meta.finite import require_finite, size
 from dilkit.meta.forward import Forward
 from dilkit.meta.guards import replay_tolerance, require_replayed
 from dilkit.meta.hvp import Hvp, through, twice_differentiable
-from dilkit.meta.inner import State, fresh, pull_back
+from dilkit.meta.inner import pull_back
+from dilkit.meta.rules import State, fresh
 from dilkit.meta.trajectory import Setting, Step, Sum, Term
 
 Replays = dict[str, tuple[Tensor, Tensor]]
@@ -66,8 +66,8 @@ def _curvature(
             step.graphs[i] = []
         else:
             leaves = [nn.Parameter(p) for p in step.phi]
-            enter = partial(setting.world, buffers=step.buffers[i])
-            with random_state.replayed(step.random[i]), twice_differentiable(setting.net):
+            enter = partial(setting.replay, buffers=step.buffers[i], random=step.random[i])
+            with twice_differentiable(setting.net):
                 part, again = hvp(enter, partial(term.loss, setting.net), leaves, v)
             replays[f"{term.name} ({len(replays)})"] = (step.losses[i], again)
         total.add(part, term.weight)

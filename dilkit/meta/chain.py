@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain as chained
 from typing import Any, Literal
 
@@ -52,13 +52,13 @@ class FirstOrderChain:
         self._pending: Mapping[str, Any] | None = None
 
     def run(
-        self, net: nn.Module, closures: Mapping[str, Closure], *, where: str | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One virtual step per named closure, in their order; `where` says which outer step, in errors.
+        self, net: nn.Module, steps: Sequence[Mapping[str, Closure]], *, where: str | None = None
+    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+        """One virtual step on the mean of each group of named closures, taken one at a time.
 
         Returns:
-            theta - phi_K for every trainable parameter by name, and by closure the detached loss it met (at
-            phi_{k-1}).
+            theta - phi_K for every trainable parameter by name, and for each step the detached losses it met
+            (at phi_{k-1}). `where` says which outer step, in errors.
 
         Raises:
             DilkitError: naming the closure whose loss or gradient is NaN or infinite. The net is untouched;
@@ -66,17 +66,25 @@ class FirstOrderChain:
         """
         twin, optimizer = self._refill(net)
         params = [p for p in twin.parameters() if p.requires_grad]
-        losses: dict[str, Tensor] = {}
+        met: list[dict[str, Tensor]] = []
         scalars: dict[str, Tensor] = {}
-        for name, closure in closures.items():
+        for k, closures in enumerate(steps):
             optimizer.zero_grad(set_to_none=True)
-            loss = closure(twin)
-            loss.backward()
+            if torch.is_autocast_enabled():
+                torch.clear_autocast_cache()
+            losses: dict[str, Tensor] = {}
+            for name, closure in closures.items():
+                loss = closure(twin)
+                (loss if len(closures) == 1 else loss / len(closures)).backward()
+                losses[name] = scalars[f"the loss of {name} (virtual step {k + 1})"] = loss.detach()
             if self._reduce is not None:
                 self._reduce([_grad(p) for p in params])
-            losses[name] = scalars[f"the loss of {name}"] = loss.detach()
-            scalars[f"the gradient of {name}"] = size(p.grad for p in params if p.grad is not None)
+            names = " + ".join(closures)
+            scalars[f"the gradient of {names} (virtual step {k + 1})"] = size(
+                p.grad for p in params if p.grad is not None
+            )
             optimizer.step()
+            met.append(losses)
         optimizer.zero_grad(set_to_none=True)
         try:
             require_finite(scalars, where=where)
@@ -87,7 +95,7 @@ class FirstOrderChain:
         direction = torch._foreach_sub(list(theta.values()), [p.detach() for p in params])
         if self._buffers == "commit_last":
             _copy_buffers(twin, net)
-        return dict(zip(theta, direction, strict=True)), losses
+        return dict(zip(theta, direction, strict=True)), met
 
     def state_dict(self) -> dict[str, Any]:
         """The inner optimiser's state, by position of the parameter; empty before the first run."""
@@ -122,11 +130,18 @@ class FirstOrderChain:
 
 
 def _twin(net: nn.Module) -> nn.Module:
+    """A deep copy, without the gradients; plain tensor attributes (old weight norm's) detached."""
     grads = [(p, p.grad) for p in net.parameters()]
+    memo = {
+        id(value): value.detach().clone()
+        for module in net.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
     for p, _ in grads:
         p.grad = None
     try:
-        return copy.deepcopy(net)
+        return copy.deepcopy(net, memo)
     finally:
         for p, grad in grads:
             p.grad = grad

@@ -12,7 +12,8 @@ from dilkit.meta.adjoint import adjoint
 from dilkit.meta.chain import Reduce
 from dilkit.meta.forward import Forward
 from dilkit.meta.hvp import Hvp, Mode
-from dilkit.meta.inner import Inner, State, fresh
+from dilkit.meta.inner import Inner
+from dilkit.meta.rules import State, fresh
 from dilkit.meta.trajectory import Order, Setting, Sum, Term, Trajectory
 
 Buffers = Literal["isolate", "commit_last", "commit_mean", "frozen"]
@@ -50,7 +51,7 @@ class Engine:
         self._setting = Setting.of(
             net, optimizer, keep=keep, frozen_buffers=buffers == "frozen", reduce=reduce, where=where
         )
-        self._hvp = Hvp(hvp)
+        self._hvp = Hvp(net, hvp)
         self._policy = buffers
 
     def run(

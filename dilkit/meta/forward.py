@@ -13,7 +13,7 @@ from dilkit.meta import random_state
 from dilkit.meta.finite import require_finite, size
 from dilkit.meta.guards import refuse_modified, refuse_outside_parameters, versions
 from dilkit.meta.hvp import gradient, twice_differentiable
-from dilkit.meta.inner import State
+from dilkit.meta.rules import State
 from dilkit.meta.trajectory import Setting, Step, Sum, Term
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from dilkit.errors import UsageError
 from dilkit.meta.chain import Closure, Reduce
-from dilkit.meta.inner import Inner, State
-from dilkit.meta.random_state import RandomState
+from dilkit.meta.inner import Inner
+from dilkit.meta.random_state import RandomState, replayed
+from dilkit.meta.rules import State
 from dilkit.meta.worlds import Slots, clones, slots, swapped
 
 Order = Literal["exact", "fomaml", "reptile"]
@@ -96,6 +97,14 @@ class Setting:
     def world(self, params: Sequence[Tensor], buffers: Sequence[Tensor]) -> AbstractContextManager[None]:
         """The module on `params` and a copy of `buffers`."""
         return swapped(self.slots, params, clones(buffers))
+
+    @contextmanager
+    def replay(
+        self, params: Sequence[Tensor], buffers: Sequence[Tensor], random: RandomState
+    ) -> Iterator[None]:
+        """The same, drawing what was drawn from the random state `random` on."""
+        with replayed(random), self.world(params, buffers):
+            yield
 
 
 @dataclass

@@ -15,9 +15,10 @@ from dilkit.meta.backends import Backend, engine_for
 from dilkit.meta.chain import Reduce
 from dilkit.meta.engine import Buffers
 from dilkit.meta.hvp import Mode
-from dilkit.meta.inner import Inner, State, fresh
+from dilkit.meta.inner import Inner
 from dilkit.meta.inner import optimizer as as_inner
 from dilkit.meta.plan import Outer, Shape, plan
+from dilkit.meta.rules import State, fresh
 from dilkit.meta.trajectory import Order
 from dilkit.meta.worlds import clones, ordered, slots, swapped
 

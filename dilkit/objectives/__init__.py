@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from dilkit.meta.chain import Reduce
     from dilkit.objectives.base import Loss, Objective
 
-_CLASSES = {"erm": "Erm", "dil_sf": "DilSf", "lookahead": "Lookahead"}
+_CLASSES = {
+    "erm": "Erm",
+    "dil_sf": "DilSf",
+    "dil_pf": "DilPf",
+    "dil_ss": "DilSs",
+    "dil_ps": "DilPs",
+    "lookahead": "Lookahead",
+}
 """Name -> the class in the module of that name."""
 
 NAMES: tuple[str, ...] = tuple(_CLASSES)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from dilkit.confounders.episodes import Batch, Episode
@@ -48,3 +49,9 @@ class Objective(Protocol):
 def on(loss: Loss, batch: Batch) -> Callable[[nn.Module], Tensor]:
     """The loss of one batch, as a function of the module alone."""
     return lambda module: loss(module, batch)
+
+
+def summed_up(grads: dict[str, Tensor], losses: Mapping[str, Tensor]) -> Gradients:
+    """The direction, with the mean of the losses by label and each of them in the log."""
+    mean = torch.stack(list(losses.values())).mean()
+    return Gradients(grads, mean, {f"loss/{label}": loss for label, loss in losses.items()})

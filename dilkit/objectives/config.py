@@ -35,6 +35,7 @@ class InnerSgd(_Config):
 
 Inner = Annotated[InnerAdam | InnerSgd, Field(discriminator="name")]
 Buffers = Literal["commit_last", "isolate"]
+VirtualBuffers = Literal["isolate", "commit_last", "commit_mean", "frozen"]
 
 
 class ErmConfig(_Config):
@@ -62,5 +63,52 @@ class LookaheadConfig(_Config):
     buffers: Buffers = "commit_last"
 
 
-ObjectiveConfig = Annotated[ErmConfig | DilSfConfig | LookaheadConfig, Field(discriminator="name")]
+class DilPfConfig(_Config):
+    """Parallel, first order (Eq. 5 with Reptile's direction).
+
+    `steps`: pooled virtual steps; one alone would be ERM up to scale, so there are at least two.
+    """
+
+    name: Literal["dil_pf"] = "dil_pf"
+    inner: Inner = InnerAdam()
+    steps: Annotated[int, Field(ge=2)] = 4
+    buffers: Buffers = "commit_last"
+
+
+class SecondOrderConfig(_Config):
+    """What the exact variants share.
+
+    `hvp`, `keep`, `buffers`, `backend`: see `dilkit.meta.engine` and `dilkit.meta.backends`.
+    """
+
+    inner: Inner = InnerSgd(lr=1e-2)
+    hvp: Literal["rr", "rof", "auto"] = "auto"
+    keep: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    buffers: VirtualBuffers = "commit_mean"
+    backend: Literal["native", "higher", "learn2learn"] = "native"
+
+
+class DilSsConfig(SecondOrderConfig):
+    """Serial, second order (Eq. 4).
+
+    `trajectory`: one step from theta for each distortion (`star`, Eq. 3), or one chain through all of them.
+    `outer`: which distortions make the outer loss after the step on d: all of them, as Eq. 4 has it, the
+    `others` than d, or the `same`.
+    """
+
+    name: Literal["dil_ss"] = "dil_ss"
+    trajectory: Literal["star", "chain"] = "star"
+    outer: Literal["all", "others", "same"] = "all"
+
+
+class DilPsConfig(SecondOrderConfig):
+    """Parallel, second order (Eq. 5): one pooled step."""
+
+    name: Literal["dil_ps"] = "dil_ps"
+
+
+ObjectiveConfig = Annotated[
+    ErmConfig | DilSfConfig | DilPfConfig | DilSsConfig | DilPsConfig | LookaheadConfig,
+    Field(discriminator="name"),
+]
 """Any objective, told apart by `name`."""

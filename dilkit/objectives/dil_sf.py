@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from dilkit.confounders.episodes import Episode
 from dilkit.meta.chain import FirstOrderChain, Reduce
-from dilkit.objectives.base import Gradients, Loss, on
+from dilkit.objectives.base import Gradients, Loss, on, summed_up
 from dilkit.objectives.config import DilSfConfig
 from dilkit.objectives.inner import optimizer_of
 from dilkit.objectives.order import shuffled
@@ -35,13 +34,12 @@ class DilSf:
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         order = shuffled(len(episode.labels), seed=self._seed, step=episode.step)
         labels = [episode.labels[i] for i in order]
-        grads, losses = self._chain.run(
+        grads, met = self._chain.run(
             net,
-            {label: on(self._loss, episode.batch(label)) for label in labels},
+            [{label: on(self._loss, episode.batch(label))} for label in labels],
             where=f"step {episode.step}",
         )
-        mean = torch.stack(list(losses.values())).mean()
-        return Gradients(grads, mean, {f"loss/{label}": loss for label, loss in losses.items()})
+        return summed_up(grads, {label: loss for losses in met for label, loss in losses.items()})
 
     def passes(self, n: int) -> int:
         return n

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dilkit.confounders.episodes import Episode
 from dilkit.meta.chain import Reduce
 from dilkit.meta.finite import require_finite, size
-from dilkit.objectives.base import Gradients, Loss
+from dilkit.objectives.base import Gradients, Loss, summed_up
 from dilkit.objectives.config import ErmConfig
 
 
@@ -50,9 +50,7 @@ class Erm:
         scalars = {f"the loss of {label}": loss for label, loss in losses.items()}
         scalars["the gradient of all distortions"] = size(grads.values())
         require_finite(scalars, where=f"step {episode.step}")
-        return Gradients(
-            grads, torch.stack(list(losses.values())).mean(), {f"loss/{k}": v for k, v in losses.items()}
-        )
+        return summed_up(grads, losses)
 
     def passes(self, n: int) -> int:
         return n

@@ -1,4 +1,4 @@
-"""Inner optimisers of first-order chains, from their configuration."""
+"""Inner optimisers from their configuration: torch's for first-order chains, pure ones for the engine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import torch
 from torch import nn
 
 from dilkit.meta.chain import MakeOptimizer
+from dilkit.meta.inner import Inner
+from dilkit.meta.rules import Adam, Sgd
 from dilkit.objectives.config import InnerAdam, InnerSgd
+
+HVP_PASSES = 3
+"""What an exact Hessian-vector product costs, in forward and backward passes (docs/method.md)."""
 
 
 def optimizer_of(config: InnerAdam | InnerSgd) -> MakeOptimizer:
@@ -26,3 +31,10 @@ def optimizer_of(config: InnerAdam | InnerSgd) -> MakeOptimizer:
         )
 
     return make
+
+
+def rule_of(config: InnerAdam | InnerSgd) -> Inner:
+    """The same update as a differentiable function."""
+    if isinstance(config, InnerAdam):
+        return Adam(config.lr, config.betas, config.eps)
+    return Sgd(config.lr, config.momentum, config.nesterov, config.weight_decay)

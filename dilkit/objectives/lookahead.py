@@ -33,12 +33,13 @@ class Lookahead:
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         batches = mixed(episode, seed=self._seed)
-        grads, losses = self._chain.run(
+        grads, met = self._chain.run(
             net,
-            {f"mixed batch {k + 1}": on(self._loss, batch) for k, batch in enumerate(batches)},
+            [{f"mixed batch {k + 1}": on(self._loss, batch)} for k, batch in enumerate(batches)],
             where=f"step {episode.step}",
         )
-        return Gradients(grads, torch.stack(list(losses.values())).mean())
+        losses = [loss for step in met for loss in step.values()]
+        return Gradients(grads, torch.stack(losses).mean())
 
     def passes(self, n: int) -> int:
         return n

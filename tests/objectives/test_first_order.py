@@ -15,7 +15,7 @@ from dilkit.objectives import NAMES, build
 from dilkit.objectives.lookahead import mixed
 from dilkit.objectives.order import shuffled
 
-CHAINS = ("dil_sf", "lookahead")
+CHAINS = ("dil_sf", "dil_pf", "lookahead")
 
 
 def l1(net, batch):
@@ -124,7 +124,7 @@ def test_running_statistics_follow_the_chain_unless_isolated(name):
     build(name, loss=l1, buffers="isolate").gradients(net, episode())
     assert torch.equal(net[1].running_mean, before)
     build(name, loss=l1).gradients(net, episode())
-    assert int(net[1].num_batches_tracked) == 3
+    assert int(net[1].num_batches_tracked) == (12 if name == "dil_pf" else 3)
     assert not torch.equal(net[1].running_mean, before)
 
 
@@ -212,7 +212,8 @@ def test_reduce_sees_every_inner_gradient_and_may_change_it():
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
-        ("dil_fs", {}, "did you mean: dil_sf"),
+        ("dil_sff", {}, "did you mean: dil_sf"),
+        ("dil_pf", {"steps": 1}, "steps"),
         ("dil_sf", {"inner": {"name": "adam", "lr": -1}}, "inner"),
         ("erm", {"inner_lr": 1e-4}, "inner_lr"),
     ],

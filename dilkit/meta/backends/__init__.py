@@ -9,7 +9,8 @@ from typing import Any, Literal, Protocol
 from torch import nn
 
 from dilkit.errors import UsageError, nearest
-from dilkit.meta.inner import Inner, State
+from dilkit.meta.inner import Inner
+from dilkit.meta.rules import State
 from dilkit.meta.trajectory import Order, Term, Trajectory
 
 Backend = Literal["native", "higher", "learn2learn"]
