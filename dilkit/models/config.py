@@ -43,6 +43,44 @@ class RRDB(ModelConfig):
     skip: bool = False
 
 
+Blocks = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+
+
+class SwinIR(ModelConfig):
+    """Liang et al., ICCVW 2021: six groups of six layers of width 180; scale 2, 3, 4 for super-resolution."""
+
+    name: Literal["swinir"] = "swinir"
+    width: int = Field(default=180, ge=1)
+    depths: Blocks = (6, 6, 6, 6, 6, 6)
+    heads: Blocks = (6, 6, 6, 6, 6, 6)
+    window: int = Field(default=8, ge=2)
+    ratio: float = Field(default=2.0, gt=0)
+    scale: Literal[1, 2, 3, 4] = 1
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    skip: bool = True
+
+
+class NAFNet(ModelConfig):
+    """Chen et al., ECCV 2022: the real-denoising net of width 32 by default."""
+
+    name: Literal["nafnet"] = "nafnet"
+    width: int = Field(default=32, ge=1)
+    encoder: Blocks = (2, 2, 4, 8)
+    middle: int = Field(default=12, ge=0)
+    decoder: Blocks = (2, 2, 2, 2)
+    skip: bool = True
+
+
+class UNet(ModelConfig):
+    """Ronneberger et al., MICCAI 2015, with padded convolutions."""
+
+    name: Literal["unet"] = "unet"
+    width: int = Field(default=64, ge=1)
+    depth: int = Field(default=4, ge=1)
+    bias: bool = True
+    skip: bool = True
+
+
 class Custom(ModelConfig):
     """Any `package.module:Class` of yours, called with `args`."""
 
@@ -53,7 +91,13 @@ class Custom(ModelConfig):
         return dict(self.args)
 
 
-BUILTIN: dict[str, type[ModelConfig]] = {"dncnn": DnCNN, "rrdb": RRDB}
+BUILTIN: dict[str, type[ModelConfig]] = {
+    "dncnn": DnCNN,
+    "rrdb": RRDB,
+    "swinir": SwinIR,
+    "nafnet": NAFNet,
+    "unet": UNet,
+}
 
 
 def _tag(value: Any) -> str:
@@ -62,6 +106,11 @@ def _tag(value: Any) -> str:
 
 
 AnyModel = Annotated[
-    Annotated[DnCNN, Tag("dncnn")] | Annotated[RRDB, Tag("rrdb")] | Annotated[Custom, Tag("custom")],
+    Annotated[DnCNN, Tag("dncnn")]
+    | Annotated[RRDB, Tag("rrdb")]
+    | Annotated[SwinIR, Tag("swinir")]
+    | Annotated[NAFNet, Tag("nafnet")]
+    | Annotated[UNet, Tag("unet")]
+    | Annotated[Custom, Tag("custom")],
     Discriminator(_tag),
 ]
