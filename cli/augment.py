@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ._build import BuildProgress, report, say, show_estimate
 from .app import app
 
 if TYPE_CHECKING:
-    from dilkit.confounders.builder import Built
+    from dilkit.confounders.plan import Plan
 
 _EPILOG = """
 Examples:
@@ -23,9 +24,16 @@ Examples:
 
 `dilkit augment "scans/*.tif" a.png --distort "gaussian_blur(2) >> awgn(25) | jpeg(30)" --out mixed.h5`
 
-`dilkit augment samples:train deadleaves:100 --distort "awgn[5:20:5] >> clip" --tile 128 --out demo.h5`
+`dilkit augment samples:train deadleaves:100 -d "awgn[5:20:5] >> clip" --tile 128 -o demo.h5 --exclude Set5`
 
-`dilkit augment photos/ --distort "poisson(2) >> clip >> quantize" --storage virtual --out small.h5`
+`dilkit augment photos/ -d "poisson(2) >> clip >> quantize" --storage virtual --out small.h5 --dry-run`
+
+`dilkit augment photos/ -d "awgn[5, 25] | jpeg(30)" --preview look.png`
+
+`dilkit augment photos/ -d "awgn[5, 25]" --out train.h5 --shard 3/8`, on 8 machines, then
+`dilkit augment --merge --out train.h5`
+
+`dilkit augment train.h5 --add "jpeg[10, 30]"`, `dilkit augment train.h5 --drop "awgn(5)"`
 """
 
 
@@ -51,19 +59,24 @@ class Alpha(StrEnum):
     white = "white"
 
 
+_OTHER = "Instead of making a dataset"
+
+
 @app.command("augment", epilog=_EPILOG)
 def augment_command(
     sources: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="SOURCE...",
             help="Clean images: folders, globs, files, samples:train, samples:test, deadleaves:N[@SIZE].",
+            show_default=False,
         ),
-    ],
+    ] = None,
     distort: Annotated[
-        list[str], typer.Option("--distort", "-d", help="The confounder set; given again, their union.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The HDF5 file to make.")],
+        list[str] | None,
+        typer.Option("--distort", "-d", help="The confounder set; given again, their union."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The HDF5 file to make.")] = None,
     tile: Annotated[
         int, typer.Option(help="Side of the square tiles in pixels; 0 keeps images whole.")
     ] = 256,
@@ -82,9 +95,34 @@ def augment_command(
     validation: Annotated[float, typer.Option(help="Share of images marked validation.")] = 0.0,
     licence: Annotated[str, typer.Option(help="Licence of the files, recorded with each.")] = "",
     limit: Annotated[int | None, typer.Option(help="Take only so many images.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="A test set that no image may look like; may be given again.")
+    ] = None,
+    allow_duplicates: Annotated[
+        bool, typer.Option("--allow-duplicates", help="Accept images that look like each other.")
+    ] = False,
     workers: Annotated[int, typer.Option("--workers", "-j", help="Processes; 0 takes every core.")] = 0,
+    shard: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Make only part K of N, as OUT.K-of-N.h5.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Forget an unfinished run.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say how many tiles, bytes and minutes.", rich_help_panel=_OTHER),
+    ] = False,
+    preview: Annotated[
+        Path | None, typer.Option(help="Draw a contact sheet of what would be made.", rich_help_panel=_OTHER)
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Join the shards SOURCE... (or OUT.*).", rich_help_panel=_OTHER)
+    ] = False,
+    add: Annotated[
+        str | None, typer.Option(help="Add confounders to the dataset SOURCE.", rich_help_panel=_OTHER)
+    ] = None,
+    drop: Annotated[
+        str | None, typer.Option(help="Drop confounders from the dataset SOURCE.", rich_help_panel=_OTHER)
+    ] = None,
 ) -> None:
     """Make a confounder dataset: every clean tile under every distortion, in one HDF5 file.
 
@@ -92,82 +130,114 @@ def augment_command(
     as 8-bit where the expression ends on 8 bits (... >> clip >> quantize); nothing is clipped or rounded
     but by the expression.
     """
-    from dilkit.confounders.builder import augment
     from dilkit.errors import UsageError
 
     if workers < 0:
         raise UsageError("negative number of workers", where="--workers", found=workers, expected="0 or more")
-    with BuildProgress() as progress:
-        built = augment(
-            sources, distort, out,
-            tile=tile, stride=stride if stride is not None else tile, small=small.value, alpha=alpha.value,
-            seed=seed, storage=storage.value, coupling=coupling.value, validation=validation, licence=licence,
-            limit=limit, workers=workers or len(os.sched_getaffinity(0)), overwrite=overwrite,
-            restart=restart, progress=progress,
+    workers = workers or available_cores()
+    if add is not None or drop is not None:
+        return _edit(sources or [], add, drop, workers)
+    if merge:
+        return _merge(sources or [], _needed(out, "--out"), allow_duplicates, overwrite)
+    settings = {
+        "tile": tile, "stride": stride if stride is not None else tile, "small": small.value,
+        "alpha": alpha.value, "seed": seed, "storage": storage.value, "coupling": coupling.value,
+        "validation": validation, "licence": licence, "limit": limit,
+    }  # fmt: skip
+    if preview is not None or dry_run:
+        from dilkit.confounders.builder import plan_for
+
+        plan, failures = plan_for(sources or [], _needed(distort, "--distort"), **settings)
+        return _look(plan, len(failures), preview, dry_run, out or Path("out.h5"), workers)
+    out, part = _needed(out, "--out"), _part(shard)
+    if part is not None:
+        from dilkit.confounders.merge import shard_path
+
+        out = shard_path(out, *part)
+    return _make(
+        sources or [], _needed(distort, "--distort"), out, **settings, shard=part, exclude=exclude or [],
+        allow_duplicates=allow_duplicates, workers=workers, overwrite=overwrite, restart=restart,
+    )  # fmt: skip
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _make(sources: list[str], distort: list[str], out: Path, **settings: Any) -> None:
+    from dilkit.confounders.builder import augment
+
+    try:
+        with BuildProgress() as progress:
+            built = augment(sources, distort, out, progress=progress, **settings)
+    except KeyboardInterrupt:
+        if out.with_name(out.name + ".journal").exists():
+            print("dilkit: what is written is kept; repeat the command to go on", file=sys.stderr)
+        raise
+    report(built)
+
+
+def _look(plan: Plan, failed: int, preview: Path | None, dry_run: bool, out: Path, workers: int) -> None:
+    from dilkit.errors import DilkitError
+
+    if not len(plan):
+        raise DilkitError("no image could be used")
+    if preview is not None:
+        from dilkit.confounders.preview import draw, rows_of_plan
+
+        draw(rows_of_plan(plan), preview)
+        say(f"{preview}: drawn")
+    if dry_run:
+        from dilkit.confounders.estimate import estimate
+
+        show_estimate(estimate(plan, out, workers), failed, len(plan.skipped), workers)
+
+
+def _merge(sources: list[str], out: Path, allow_duplicates: bool, overwrite: bool) -> None:
+    from dilkit.confounders.merge import merge, shards_of
+    from dilkit.confounders.store import Store
+
+    made = merge(sources or shards_of(out), out, allow_duplicates=allow_duplicates, overwrite=overwrite)
+    store = Store(made)
+    say(f"{made}: {len(store)} items in {len(store.head.shards)} shards joined")
+
+
+def _edit(sources: list[str], add: str | None, drop: str | None, workers: int) -> None:
+    from dilkit.confounders import edit
+    from dilkit.errors import UsageError
+
+    if len(sources) != 1:
+        raise UsageError(
+            "--add and --drop change one dataset", found=f"{len(sources)} sources",
+            remedy='for example: dilkit augment train.h5 --add "jpeg(30)"',
         )  # fmt: skip
-    _report(built)
+    if add is not None:
+        with BuildProgress() as progress:
+            labels = edit.add(sources[0], add, workers=workers, progress=progress)
+        for label in labels:
+            say(f"added {label}")
+    if drop is not None:
+        for label in edit.drop(sources[0], drop):
+            say(f"dropped {label}")
 
 
-def _report(built: Built) -> None:
-    def say(text: str) -> None:
-        print(text, file=sys.stderr)
+def _needed(value: Any, option: str) -> Any:
+    from dilkit.errors import UsageError
 
-    for failure in built.failures:
-        say(f"left out: {failure.name}: {failure.reason}")
-    if os.environ.get("DILKIT_QUIET"):
-        return
-    if built.skipped:
-        say(f"skipped: {len(built.skipped)} images smaller than a tile")
-    failed = f", {len(built.failures)} images left out" if built.failures else ""
-    say(
-        f"{built.path}: {built.items} items from {built.images} images, {len(built.labels)} confounders, "
-        f"{built.nbytes / 1e6:.1f} MB, {built.seconds:.1f} s{failed}"
-    )
+    if not value:
+        raise UsageError(
+            f"{option} is missing",
+            remedy='for example: dilkit augment photos/ --distort "awgn[5, 10, 15, 20]" --out train.h5',
+        )
+    return value
 
 
-_PHASES = {"read": "reading", "distort": "distorting"}
+def _part(shard: str | None) -> tuple[int, int] | None:
+    from dilkit.errors import UsageError
 
-
-class BuildProgress:
-    """Items per second and time left on stderr: a bar on a terminal, a line every five seconds elsewhere."""
-
-    def __init__(self) -> None:
-        self._quiet = bool(os.environ.get("DILKIT_QUIET"))
-        self._bar = None
-        self._phase = ""
-
-    def __enter__(self) -> BuildProgress:
-        if not self._quiet and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-            )  # fmt: skip
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        if self._quiet:
-            return
-        now = time.monotonic()
-        if phase != self._phase:
-            self._phase, self._began, self._first, self._said = phase, now, done, now
-            if self._bar is not None:
-                self._task = self._bar.add_task(_PHASES[phase], total=total, rate="")
-        rate = (done - self._first) / max(now - self._began, 1e-6)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, rate=f"{rate:.0f} images/s")
-        elif done == total or now - self._said >= 5:
-            self._said = now
-            left = f", {(total - done) / rate:.0f} s left" if 0 < done < total and rate else ""
-            print(
-                f"{_PHASES[phase]}: {done}/{total} images, {rate:.0f} images/s{left}",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+    if shard is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not match:
+        raise UsageError("no such shard", where="--shard", found=shard, expected="K/N, such as 3/8")
+    return int(match[1]), int(match[2])

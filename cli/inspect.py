@@ -1,4 +1,4 @@
-"""`dilkit inspect`: what is inside a confounder dataset."""
+"""`dilkit inspect` and `dilkit verify`: what is inside a confounder dataset, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ Examples:
 `dilkit inspect train.h5`
 
 `dilkit inspect train.h5 --json`
+
+`dilkit inspect train.h5 --samples 200 --preview look.png`
+"""
+
+_VERIFY_EPILOG = """
+Examples:
+
+`dilkit verify train.h5`
+
+`dilkit verify train.h5 --samples 1000`
 """
 
 
@@ -23,28 +33,69 @@ Examples:
 def inspect_command(
     file: Annotated[Path, typer.Argument(help="A dataset made by `dilkit augment`.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    samples: Annotated[
+        int, typer.Option(min=0, help="Items measured for the statistics; 0 measures none.")
+    ] = 32,
+    preview: Annotated[Path | None, typer.Option(help="Draw a contact sheet.")] = None,
 ) -> None:
-    """Say what is inside a confounder dataset: how it was made, its images, its confounders."""
+    """Say what is inside a dataset: how it was made, its images, how strong its distortions are."""
+    from dilkit.confounders.store import Store
     from dilkit.confounders.summary import summarize
 
     summary = summarize(file)
+    if samples:
+        from dilkit.confounders.statistics import statistics
+
+        for view, found in zip(
+            summary["confounders"], statistics(Store(file), samples).values(), strict=True
+        ):
+            view["statistics"] = found
+        summary["samples"] = min(samples, summary["items"]["count"])
+    if preview is not None:
+        from dilkit.confounders.preview import draw, rows_of_store
+
+        draw(rows_of_store(Store(file)), preview)
     if as_json:
         print(json.dumps(summary, indent=1, allow_nan=False))
     else:
         _show(summary)
 
 
+@app.command("verify", epilog=_VERIFY_EPILOG)
+def verify_command(
+    file: Annotated[Path, typer.Argument(help="A dataset made by `dilkit augment`.")],
+    samples: Annotated[int, typer.Option(min=0, help="Random views to make again and compare.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of their choice.")] = 0,
+) -> None:
+    """Check every digest of a dataset, and make random views again; exit code 1 if anything is wrong."""
+    from dilkit.confounders.verify import verify
+    from dilkit.errors import DilkitError
+
+    from ._count import Count
+
+    with Count("verifying") as count:
+        verdict = verify(file, samples=samples, seed=seed, progress=count)
+    for fault in verdict.faults:
+        print(fault)
+    if not verdict.sound:
+        raise DilkitError(
+            f"{len(verdict.faults)} faults", where=file, remedy="copy the file again, or make it again"
+        )
+    print(f"{file}: sound, {verdict.items} items checked, {verdict.remade} views made again")
+
+
 def _show(summary: dict[str, Any]) -> None:
     from ._table import show_table
 
     items = summary["items"]
-    sizes = ", ".join(f"{n} of {size}" for size, n in items["sizes"].items())
+    sizes = ", ".join(f"{n} of {size}" for size, n in list(items["sizes"].items())[:5])
+    more = f" and {len(items['sizes']) - 5} more sizes" if len(items["sizes"]) > 5 else ""
     lines = [
         ("file", f"{summary['file']}, {summary['bytes'] / 1e6:.1f} MB, {summary['storage']}"),
         ("distort", summary["expression"]),
         ("hash", summary["hash"]),
         ("seed", f"{summary['seed']}, coupling {summary['coupling']}"),
-        ("images", f"{items['images']}, cut into {items['count']} items: {sizes}"),
+        ("images", f"{items['images']}, cut into {items['count']} items: {sizes}{more}"),
         ("splits", ", ".join(f"{name} {n}" for name, n in items["splits"].items())),
         ("settings", ", ".join(f"{name} {value}" for name, value in summary["settings"].items())),
         ("policy", summary["policy"]),
@@ -54,9 +105,28 @@ def _show(summary: dict[str, Any]) -> None:
     for name, text in lines:
         print(f"{name:10} {text}")
     print()
-    head = ["confounder", "stored as", "scale", "MB"]
-    rows = [
-        [view["label"], view["dtype"], str(view["scale"]), f"{view['bytes'] / 1e6:.1f}"]
-        for view in summary["confounders"]
-    ]
+    head = ["confounder", "stored as", "MB"]
+    measured = "samples" in summary
+    if measured:
+        head += ["PSNR", "SSIM", "bias", "std", "mean", "low", "high", "outside"]
+    rows = []
+    for view in summary["confounders"]:
+        row = [view["label"], view["dtype"], f"{view['bytes'] / 1e6:.1f}"]
+        if measured:
+            found = view["statistics"]
+            row += [_number(found[name], digits) for name, digits in _DIGITS.items()]
+            row.append(f"{100 * found['outside']:.1f} %")
+        rows.append(row)
     show_table(head, rows)
+    if measured:
+        count = summary["samples"]
+        print(f"\nMeans over {count} items; PSNR in dB and SSIM of the 8-bit comparison with clean;")
+        print("bias and std of distorted - clean, mean and extremes of distorted, on the 0..255 scale;")
+        print("share of values outside [0, 1].")
+
+
+_DIGITS = {"psnr": 2, "ssim": 4, "bias": 2, "std": 2, "mean": 1, "low": 0, "high": 0}
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

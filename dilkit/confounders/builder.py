@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from dilkit.confounders.draft import Draft
+from dilkit.confounders.duplicates import hashes_of, refuse_duplicates
 from dilkit.confounders.plan import Plan, as_settings, make_plan
 from dilkit.confounders.sources import Failure, expand, survey
 from dilkit.confounders.work import Desk, Task, distort, ingest, run
@@ -58,6 +61,8 @@ def augment(
     licence: str = "",
     limit: int | None = None,
     shard: tuple[int, int] | None = None,
+    exclude: Sequence[str | Path] = (),
+    allow_duplicates: bool = False,
     workers: int = 1,
     overwrite: bool = False,
     restart: bool = False,
@@ -84,6 +89,8 @@ def augment(
         licence: of source files, recorded with each.
         limit: take only the first so many images.
         shard: (k, n) makes the k-th of n parts alone, for `merge`; `out` is the file of this part.
+        exclude: sources (a test set) that no image may look like.
+        allow_duplicates: accept images that look like each other.
         overwrite: replace `out`, when the new file is complete.
         restart: forget an unfinished run.
         progress: called with (phase, done, total).
@@ -112,10 +119,11 @@ def augment(
     if shard is not None:
         plan = _part_of(plan, *shard)
     check_target(out, overwrite)
+    excluded = hashes_of(exclude, plan.settings.alpha) if exclude else {}
     _require_images(plan, failures, plan.skipped)
     try:
         with Draft(out, plan, restart=restart, every=checkpoint_every) as draft:
-            _fill(draft, workers, progress)
+            _fill(draft, workers, progress, excluded, allow_duplicates)
             failures += draft.failures
             _require_images(draft.plan, failures, plan.skipped)
             draft.seal()
@@ -187,7 +195,9 @@ def check_target(out: Path, overwrite: bool) -> None:
         ) from None
 
 
-def _fill(draft: Draft, workers: int, progress: Progress | None) -> None:
+def _fill(
+    draft: Draft, workers: int, progress: Progress | None, excluded: dict[str, int], allow: bool
+) -> None:
     while True:
         failures = _phase(draft, "read", ingest, workers, progress)
         if not failures:
@@ -195,6 +205,11 @@ def _fill(draft: Draft, workers: int, progress: Progress | None) -> None:
         draft.leave_out(failures)
         if not len(draft.plan):
             return
+    if excluded or not allow:
+        images, first = np.unique(draft.plan.image, return_index=True)
+        seen = draft.regions["index/perceptual_hash"].map(draft.path)[first]
+        names = [draft.plan.images[image].name for image in images]
+        refuse_duplicates(names, seen.tolist(), excluded, allow=allow)
     if draft.plan.settings.storage == "stored":
         _phase(draft, "distort", distort, workers, progress)
 

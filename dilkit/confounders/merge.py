@@ -13,6 +13,7 @@ import numpy as np
 from dilkit.confounders import layout
 from dilkit.confounders.builder import check_target
 from dilkit.confounders.draft import seal_file
+from dilkit.confounders.duplicates import refuse_duplicates
 from dilkit.confounders.store import Head
 from dilkit.errors import UsageError
 
@@ -35,19 +36,24 @@ def shards_of(out: Path) -> list[Path]:
     return found
 
 
-def merge(shards: Sequence[str | Path], out: str | Path, *, overwrite: bool = False) -> Path:
+def merge(
+    shards: Sequence[str | Path], out: str | Path, *, allow_duplicates: bool = False, overwrite: bool = False
+) -> Path:
     """Join shards into one dataset, in order, without copying pixels (HDF5 virtual datasets).
 
     The shards must stay where they are, relative to `out`; a reader refuses the dataset where one is missing.
 
     Raises:
         UsageError: a shard is missing, twice there, unfinished, or of another plan.
+        DilkitError: images look alike, unless that is allowed.
     """
     import h5py
 
     out = Path(out)
     check_target(out, overwrite)
     heads = _in_order([Path(shard) for shard in shards])
+    if not allow_duplicates:
+        _refuse_duplicates([head for _, head in heads])
     tmp = out.with_name(out.name + ".tmp")
     with h5py.File(tmp, "w") as file:
         _attributes(file, out, heads)
@@ -62,6 +68,16 @@ def merge(shards: Sequence[str | Path], out: str | Path, *, overwrite: bool = Fa
                 _join(file, "clean", first["clean"], out, heads)
     seal_file(tmp, out)
     return out
+
+
+def _refuse_duplicates(heads: list[Head]) -> None:
+    names: list[str] = []
+    hashes: list[int] = []
+    for head in heads:
+        _, first = np.unique(head.index["image"], return_index=True)
+        names += [name.decode() for name in head.index["source"][first]]
+        hashes += head.index["perceptual_hash"][first].tolist()
+    refuse_duplicates(names, hashes, {})
 
 
 def _in_order(paths: list[Path]) -> list[tuple[Path, Head]]:

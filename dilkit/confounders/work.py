@@ -153,7 +153,7 @@ def run(task: Task, desk: Desk, parts: list[int], workers: int) -> Iterator[tupl
         DilkitError: a worker process died.
     """
     if workers <= 1 or len(parts) <= 1:
-        with _one_thread():
+        with one_thread():
             desk.open()
             try:
                 for part in parts:
@@ -211,7 +211,8 @@ def _limit_threads() -> Any:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """One OpenCV and BLAS thread, for the time being."""
     import cv2
 
     before = cv2.getNumThreads()

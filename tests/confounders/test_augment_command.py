@@ -46,6 +46,10 @@ def test_mistakes_are_usage_errors(pictures: Path, tmp_path: Path) -> None:
         "exists already": ("augment", pictures, "-d", "awgn(5)", "-o", pictures / "0.png"),
         "cannot write": ("augment", pictures, "-d", "awgn(5)", "-o", pictures / "0.png" / "x.h5"),
         "workers": ("augment", pictures, "-d", "awgn(5)", "-o", out, "-j", -1),
+        "--out is missing": ("augment", pictures, "-d", "awgn(5)"),
+        "--distort is missing": ("augment", pictures, "-o", out),
+        "such as 3/8": ("augment", pictures, "-d", "awgn(5)", "-o", out, "--shard", "3-8"),
+        "change one dataset": ("augment", pictures, out, "--add", "awgn(5)"),
         "no such dataset": ("inspect", out),
         "not a whole HDF5": ("inspect", pictures / "0.png"),
     }
@@ -62,7 +66,79 @@ def test_nothing_readable_is_a_failure(tmp_path: Path) -> None:
     assert caught.value.exit_code == 1
 
 
-@pytest.mark.parametrize("command", ["augment", "inspect"])
+def test_shards_merge_and_edit(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "all.h5"
+    for shard in ("1/2", "2/2"):
+        dilkit("augment", pictures, "-d", "awgn(5)", "--tile", 16, "-j", 1, "-o", out, "--shard", shard)
+    assert (tmp_path / "all.2-of-2.h5").exists()
+    dilkit("augment", "--merge", "-o", out)
+    assert "sound, 36 items" in dilkit("verify", out)
+    part = tmp_path / "all.1-of-2.h5"
+    dilkit("augment", part, "--add", "jpeg(30)", "--drop", "awgn(5)", "-j", 1)
+    assert [v["label"] for v in json.loads(dilkit("inspect", part, "--json"))["confounders"]] == ["jpeg(30)"]
+    with pytest.raises(UsageError, match=r"not the file that was joined"):
+        dilkit("verify", out)
+    part.unlink()
+    with pytest.raises(UsageError, match=r"no all.1-of-2.h5"):
+        dilkit("inspect", out)
+
+
+def test_looking_makes_no_dataset(pictures: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    out, sheet = tmp_path / "x.h5", tmp_path / "sheet.png"
+    words = ("augment", pictures, "-d", "awgn[5, 10]", "--tile", 16, "-o", out)
+    said = dilkit(*words, "--dry-run")
+    assert "36" in said and "awgn(10)" in said and "GB free" in said
+    dilkit(*words, "--preview", sheet)
+    width, height = Image.open(sheet).size
+    assert width == 3 * 166 + 6 and height == 30 + 4 * 2 * 166 + 6
+    assert not list(tmp_path.glob("x.h5*"))
+    with pytest.raises(UsageError, match="a preview is a picture"):
+        dilkit(*words, "--preview", tmp_path / "sheet.txt")
+
+
+def test_statistics_say_how_strong_each_distortion_is(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.h5"
+    dilkit("augment", pictures, "-d", "clean | awgn(25) | awgn(25) >> clip", "--tile", 0, "-j", 1, "-o", out)
+    said = json.loads(dilkit("inspect", out, "--json", "--preview", tmp_path / "p.png"))
+    found = {view["label"]: view["statistics"] for view in said["confounders"]}
+    assert found["clean"]["psnr"] is None and found["clean"]["ssim"] == 1
+    noisy, clipped = found["awgn(25)"], found["awgn(25)>>clip"]
+    assert 24 < noisy["std"] < 26 and abs(noisy["bias"]) < 1 and noisy["outside"] > 0.01
+    assert clipped["outside"] == 0 and clipped["std"] < noisy["std"] and clipped["low"] == 0
+    assert 20 < noisy["psnr"] < 22
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+def test_verify_fails_on_a_flipped_byte(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.h5"
+    dilkit("augment", pictures, "-d", "awgn(5)", "--tile", 16, "-j", 1, "-o", out)
+    data = bytearray(out.read_bytes())
+    data[-10] ^= 1
+    out.write_bytes(data)
+    with pytest.raises(DilkitError, match="1 faults") as caught:
+        dilkit("verify", out)
+    assert caught.value.exit_code == 1
+
+
+def test_an_interrupt_says_how_to_go_on(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dilkit.cli.augment import augment_command
+
+    from dilkit.confounders import builder
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(builder, "distort", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        augment_command([str(pictures)], ["awgn(5)"], tmp_path / "x.h5", tile=16, workers=1)
+    assert "repeat the command to go on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["augment", "inspect", "verify"])
 def test_the_examples_in_the_help_parse(command: str) -> None:
     import typer
 

@@ -1,0 +1,75 @@
+"""Images that look alike, within a dataset or between it and a test set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from dilkit.confounders.perceptual import perceptual_hash
+from dilkit.confounders.reading import Alpha, UnreadableImage
+from dilkit.confounders.sources import expand
+from dilkit.errors import DilkitError
+
+NEAR = 6
+"""Hashes that differ in at most so many of 64 bits belong to near-duplicates."""
+
+_FLAT = 0
+"""The hash of an image without any structure, which says nothing."""
+
+
+def near_pairs(hashes: Sequence[int], near: int = NEAR) -> list[tuple[int, int]]:
+    """Positions (i < j) of hashes that differ in at most `near` bits.
+
+    Two such hashes agree in at least one of `near + 1` bands of bits, so only those that do are compared.
+    """
+    values = np.array(hashes, np.uint64)
+    edges = [64 * band // (near + 1) for band in range(near + 2)]
+    found: set[tuple[int, int]] = set()
+    for low, high in pairwise(edges):
+        band = values >> np.uint64(low) & np.uint64((1 << high - low) - 1)
+        order = np.argsort(band, kind="stable")
+        order = order[values[order] != _FLAT]
+        groups = np.split(order, np.flatnonzero(np.diff(band[order])) + 1)
+        for group in groups:
+            for at, i in enumerate(group[:-1]):
+                rest = group[at + 1 :]
+                close = rest[np.bitwise_count(values[rest] ^ values[i]) <= near]
+                found.update((int(min(i, j)), int(max(i, j))) for j in close)
+    return sorted(found)
+
+
+def hashes_of(sources: Iterable[str | Path], alpha: Alpha = "refuse") -> dict[str, int]:
+    """The perceptual hash of every readable image of the sources, by name."""
+    found = {}
+    for image in expand(sources):
+        try:
+            found[image.name] = perceptual_hash(image.load(alpha))
+        except UnreadableImage:
+            continue
+    return found
+
+
+def refuse_duplicates(
+    names: Sequence[str], hashes: Sequence[int], excluded: Mapping[str, int], *, allow: bool = False
+) -> None:
+    """Raises DilkitError where an image looks like one that is excluded or, unless allowed, like another."""
+    labels = [*names, *(f"{name} (excluded)" for name in excluded)]
+    pairs = [
+        (i, j)
+        for i, j in near_pairs([*hashes, *excluded.values()])
+        if i < len(names) and not (allow and j < len(names))
+    ]
+    if not pairs:
+        return
+    shown = [f"{labels[i]} ~ {labels[j]}" for i, j in pairs[:10]]
+    if len(pairs) > len(shown):
+        shown.append(f"and {len(pairs) - len(shown)} more")
+    inside = any(j < len(names) for _, j in pairs)
+    raise DilkitError(
+        f"{len(pairs)} pairs of images look alike",
+        found="\n            ".join(shown),
+        remedy="remove one of each" + (", or give --allow-duplicates" if inside else " from the sources"),
+    )

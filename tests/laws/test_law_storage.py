@@ -1,0 +1,111 @@
+"""Stored or virtual, in tiles or whole, at once or in crops: the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dilkit.confounders.builder import augment
+from dilkit.confounders.episodes import EpisodeSampler
+from dilkit.confounders.store import Store
+from dilkit.distortions import REGISTRY
+from dilkit.distortions.draw import Window
+
+WORDS = [
+    "clean",
+    "awgn[5, 25]",
+    "poisson(2)",
+    "speckle(0.05)",
+    "gaussian_blur[1, 2.5]",
+    "jpeg(30)",
+    "awgn(15) >> clip >> quantize",
+    "gaussian_blur(1) >> awgn(25)",
+    "awgn(10) >> gaussian_blur(1.5) >> awgn(10)",
+    "gaussian_blur(2) >> awgn(20) >> jpeg(50)",
+    "jpeg(40) >> awgn(5)",
+    "mix(0.3*awgn(5), 0.7*gaussian_blur(2))",
+    "shuffle(awgn(5), gaussian_blur(1), poisson(2))",
+]
+SIDE = 40
+Pair = Callable[[int, str], tuple[Store, Store]]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A stored and a virtual dataset of the same seed and coupling."""
+    folder = tmp_path_factory.mktemp("laws")
+    made: dict[tuple[int, str], tuple[Store, Store]] = {}
+
+    def pair(seed: int, coupling: str) -> tuple[Store, Store]:
+        if (seed, coupling) not in made:
+            made[seed, coupling] = tuple(  # type: ignore[assignment]
+                Store(
+                    augment(
+                        f"deadleaves:2@{SIDE}", WORDS, folder / f"{seed}-{coupling}-{storage}.h5", tile=SIDE,
+                        stride=SIDE, seed=seed, coupling=coupling, storage=storage,  # type: ignore[arg-type]
+                    ).path
+                )
+                for storage in ("stored", "virtual")
+            )  # fmt: skip
+        return made[seed, coupling]
+
+    return pair
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_virtual_crop_is_the_stored_crop(pair: Pair, data: st.DataObject) -> None:
+    stored, virtual = pair(
+        data.draw(st.integers(0, 2), "seed"),
+        data.draw(st.sampled_from(["independent", "common"]), "coupling"),
+    )
+    label = data.draw(st.sampled_from(stored.labels), "label")
+    y, x = (data.draw(st.integers(0, SIDE - 1)) for _ in range(2))
+    window = Window(y, x, data.draw(st.integers(1, SIDE - y)), data.draw(st.integers(1, SIDE - x)))
+    item = data.draw(st.integers(0, 1), "item")
+    a, b = stored.view(item, label, window), virtual.view(item, label, window)
+    assert a.dtype == b.dtype and np.array_equal(a, b)
+    assert np.array_equal(stored.view(item, label)[y : y + window.h, x : x + window.w], a)
+
+
+def test_every_view_and_every_episode_agree(pair: Pair) -> None:
+    stored, virtual = pair(0, "independent")
+    assert virtual.path.stat().st_size < stored.path.stat().st_size / 8
+    for label in stored.labels:
+        assert np.array_equal(stored.view(1, label), virtual.view(1, label))
+    for pairing in ("paired", "independent"):
+        a, b = (EpisodeSampler(s, batch=2, crop=16, pairing=pairing).episode(3) for s in (stored, virtual))
+        assert all((a.views[label] == b.views[label]).all() for label in a.labels)
+
+
+def test_common_coupling_shares_one_field_and_independent_does_not(pair: Pair) -> None:
+    def fields(coupling: str) -> tuple[np.ndarray, np.ndarray]:
+        store, _ = pair(0, coupling)
+        clean = store.clean(0) / np.float32(255)
+        return (store.view(0, "awgn(5)") - clean) / 5, (store.view(0, "awgn(25)") - clean) / 25
+
+    a, b = fields("common")
+    assert np.allclose(a, b, atol=1e-7)
+    a, b = fields("independent")
+    assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.05
+
+
+def test_a_point_or_halo_word_does_not_touch_the_whole_image(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, virtual = pair(0, "independent")
+    seen: list[tuple[int, ...]] = []
+    for name in ("awgn", "gaussian_blur"):
+        kind = REGISTRY.kinds[name]
+        apply = kind.apply
+        monkeypatch.setitem(
+            kind.__dict__,
+            "apply",
+            lambda image, *rest, apply=apply: seen.append(image.shape) or apply(image, *rest),
+        )
+    virtual.view(0, "gaussian_blur(1)>>awgn(25)", Window(15, 15, 8, 8))
+    assert len(seen) == 2 and seen[1] == (8, 8, 3) and max(seen[0][:2]) < SIDE
