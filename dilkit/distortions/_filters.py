@@ -16,18 +16,26 @@ Array = npt.NDArray[np.float32]
 cv2.setNumThreads(0)
 
 BORDER = cv2.BORDER_REFLECT_101
+_LANES = 16
+"""Elements of the widest vectors: rows of a multiple of them have no scalar tail."""
 _TAIL = 24
-"""Elements at the end of a row that may fall into a scalar tail; the widest vectors hold 16."""
+"""Elements at the end of other rows that may fall into one, and some to spare."""
+_FOURIER = 50
+"""Weights from which OpenCV's filter2D may turn to Fourier transforms, whose bits depend on the window."""
 _DIRECT = 7
-"""OpenCV turns to Fourier transforms, whose bits depend on the window, for kernels of 50 weights or more."""
 
 
 def separable(image: Array, across: Array, down: Array) -> Array:
     """Correlate (h, w, c) with the odd kernel `down` (rows) x `across` (columns), reflected at the border."""
     width, channels = image.shape[1:]
-    wide = extended(image, right=len(across) // 2 + _TAIL // channels)
-    out = cv2.sepFilter2D(wide, -1, across, down, borderType=BORDER)
-    return np.asarray(out, np.float32).reshape(wide.shape)[:, :width]
+    if width * channels % _LANES:
+        image = extended(image, right=len(across) // 2 + _TAIL // channels)
+    if max(len(across), len(down)) < _FOURIER:
+        out = cv2.filter2D(image, -1, across[None], borderType=BORDER)
+        out = cv2.filter2D(out, -1, down[:, None], borderType=BORDER)
+    else:
+        out = cv2.sepFilter2D(image, -1, across, down, borderType=BORDER)
+    return np.asarray(out, np.float32).reshape(image.shape)[:, :width]
 
 
 def correlate(image: Array, kernel: Array) -> Array:

@@ -22,20 +22,30 @@ def _cached(make: Make) -> Make:
 
 
 @_cached
-def gaussian(sigma: float, radius: int) -> Array:
-    """One dimension: a sampled Gaussian of standard deviation `sigma` pixels.
+def gaussian(sigma: float) -> Array:
+    """One dimension: Gaussian samples, cut at 3 sigma, whose standard deviation is `sigma` pixels.
 
-    Below 0.8 pixels the samples alone would be too narrow (by 1 % at 0.6), so a wider law is sampled whose
-    samples have that standard deviation.
+    The law that is sampled is a little wider (1.4 % for large sigma) to make up for the cut.
     """
+    radius = gaussian_radius(sigma)
+    low, high = sigma, max(1.0, 1.05 * sigma)
+    for _ in range(30):
+        middle = (low + high) / 2
+        weights = _samples(middle, radius)
+        narrow = 2 * math.fsum(k * k * weight for k, weight in enumerate(weights)) < sigma * sigma
+        low, high = (middle, high) if narrow else (low, middle)
+    return _frozen(np.array([*weights[:0:-1], *weights]))
+
+
+def gaussian_radius(sigma: float) -> int:
+    """Pixels that `gaussian` looks to each side."""
+    return max(1, math.ceil(3 * sigma))
+
+
+@_cached
+def gaussian_cut(sigma: float, radius: int) -> Array:
+    """One dimension: samples of the Gaussian of `sigma` pixels, cut at `radius`."""
     weights = _samples(sigma, radius)
-    if sigma < 0.8:
-        low, high = sigma, 1.0
-        for _ in range(40):
-            middle = (low + high) / 2
-            weights = _samples(middle, radius)
-            variance = 2 * math.fsum(k * k * w for k, w in enumerate(weights))
-            low, high = (middle, high) if variance < sigma * sigma else (low, middle)
     return _frozen(np.array([*weights[:0:-1], *weights]))
 
 
@@ -97,7 +107,7 @@ def line_radius(length: int) -> int:
 @_cached
 def streak(length: int, angle: float, width: float) -> Array:
     """A line of deviation `width` across, its core 1 (so the sum is not 1)."""
-    across = gaussian(width, reach(width, 0)).astype(float)
+    across = gaussian(width).astype(float)
     kernel = convolve2d(line(length, angle).astype(float), across[:, None] * across)
     made = (kernel / kernel.max()).astype(np.float32)
     made[made < 1e-4] = 0
@@ -118,11 +128,6 @@ def disk(radius: float) -> Array:
 def disk_radius(radius: float) -> int:
     """Pixels that a disk looks to each side."""
     return max(0, math.ceil(radius - 0.5))
-
-
-def reach(sigma: float, size: int) -> int:
-    """Pixels that a kernel looks to each side: half its `size`, or 4 sigma where the size is 0."""
-    return size // 2 if size else max(1, math.ceil(4 * sigma))
 
 
 def _grid(radius: int) -> tuple[Grid, Grid]:

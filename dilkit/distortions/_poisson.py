@@ -14,7 +14,10 @@ Array = npt.NDArray[np.float32]
 
 _SMALL = 10
 _STEPS = 8
-_TABLE_DIGEST = "6d73c82f07d2c55d"
+_BITS = 5
+_PIECE = 1 << 15
+"""Rates at a time: what is made on the way stays in the cache."""
+_TABLE_DIGEST = "b838b78c40a38a80"
 
 
 def counts(rate: Array, draw: Draw, *, stream: str = "") -> Array:
@@ -25,17 +28,24 @@ def counts(rate: Array, draw: Draw, *, stream: str = "") -> Array:
     on a grid of 1/8, plus an independent count for the rest of the rate, since Poisson laws add up.
     """
     channels = rate.shape[2]
-    levels = draw.bits(channels, stream=stream)
+    levels = draw.bits(channels, stream=stream).reshape(-1)
+    rest = draw.bits(channels, stream=stream + ":rest").reshape(-1)
     flat = rate.reshape(-1)
-    where = np.flatnonzero(flat < np.float32(_SMALL))
+    out = np.empty_like(flat)
+    for start in range(0, len(flat), _PIECE):
+        piece = slice(start, start + _PIECE)
+        out[piece] = _counts(flat[piece], levels[piece], rest[piece])
+    return out.reshape(rate.shape)
+
+
+def _counts(rate: Array, levels: npt.NDArray[np.uint16], rest: npt.NDArray[np.uint16]) -> Array:
+    where = np.flatnonzero(rate < np.float32(_SMALL))
     if not len(where):
         return _large(rate, levels)
-    rest = draw.bits(channels, stream=stream + ":rest")
-    if len(where) == rate.size:
-        return _few(flat, levels.reshape(-1), rest.reshape(-1)).reshape(rate.shape)
-    out = _large(np.maximum(rate, np.float32(_SMALL)), levels)
-    few = _few(flat.take(where), levels.reshape(-1).take(where), rest.reshape(-1).take(where))
-    out.reshape(-1)[where] = few
+    if len(where) == len(rate):
+        return _few(rate, levels, rest)
+    out = _large(np.clip(rate, np.float32(_SMALL), np.float32(np.inf)), levels)
+    out[where] = _few(rate[where], levels[where], rest[where])
     return out
 
 
@@ -68,10 +78,7 @@ def _few(rate: Array, levels: npt.NDArray[np.uint16], rest: npt.NDArray[np.uint1
     f = np.float32
     row = np.floor(rate * f(_STEPS))
     d = rate - row * f(1 / _STEPS)
-    place = row.astype(np.int32)
-    place <<= 16
-    place |= levels
-    count = _table().take(place, mode="wrap")
+    count = _inverted(row.astype(np.int32), levels)
     u = rest * f(1 / LEVELS)
     u += f(0.5 / LEVELS)
     count += u < d * (f(1) - d * f(1 / 2) * (f(1) - d * f(1 / 3) * (f(1) - d * f(1 / 4))))
@@ -82,21 +89,42 @@ def _few(rate: Array, levels: npt.NDArray[np.uint16], rest: npt.NDArray[np.uint1
     return count.astype(np.float32)
 
 
+def _inverted(row: npt.NDArray[np.int32], levels: npt.NDArray[np.uint16]) -> npt.NDArray[np.int32]:
+    """The exact inverse at (level + 1/2) / 65536 of the rates row / 8: from a guide, then up end by end."""
+    ends, guide = _ends(), _guide()
+    first = row << 8
+    first |= levels >> 8
+    count = guide.take(first, mode="wrap")
+    row <<= _BITS
+    beyond = levels >= ends.take(row + count, mode="wrap")
+    count += beyond
+    left = np.flatnonzero(beyond)
+    while len(left):
+        left = left[levels[left] >= ends[row[left] + count[left]]]
+        count[left] += 1
+    return count
+
+
 @functools.cache
-def _table() -> npt.NDArray[np.uint8]:
-    """The exact inverse at (level + 1/2) / 65536 of rates below 10; level runs fastest, then 8 * rate."""
-    rows = [_inverse(step / _STEPS) for step in range(_SMALL * _STEPS)]
-    table = checked(np.concatenate(rows), _TABLE_DIGEST, "the Poisson law")
+def _ends() -> npt.NDArray[np.int32]:
+    """The level at which each count gives way to the next; 32 counts for each rate below 10, step 1/8."""
+    rows = np.full((_SMALL * _STEPS, 1 << _BITS), LEVELS, np.int32)
+    for step, ends in enumerate(rows):
+        rate = step / _STEPS
+        mass = total = math.exp(-rate)
+        for count in range(len(ends)):
+            ends[count] = max(0, min(LEVELS, math.ceil(total * LEVELS - 0.5)))
+            mass *= rate / (count + 1)
+            total += mass
+    table = checked(rows.reshape(-1), _TABLE_DIGEST, "the Poisson law")
     table.flags.writeable = False
     return table
 
 
-def _inverse(rate: float) -> npt.NDArray[np.uint8]:
-    mass = total = math.exp(-rate)
-    ends = [0]
-    while ends[-1] < LEVELS:
-        ends.append(min(LEVELS, max(0, math.ceil(total * LEVELS - 0.5))))
-        mass *= rate / len(ends[1:])
-        total += mass
-    widths = np.diff(ends)
-    return np.repeat(np.arange(len(widths), dtype=np.uint8), widths)
+@functools.cache
+def _guide() -> npt.NDArray[np.int32]:
+    """The count at levels 0, 256, 512 .. of each of those rates."""
+    rows = _ends().reshape(-1, 1 << _BITS)
+    return np.concatenate([np.searchsorted(row, np.arange(0, LEVELS, 256), "right") for row in rows]).astype(
+        np.int32
+    )

@@ -1,7 +1,8 @@
 """Blurs. Widths are true standard deviations in pixels; the border is reflected, its edge not repeated.
 
 Angles are in degrees, counter-clockwise from the x axis. Where a kernel has a `radius`, it is
-2 radius + 1 pixels wide, and 0 stands for as wide as its law needs (4 sigma).
+2 radius + 1 pixels wide, and 0 stands for as wide as its law needs (3 sigma where the law is sampled a little
+wider to keep its standard deviation, 4 sigma in two dimensions).
 """
 
 from __future__ import annotations
@@ -19,20 +20,32 @@ from dilkit.distortions.draw import Draw
 from dilkit.distortions.primitive import GLOBAL, REGISTRY, Image, Locality, Param, PrimitiveKind
 
 _SIGMA = Param("sigma", float, low=0.05, high=64, unit="px", doc="standard deviation")
-_ACROSS = Param("across", float, low=0.05, high=64, unit="px", doc="standard deviation across the axis")
+_ACROSS = Param(
+    "across",
+    float,
+    default=0.0,
+    low=0,
+    high=64,
+    unit="px",
+    doc="deviation across the axis; 0: sigma, a circle",
+)
 _ANGLE = Param("angle", float, default=0.0, low=-360, high=360, unit="degrees", doc="of the axis")
-_RADIUS = Param("radius", int, default=0, low=0, high=256, unit="px", doc="half the kernel; 0: 4 sigma")
+_RADIUS = Param(
+    "radius", int, default=0, low=0, high=256, unit="px", doc="half the kernel; 0: as wide as it needs"
+)
 _SHAPE = Param("beta", float, low=0.1, high=16, doc="shape; 1 is the Gaussian for the generalised law")
 _CUT = Param("radius", int, default=10, low=1, high=64, unit="px", doc="half the kernel")
 
 
 def _gaussian_blur(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
-    kernel = _kernels.gaussian(params["sigma"], _reach(params))
+    sigma, radius = params["sigma"], params["radius"]
+    kernel = _kernels.gaussian_cut(sigma, radius) if radius else _kernels.gaussian(sigma)
     return separable(image, kernel, kernel)
 
 
 def _elliptic(law: str, image: Image, params: Mapping[str, Any]) -> Image:
-    sizes = params["sigma"], params["across"], params["angle"], params.get("beta", 1.0)
+    across = params["across"] or params["sigma"]
+    sizes = params["sigma"], across, params["angle"], params.get("beta", 1.0)
     return correlate(image, _kernels.elliptic(law, *sizes, _reach(params)))
 
 
@@ -48,8 +61,13 @@ def _plateau_blur(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
     return _elliptic("plateau", image, params)
 
 
+def _gaussian_halo(params: Mapping[str, Any]) -> Locality:
+    return Locality(params["radius"] or _kernels.gaussian_radius(params["sigma"]))
+
+
 def _reach(params: Mapping[str, Any]) -> int:
-    return _kernels.reach(max(params["sigma"], params.get("across", 0)), 2 * params["radius"])
+    widest = max(params["sigma"], params["across"])
+    return int(params["radius"]) or max(1, math.ceil(4 * widest))
 
 
 def _halo(params: Mapping[str, Any]) -> Locality:
@@ -87,10 +105,10 @@ gaussian_blur = REGISTRY.add(
         name="gaussian_blur",
         family="blur",
         summary="Isotropic Gaussian blur.",
-        source="sampled Gaussian",
+        source="Gaussian samples; where no radius cuts them, of exactly that deviation",
         params=(_SIGMA, _RADIUS),
         apply=_gaussian_blur,
-        locality=_halo,
+        locality=_gaussian_halo,
         degree="sigma",
     )
 )

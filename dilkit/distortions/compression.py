@@ -26,10 +26,8 @@ _SAMPLING = {
 
 def to_uint8(image: Image) -> Bytes:
     """[0, 1] float32 -> 0 .. 255, clipped and rounded half to even."""
-    levels = image * np.float32(255)
-    np.rint(levels, out=levels)
-    np.clip(levels, np.float32(0), np.float32(255), out=levels)
-    return levels.astype(np.uint8)
+    inside = np.clip(image, np.float32(0), np.float32(1))
+    return np.asarray(cv2.convertScaleAbs(inside, alpha=255), np.uint8)
 
 
 def to_float(image: Bytes) -> Image:
@@ -61,8 +59,7 @@ def _through_jpeg(image: Image, params: Mapping[str, Any]) -> Image:
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLING[params["subsampling"]]]
     bgr = cv2.cvtColor(to_uint8(image), cv2.COLOR_RGB2BGR)
     _, file = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, params["quality"], *sampling])
-    decoded = np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8)
-    return to_float(np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8))
+    return to_float(np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR_RGB), np.uint8))
 
 
 def _webp(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:

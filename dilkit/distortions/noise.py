@@ -22,7 +22,10 @@ def _awgn(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
         return image + _mixed(draw, scale)
     noise = draw.normal(1 if params["channels"] == "grey" else 3)
     noise *= np.float32(scale)
-    return image + noise
+    if noise.shape != image.shape:
+        return image + noise
+    noise += image
+    return noise
 
 
 def _mixed(draw: Draw, scale: float) -> Image:
@@ -56,7 +59,7 @@ def _orthogonal(numbers: tuple[float, ...]) -> list[list[float]]:
 
 def _poisson_noise(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
     peak = np.float32(_unique_peak(image) if params["legacy"] else params["peak"])
-    rate = np.maximum(_grey(image) if params["channels"] == "grey" else image, np.float32(0))
+    rate = np.clip(_grey(image) if params["channels"] == "grey" else image, np.float32(0), np.float32(np.inf))
     rate *= peak
     noise = _poisson.counts(rate, draw)
     noise -= rate

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 
 from dilkit.distortions._curves import power
@@ -25,7 +26,7 @@ def _quantize(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
 
 
 def _brightness(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
-    value = image.max(axis=2, keepdims=True)
+    value = np.maximum(np.maximum(image[..., :1], image[..., 1:2]), image[..., 2:])
     wanted = np.clip(value + np.float32(params["shift"]), np.float32(0), np.float32(1))
     positive = value > 0
     gain = np.divide(wanted, value, out=np.zeros_like(value), where=positive)
@@ -33,7 +34,7 @@ def _brightness(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
 
 
 def _contrast(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
-    mean = image.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    mean = np.array(cv2.mean(image)[:3], np.float32)
     out = image - mean
     out *= np.float32(params["factor"])
     out += mean

@@ -11,6 +11,7 @@ import scipy.stats
 from PIL import Image as Pil
 
 from dilkit.distortions import _poisson
+from dilkit.distortions.compression import to_float, to_uint8
 from dilkit.distortions.draw import Draw
 from dilkit.errors import UsageError
 
@@ -185,6 +186,16 @@ def test_webp_is_pillows_and_follows_its_quality(distort, photo):
         np.testing.assert_array_equal(made, expected)
         errors.append(np.mean((made - photo) ** 2))
     assert errors == sorted(errors, reverse=True)
+
+
+def test_the_way_to_eight_bits_rounds_half_to_even_and_clips():
+    ties = (np.arange(-300, 900) + 0.5) / 255
+    around = np.concatenate([ties, np.nextafter(ties.astype(np.float32), np.float32(9)), [1e20, -1e20]])
+    values = np.resize(around.astype(np.float32), (1201, 3, 1)).reshape(1201, 1, 3)
+    expected = np.clip(np.rint(values * np.float32(255)), 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(to_uint8(values), expected)
+    whole = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    np.testing.assert_array_equal(to_uint8(to_float(whole)), whole)
 
 
 def test_clip_and_quantize(distort):
