@@ -84,6 +84,7 @@ class Forward:
             grads, loss = self._pass(term, leaves, keep=False)
             self.outer_losses[k, term.name] = loss
             self._scalars[f"the outer loss of {term.name} after step {k}"] = loss
+            self._scalars[f"the outer gradient of {term.name} after step {k}"] = size(grads)
             total.add(grads, term.weight)
         self.outer_grads[k] = total.total(self._setting.reduce)
 

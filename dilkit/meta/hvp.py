@@ -109,10 +109,7 @@ class Hvp:
                 "unknown mode of Hessian-vector products",
                 found=mode,
                 expected="rr, rof, auto",
-                remedy="finite differences are not offered: under L1 and Charbonnier losses they err by "
-                "tens of per cent"
-                if "f" in str(mode)
-                else None,
+                remedy="finite differences are not offered: under L1 or Charbonnier losses they err by half",
             )
         self._net = net
         self._mode = mode
