@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +17,7 @@ class Kind(StrEnum):
     metrics = "metrics"
     models = "models"
     objectives = "objectives"
+    presets = "presets"
     protocols = "protocols"
 
 
@@ -27,27 +29,33 @@ Examples:
 `dilkit ls protocols denoise-awgn`
 
 `dilkit ls distortions`
+
+`dilkit ls distortions awgn`
+
+`dilkit ls presets bsrgan --json`
 """
 
 
 @app.command("ls", epilog=_EPILOG)
 def ls(
     what: Annotated[Kind, typer.Argument(help="What to list.")],
-    name: Annotated[str | None, typer.Argument(help="Of protocols, the one to print in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="The one to explain in full.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """List what dilkit knows: distortions, metrics, models, objectives, protocols."""
+    """List distortions, metrics, models, objectives, presets or protocols; or explain one of them."""
     from dilkit.errors import UsageError
 
     from ._table import show_table
 
     if name is not None:
-        if what is not Kind.protocols:
-            raise UsageError("only a protocol is printed in full", found=f"ls {what} {name}")
-        from dilkit.evaluation.protocols import find_protocol, to_yaml
-
-        print(to_yaml(find_protocol(name)), end="")
+        if what not in _EXPLAINED:
+            raise UsageError(f"of {what}, none is explained on its own", found=f"ls {what} {name}")
+        _EXPLAINED[what](name, as_json)
         return
     head, lines = _LISTS[what]()
+    if as_json:
+        print(json.dumps([dict(zip(head, line, strict=True)) for line in lines], indent=1))
+        return
     show_table(head, lines, numbers=False)
 
 
@@ -55,11 +63,16 @@ _Listing = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
 def _distortions() -> _Listing:
-    from dilkit.distortions import REGISTRY
+    from dilkit.distortions.catalogue import distortions, locality
 
-    kinds = sorted(REGISTRY.kinds.values(), key=lambda kind: (kind.family, kind.name))
-    head = ("name", "family", "degree", "summary")
-    return head, [(kind.name, kind.family, kind.degree or "", kind.summary) for kind in kinds]
+    head = ("name", "family", "degree", "locality", "summary")
+    return head, [(k.name, k.family, k.degree or "", locality(k), k.summary) for k in distortions()]
+
+
+def _presets() -> _Listing:
+    from dilkit.distortions.presets import PRESETS
+
+    return ("name", "about"), [(preset.name, preset.summary) for preset in PRESETS.values()]
 
 
 def _metrics() -> _Listing:
@@ -99,7 +112,46 @@ _LISTS: dict[Kind, Callable[[], _Listing]] = {
     Kind.metrics: _metrics,
     Kind.models: _models,
     Kind.objectives: _objectives,
+    Kind.presets: _presets,
     Kind.protocols: _protocols,
+}
+
+
+def _explain_distortion(name: str, as_json: bool) -> None:
+    from dilkit.distortions.catalogue import describe_distortion
+
+    _tell(describe_distortion(name), as_json)
+
+
+def _explain_preset(name: str, as_json: bool) -> None:
+    from dilkit.distortions.catalogue import describe_preset
+
+    _tell(describe_preset(name), as_json)
+
+
+def _explain_protocol(name: str, as_json: bool) -> None:
+    from dilkit.evaluation.protocols import find_protocol, to_yaml
+
+    print(to_yaml(find_protocol(name)), end="")
+
+
+def _tell(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    for key, value in facts.items():
+        if isinstance(value, list):
+            for row in value:
+                default = f", default {row['default']}" if row["default"] is not None else ""
+                print(f"  {row['name']:10} {row['takes']}{default}: {row['meaning']}")
+        elif value not in (None, ""):
+            print(f"{key:10} {value}")
+
+
+_EXPLAINED: dict[Kind, Callable[[str, bool], None]] = {
+    Kind.distortions: _explain_distortion,
+    Kind.presets: _explain_preset,
+    Kind.protocols: _explain_protocol,
 }
 
 

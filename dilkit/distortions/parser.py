@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Callable
+from functools import cache
 from itertools import chain
 from typing import Any
 
 from dilkit.distortions import algebra
 from dilkit.distortions.algebra import Weighted
 from dilkit.distortions.laws import LAWS, Law
+from dilkit.distortions.presets import PRESETS
 from dilkit.distortions.primitive import REGISTRY, ParameterError, PrimitiveKind
 from dilkit.distortions.words import ConfounderSet, Expression, KindError, Word, clean, none
 from dilkit.errors import UsageError, nearest
@@ -31,6 +34,11 @@ _CONSTANTS: dict[str, Expression] = {"clean": clean, "none": none}
 _FORMS: dict[str, Callable[..., Word]] = {
     form.__name__: form for form in (algebra.mix, algebra.shuffle, algebra.interleave, algebra.prob)
 }
+
+_PRESETS = {name: preset.identifier for name, preset in PRESETS.items()}
+_BY_IDENTIFIER = {preset.identifier: preset for preset in PRESETS.values()}
+_DASHED = re.compile("|".join(["'[^']*'", '"[^"]*"', *(rf"\b{name}\b" for name in _PRESETS)]))
+"""Quoted words, which stay as they are, or names of presets, whose dashes are no minus signs."""
 
 
 class ExpressionError(UsageError):
@@ -67,9 +75,16 @@ def parse(text: str) -> Expression:
     return _Reader(text).read()
 
 
+@cache
+def preset(name: str) -> Expression:
+    """The expression that a preset stands for."""
+    return parse(PRESETS[name].text)
+
+
 class _Reader:
     def __init__(self, text: str) -> None:
-        self.text = "".join(" " if c.isspace() else c for c in text)
+        spaced = "".join(" " if c.isspace() else c for c in text)
+        self.text = _DASHED.sub(lambda found: _PRESETS.get(found[0], found[0]), spaced)
         self.work = 0
 
     def read(self) -> Expression:
@@ -206,6 +221,8 @@ class _Reader:
     def named(self, node: ast.Name) -> Any:
         if node.id in _CONSTANTS:
             return _CONSTANTS[node.id]
+        if node.id in _BY_IDENTIFIER and REGISTRY.find(node.id) is None:
+            return self.at(node, preset, _BY_IDENTIFIER[node.id].name)
         return self.words(self.kind(node), node)
 
     def kind(self, node: ast.expr) -> PrimitiveKind:
@@ -221,12 +238,12 @@ class _Reader:
             raise self.error(node, f"{node.id} cannot stand here")
         if (kind := REGISTRY.find(node.id)) is not None:
             return kind
-        known = [*REGISTRY.kinds, *_CONSTANTS, *_FORMS]
+        known = [*REGISTRY.kinds, *_CONSTANTS, *_FORMS, *_PRESETS]
         raise self.error(
             node,
             f"unknown distortion {node.id!r}",
             nearest=nearest(node.id, known),
-            remedy="`dilkit ls distortions` lists them",
+            remedy="`dilkit ls distortions` and `dilkit ls presets` list them",
         )
 
     def called(self, node: ast.Call) -> Any:

@@ -52,9 +52,8 @@ def show_mix(mix: Mix) -> str:
         chance = Fraction(weights[1], sum(weights))
         if Fraction(repr(float(chance))) == chance:
             return f"prob({show_value(float(chance))}, {mix.branches[1][1]})"
-    if set(weights) == {1}:
-        return f"mix({', '.join(str(word) for _, word in mix.branches)})"
-    return f"mix({', '.join(f'{weight}*{_factor(word)}' for weight, word in mix.branches)})"
+    branches = (str(word) if weight == 1 else f"{weight}*{_factor(word)}" for weight, word in mix.branches)
+    return f"mix({', '.join(branches)})"
 
 
 def _factor(word: Word) -> str:

@@ -1,0 +1,256 @@
+"""The degradations of well-known papers as expressions: `print(parse("bsrgan"))` shows all of it.
+
+A preset is a name for a text, with the source of its numbers; what departs from the source is in its notes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+METHODS = "method=choice('area', 'bilinear', 'bicubic')"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named expression.
+
+    Attributes:
+        text: the expression.
+        source: where its numbers come from.
+        notes: where it departs from that source.
+    """
+
+    name: str
+    summary: str
+    text: str
+    source: str
+    notes: str = ""
+
+    @property
+    def identifier(self) -> str:
+        """The name as Python could read it: real_esrgan_1."""
+        return self.name.replace("-", "_")
+
+
+def _weighted(*branches: tuple[float, str]) -> str:
+    return f"mix({', '.join(f'{weight}*({text})' for weight, text in branches)})"
+
+
+# -- Real-ESRGAN -------------------------------------------------------------------------------------------
+
+
+def _kernels(greatest: float) -> str:
+    """Kernels 7 to 21 pixels wide, of six kinds; in their place, one time in ten, a sinc."""
+    sigma = f"uniform(0.2, {greatest})"
+    round_ = f"({sigma}, radius=integers(3, 10)"
+    oval = f"({sigma}, across={sigma}, angle=uniform(-180, 180), radius=integers(3, 10)"
+    blurs = _weighted(
+        (0.45, f"gaussian_blur{round_})"),
+        (0.25, f"anisotropic_blur{oval})"),
+        (0.06, f"generalised_blur{round_}, beta=uniform(0.5, 1))"),
+        (0.06, f"generalised_blur{round_}, beta=uniform(1, 4))"),
+        (0.015, f"generalised_blur{oval}, beta=uniform(0.5, 1))"),
+        (0.015, f"generalised_blur{oval}, beta=uniform(1, 4))"),
+        (0.06, f"plateau_blur{round_}, beta=1)"),
+        (0.06, f"plateau_blur{round_}, beta=uniform(1, 2))"),
+        (0.015, f"plateau_blur{oval}, beta=1)"),
+        (0.015, f"plateau_blur{oval}, beta=uniform(1, 2))"),
+    )
+    narrow = "sinc(uniform(1.0472, 3.1415), radius=integers(3, 5))"
+    wide = "sinc(uniform(0.62832, 3.1415), radius=integers(6, 10))"
+    return _weighted((0.9, blurs), (0.1, _weighted((3, narrow), (5, wide))))
+
+
+def _resize(down: float, up: float, shares: tuple[float, float, float], of: str, scale: float) -> str:
+    """Up, down or kept: up to `up`, down to `down`, as parts of 1 / scale."""
+    tail = f"{METHODS}, of='{of}') >> clip"
+    return _weighted(
+        (shares[0], f"resize(uniform({1 / scale:g}, {up / scale:g}), {tail}"),
+        (shares[1], f"resize(uniform({down / scale:g}, {1 / scale:g}), {tail}"),
+        (shares[2], f"resize({1 / scale:g}, {tail}" if of == "clean" else "clean"),
+    )
+
+
+def _noise(sigma: float, alpha: float) -> str:
+    gauss, shot = f"awgn(uniform(1, {sigma:g}))", f"poisson(uniform(0.05, {alpha:g}), legacy=True)"
+    grey = ", channels='grey')"
+    return (
+        _weighted((0.3, gauss), (0.2, gauss[:-1] + grey), (0.3, shot), (0.2, shot[:-1] + grey)) + " >> clip"
+    )
+
+
+_JPEG = "jpeg(integers(30, 95))"
+_TO_QUARTER = f"resize(0.25, {METHODS}, of='clean') >> clip"
+_FIRST = " >> ".join([_kernels(3), _resize(0.15, 1.5, (0.2, 0.7, 0.1), "image", 1), _noise(30, 3), _JPEG])
+_SECOND = " >> ".join(
+    [f"prob(0.8, {_kernels(1.5)})", _resize(0.3, 1.2, (0.3, 0.4, 0.3), "clean", 4), _noise(25, 2.5)]
+)
+_LAST_SINC = f"{_TO_QUARTER} >> prob(0.8, sinc(uniform(1.0472, 3.1415), radius=integers(3, 10)))"
+_LAST = f"mix({_LAST_SINC} >> {_JPEG}, {_JPEG} >> {_LAST_SINC})"
+_ESRGAN = "Real-ESRGAN (Wang et al., ICCVW 2021), section 3 and its released options, scale 4"
+
+# -- BSRGAN ------------------------------------------------------------------------------------------------
+
+_BSRGAN_BLUR = _weighted(
+    (1, "anisotropic_blur({0}, across={0}, angle=uniform(0, 180), radius=integers(3, 12))"),
+    (1, "gaussian_blur(uniform(0.05, 2.8), radius=integers(3, 12))"),
+).format("root_uniform(0.05, 2.82842712)")
+_BSRGAN_RESIZE = _weighted(
+    (0.75, f"resize(inverse_uniform(0.125, 1), {METHODS}) >> clip"),
+    (0.25, "gaussian_blur(uniform(0.1, 2.4), radius=12) >> resize(0.25, method='nearest')"),
+)
+_BSRGAN_LAST_RESIZE = _weighted(
+    (1, "resize(0.25, method='area', of='clean')"),
+    (1, "resize(0.25, method='bilinear', of='clean')"),
+    (1, "resize(0.25, of='clean') >> clip"),
+)
+_BSRGAN_NOISE = _weighted(
+    (0.4, "awgn(integers(2, 25)) >> clip"),
+    (0.4, "awgn(integers(2, 25), channels='grey') >> clip"),
+    (0.2, "awgn(integers(2, 25), channels='correlated') >> clip"),
+)
+_BSRGAN_CAMERA = "prob(0.25, camera_noise(loguniform(0.0001, 0.012)) >> clip)"
+_BSRGAN = (
+    f"interleave({_BSRGAN_BLUR}, {_BSRGAN_BLUR}, {_BSRGAN_RESIZE} >> {_BSRGAN_LAST_RESIZE}, {_BSRGAN_NOISE}, "
+    f"prob(0.9, {_JPEG}), {_BSRGAN_CAMERA}) >> {_JPEG}"
+)
+
+# -- hybrid distortions, cameras, common corruptions -------------------------------------------------------
+
+
+def _hybrid(name: str, blur: str, noise: str, quality: str, levels: str) -> Preset:
+    steps = f"gaussian_blur(uniform({blur}), radius=10) >> awgn(uniform({noise})) >> clip"
+    return Preset(
+        f"hybrid-{name}",
+        f"Blur, then noise, then JPEG, all three {name}.",
+        f"{steps} >> jpeg(integers({quality}))",
+        "RL-Restore (Yu et al., CVPR 2018): blur 0 to 5, noise 0 to 50, quality 100 to 10, in ten levels",
+        f"RL-Restore bounds the sum of the three levels; here each is drawn from levels {levels} on its own.",
+    )
+
+
+_CAMERAS = ("huawei-nexus-6p", "sony-a7r", "olympus-e-m10", "sony-rx100-iv")
+_SENSOR = "loguniform(0.0001, 0.012), read=loguniform(0.00000001, 0.0002)"
+_GAINS = "red_gain=uniform(1.9, 2.4), blue_gain=uniform(1.5, 1.9)"
+
+_SEVERITIES = (
+    # awgn, peak, impulses, defocus, motion, zoom, step, fog, decay, brightness, contrast, pixelate, jpeg
+    (20.4, 60, 0.03, 3, 6, 1.1, 0.01, 1.5, 2, 0.1, 0.4, 0.6, 25),
+    (30.6, 25, 0.06, 4, 10, 1.15, 0.01, 2, 2, 0.2, 0.3, 0.5, 18),
+    (45.9, 12, 0.09, 6, 17, 1.2, 0.02, 2.5, 1.7, 0.3, 0.2, 0.4, 15),
+    (66.3, 5, 0.17, 8, 25, 1.24, 0.02, 2.5, 1.5, 0.4, 0.1, 0.3, 10),
+    (96.9, 3, 0.27, 10, 31, 1.3, 0.03, 3, 1.4, 0.5, 0.05, 0.25, 7),
+)
+
+
+def _corruptions(severity: int) -> Preset:
+    a, peak, impulses, disk, line, zoom, step, fog, decay, light, contrast, pixel, quality = _SEVERITIES[
+        severity - 1
+    ]
+    words = (
+        f"awgn({a}) | poisson(1, peak={peak}) | salt_pepper({impulses}) | defocus({disk}) | "
+        f"motion_blur({line}, angle=uniform(-45, 45)) | zoom_blur({zoom}, step={step}) | "
+        f"fog({fog}, decay={decay}) | brightness({light}) | contrast({contrast}) | pixelate({pixel}) | "
+        f"jpeg({quality})"
+    )
+    return Preset(
+        f"corruptions-s{severity}",
+        f"Eleven of the fifteen common corruptions, severity {severity} of 5; for evaluation.",
+        f"({words}) >> clip",
+        "ImageNet-C (Hendrycks and Dietterich, ICLR 2019)",
+        "Glass blur, snow, frost and elastic warp are left out. The motion's one-sided Gaussian is a line "
+        "of the same deviation; values are clipped, not rounded.",
+    )
+
+
+def _rain(name: str, summary: str, text: str, source: str) -> Preset:
+    notes = "Those sets are fixed images; the numbers here are read off them, not published."
+    return Preset(f"rain-{name}", summary, f"{text} >> clip", source, notes)
+
+
+_DIL = "DIL (Li et al., CVPR 2023)"
+_LOG_READ = "Their read noise follows the shot noise; here both are drawn from the same ranges on their own."
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "dil-denoise",
+            "The training set of cross-degree denoising; 30, 40, 50 are its unseen degrees.",
+            "awgn[5, 10, 15, 20] >> clip",
+            f"{_DIL}, section 4.2 and its released script (clipped, not rounded)",
+        ),
+        Preset(
+            "dil-deblur",
+            "The training set of cross-degree deblurring; 4.2 to 5.0 are its unseen degrees.",
+            "gaussian_blur[1, 2, 3, 4]",
+            f"{_DIL}, section 4.2",
+        ),
+        _hybrid("mild", "0.05, 1.5", "0, 15", "50, 100", "1 to 3"),
+        _hybrid("moderate", "1.5, 3.5", "15, 35", "25, 50", "4 to 7"),
+        _hybrid("severe", "3.5, 5", "35, 50", "10, 25", "8 to 10"),
+        Preset(
+            "real-denoise",
+            "Four synthetic cameras, one confounder each.",
+            "("
+            + " | ".join(f"camera_noise({_SENSOR}, camera='{name}', {_GAINS})" for name in _CAMERAS)
+            + ") >> clip",
+            f"{_DIL}, section 4.3; cameras and ranges of Brooks et al., CVPR 2019",
+            _LOG_READ,
+        ),
+        _rain(
+            "light",
+            "Fine streaks of one direction.",
+            "rain(uniform(0.002, 0.006), length=integers(9, 21), angle=uniform(70, 110))",
+            "in the manner of Rain100L (Yang et al., CVPR 2017)",
+        ),
+        _rain(
+            "heavy",
+            "Long, dense streaks of two directions.",
+            "rain(uniform(0.008, 0.02), length=integers(21, 41), angle=uniform(60, 120)) ** 2",
+            "in the manner of Rain100H (Yang et al., CVPR 2017)",
+        ),
+        _rain(
+            "screen",
+            "Streaks blended by screen.",
+            "rain(uniform(0.004, 0.012), blend='screen', length=integers(15, 31), angle=uniform(60, 120))",
+            "in the manner of Rain800 (Zhang et al., TCSVT 2020) and Luo et al., ICCV 2015",
+        ),
+        Preset(
+            "bsrgan",
+            "Blind super-resolution x4: a random order of blurs, resizes, noise, JPEG and camera noise.",
+            _BSRGAN,
+            "BSRGAN (Zhang et al., ICCV 2021), scale 4",
+            "The camera is sensor noise in place of a learned pipeline; the halving before everything and "
+            "the half-pixel shift of the nearest resize are left out.",
+        ),
+        Preset(
+            "real-esrgan-1",
+            "Blind super-resolution x4: blur, resize, noise, JPEG.",
+            f"{_FIRST} >> {_TO_QUARTER} >> quantize",
+            _ESRGAN,
+            "JPEG is the real encoder, of whole qualities.",
+        ),
+        Preset(
+            "real-esrgan-2",
+            "Blind super-resolution x4: blur, resize, noise, JPEG, twice over, and a last sinc filter.",
+            f"{_FIRST} >> {_SECOND} >> {_LAST} >> clip >> quantize",
+            _ESRGAN,
+            "JPEG is the real encoder, of whole qualities.",
+        ),
+        Preset(
+            "clipdenoising-poisson",
+            "Four unseen Poisson noises for a net trained on AWGN 15.",
+            " | ".join(f"poisson({alpha}, legacy=True)" for alpha in (2, 2.5, 3, 3.5)),
+            "CLIPDenoising (Cheng et al., CVPR 2024), released test script",
+        ),
+        Preset(
+            "masked-speckle",
+            "Unseen speckle noise for a net trained on AWGN 15.",
+            "speckle(0.024, law='uniform') >> clip >> quantize",
+            "Masked Image Training (Chen et al., CVPR 2023), released test script: imnoise on 8-bit images",
+        ),
+        *(_corruptions(severity) for severity in range(1, 6)),
+    )
+}
+"""Every preset by name."""

@@ -1,0 +1,188 @@
+"""The presets against the numbers of their papers, by what they draw."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from dilkit.distortions import (
+    SampleKey,
+    Word,
+    awgn,
+    clip,
+    confounder_set,
+    gaussian_blur,
+    integers,
+    jpeg,
+    parse,
+    poisson,
+    quantize,
+    speckle,
+    uniform,
+)
+from dilkit.distortions.catalogue import describe_preset
+from dilkit.distortions.presets import PRESETS
+from dilkit.distortions.sampling import plan
+from dilkit.errors import UsageError
+
+IMAGE = np.random.default_rng(0).random((64, 96, 3), dtype=np.float32)
+
+
+def samples(name, count=3000):
+    word = parse(name)
+    return [[(p.kind.name, p.params) for p in plan(word, SampleKey(seed, b""))] for seed in range(count)]
+
+
+def share(condition, drawn):
+    return np.mean([condition(steps) for steps in drawn])
+
+
+def near(value, tolerance=0.035):
+    return pytest.approx(value, abs=tolerance)
+
+
+def spread(values):
+    values = list(values)
+    return min(values), max(values)
+
+
+def test_dil():
+    assert parse("dil-denoise") == awgn[5, 10, 15, 20] >> clip
+    assert parse("dil-deblur") == gaussian_blur[1, 2, 3, 4]
+
+
+def test_hybrid():
+    assert parse("hybrid-severe") == (
+        gaussian_blur(uniform(3.5, 5), radius=10) >> awgn(uniform(35, 50)) >> clip >> jpeg(integers(10, 25))
+    )
+    mild, moderate, severe = (parse(f"hybrid-{name}").steps for name in ("mild", "moderate", "severe"))
+    for step in (0, 1):  # each range begins where the milder one ends
+        assert mild[step].degree.args[1] == moderate[step].degree.args[0]
+        assert moderate[step].degree.args[1] == severe[step].degree.args[0]
+
+
+def test_unseen_noises():
+    alphas = (2, 2.5, 3, 3.5)
+    assert parse("clipdenoising-poisson") == confounder_set([poisson(a, legacy=True) for a in alphas])
+    assert parse("masked-speckle") == speckle(0.024, law="uniform") >> clip >> quantize
+
+
+def test_bsrgan_draws_what_the_paper_says():
+    drawn = samples("bsrgan")
+    names = [[name for name, _ in steps] for steps in drawn]
+    assert all(order[-1] == "jpeg" for order in names)
+    assert share(lambda steps: [n for n, _ in steps].count("jpeg") == 2, drawn) == near(0.9)
+    resizes = [[params for name, params in steps if name == "resize"] for steps in drawn]
+    assert all(len(two) == 2 and two[1]["of"] == "clean" and two[1]["factor"] == 0.25 for two in resizes)
+    random = [1 / first["factor"] for first, _ in resizes if first["method"] != "nearest"]
+    assert len(random) / len(drawn) == near(0.75)
+    assert spread(random) == (near(1, 0.05), near(8, 0.05))
+    assert np.mean(random) == near(4.5, 0.2)  # 1 / U(1, 2 scale)
+    blurs = [(name, p) for steps in drawn for name, p in steps if name.endswith("blur")]
+    assert {p["radius"] for _, p in blurs} == set(range(3, 13))  # 7 to 25 pixels
+    assert len(blurs) / len(drawn) == near(2.25)  # two, and the filter of the nearest resize
+    oval = [p["sigma"] ** 2 for name, p in blurs if name == "anisotropic_blur"]
+    assert len(oval) / len(drawn) == near(1)
+    assert spread(oval) == (near(0, 0.1), near(8, 0.1))
+    assert np.mean(oval) == near(4, 0.2)  # eigenvalues U(0, 4 + scale)
+    assert max(p["sigma"] for name, p in blurs if name == "gaussian_blur") == near(2.8, 0.1)
+    noises = [p for steps in drawn for name, p in steps if name == "awgn"]
+    assert len(noises) == len(drawn)
+    assert spread(p["sigma"] for p in noises) == (2, 25)
+    for channels, expected in (("colour", 0.4), ("grey", 0.4), ("correlated", 0.2)):
+        assert np.mean([p["channels"] == channels for p in noises]) == near(expected)
+    quality = [p["quality"] for steps in drawn for name, p in steps if name == "jpeg"]
+    assert spread(quality) == (30, 95)
+    first_is = Counter(order[0] for order in names)
+    assert len(first_is) >= 6  # a random order
+
+
+def test_real_esrgan_first_order():
+    drawn = samples("real-esrgan-1")
+    kernels = Counter()
+    for (name, params), *_ in drawn:
+        kernels[name, bool(params.get("across"))] += 1 / len(drawn)
+    assert kernels["sinc", False] == near(0.1)
+    for kind, oval, expected in (
+        ("gaussian_blur", False, 0.45),
+        ("anisotropic_blur", True, 0.25),
+        ("generalised_blur", False, 0.12),
+        ("generalised_blur", True, 0.03),
+        ("plateau_blur", False, 0.12),
+        ("plateau_blur", True, 0.03),
+    ):
+        assert kernels[kind, oval] == near(0.9 * expected, 0.01 if expected < 0.2 else 0.035)
+    for kind, low, high in (("generalised_blur", 0.5, 4), ("plateau_blur", 1, 2)):
+        found = spread(steps[0][1]["beta"] for steps in drawn if steps[0][0] == kind)
+        assert found == (near(low, 0.1), near(high, 0.1))
+    blurs = [steps[0][1] for steps in drawn if steps[0][0] != "sinc"]
+    assert spread(p["sigma"] for p in blurs) == (near(0.2, 0.02), near(3, 0.02))
+    assert {p["radius"] for p in blurs} == set(range(3, 11))  # kernels of 7 to 21
+    resized = [p["factor"] for steps in drawn for n, p in steps if n == "resize" and p["of"] == "image"]
+    assert np.mean([f > 1 for f in resized]) * len(resized) / len(drawn) == near(0.2)
+    assert len(resized) / len(drawn) == near(0.9)
+    assert spread(resized) == (near(0.15, 0.02), near(1.5, 0.02))
+    assert share(lambda steps: any(n == "awgn" for n, _ in steps), drawn) == near(0.5)
+    grey = [p["channels"] == "grey" for steps in drawn for n, p in steps if n in ("awgn", "poisson")]
+    assert np.mean(grey) == near(0.4)
+    assert spread(p["sigma"] for s in drawn for n, p in s if n == "awgn") == (near(1, 0.2), near(30, 0.2))
+    alphas = spread(p["alpha"] for s in drawn for n, p in s if n == "poisson")
+    assert alphas == (near(0.05, 0.02), near(3, 0.02))
+    assert spread(p["quality"] for s in drawn for n, p in s if n == "jpeg") == (30, 95)
+    assert all([n for n, _ in steps][-3:] == ["resize", "clip", "quantize"] for steps in drawn)
+
+
+def test_real_esrgan_second_order():
+    drawn = samples("real-esrgan-2")
+    again = [steps[i + 1 :] for steps in drawn for i in [[n for n, _ in steps].index("jpeg")]]
+    blurred = share(lambda steps: "blur" in steps[0][0] or steps[0][0] == "sinc", again)
+    assert blurred == near(0.8)
+    sigmas = [steps[0][1]["sigma"] for steps in again if "blur" in steps[0][0]]
+    assert spread(sigmas) == (near(0.2, 0.02), near(1.5, 0.02))
+    factors = [next(p["factor"] * 4 for n, p in steps if n == "resize") for steps in again]
+    assert spread(factors) == (near(0.3, 0.02), near(1.2, 0.02))
+    for condition, expected in ((lambda f: f > 1, 0.3), (lambda f: f < 1, 0.4), (lambda f: f == 1, 0.3)):
+        assert np.mean([condition(f) for f in factors]) == near(expected)
+    assert spread(p["sigma"] for s in again for n, p in s if n == "awgn") == (near(1, 0.2), near(25, 0.2))
+    ends = [[n for n, _ in steps if n in ("sinc", "jpeg", "resize")][-3:] for steps in again]
+    assert np.mean([end[-1] == "jpeg" for end in ends]) == near(0.5)
+    last_sinc = [s for s in again if "sinc" in [n for n, _ in s[3:]]]
+    assert len(last_sinc) / len(again) == near(0.8)
+    assert all([n for n, _ in steps][-2:] == ["clip", "quantize"] for steps in drawn)
+
+
+def test_common_corruptions_grow_with_severity():
+    levels = [parse(f"corruptions-s{severity}") for severity in range(1, 6)]
+    assert all(len(level) == 11 for level in levels)
+    sigmas = [next(w.steps[0].degree for w in level if w.steps[0].name == "awgn") for level in levels]
+    assert sigmas == pytest.approx([255 * s for s in (0.08, 0.12, 0.18, 0.26, 0.38)])
+    qualities = [next(w.steps[0].degree for w in level if w.steps[0].name == "jpeg") for level in levels]
+    assert qualities == [25, 18, 15, 10, 7]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_explained_printed_and_applied(name):
+    preset = PRESETS[name]
+    assert preset.summary.endswith(".")
+    assert preset.source
+    made = parse(name)
+    assert parse(str(made)) == made == parse(preset.identifier) == parse(preset.text)
+    assert describe_preset(name)["hash"] == made.hash
+    for word in confounder_set(made):
+        result = word.apply(IMAGE, SampleKey(0, b""))
+        assert np.isfinite(result).all()
+        assert result.shape == ((16, 24, 3) if "x4" in preset.summary else IMAGE.shape)
+        if isinstance(made, Word):
+            assert np.abs(result.mean() - IMAGE.mean()) < 0.3
+
+
+def test_presets_are_names_in_longer_expressions():
+    assert parse("dil-denoise | jpeg(30)") == parse("dil-denoise") | jpeg(30)
+    assert parse("clip >> real-esrgan-1") == clip >> parse("real_esrgan_1")
+    assert parse("alb('MotionBlur') | masked-speckle").labels[0] == "alb(MotionBlur)"
+    with pytest.raises(UsageError, match=r"did you mean: bsrgan\?"):
+        parse("bsrgn")
+    with pytest.raises(UsageError, match="did you mean: dil-denoise"):
+        describe_preset("dil-denois")
