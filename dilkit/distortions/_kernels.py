@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import convolve2d
-from scipy.special import j1
 
 Array = npt.NDArray[np.float32]
 Grid = npt.NDArray[np.float64]
@@ -74,6 +72,8 @@ def elliptic(law: str, along: float, across: float, angle: float, beta: float, r
 @_cached
 def sinc(cutoff: float, radius: int) -> Array:
     """The circular low-pass filter of `cutoff` radians a pixel: cutoff J1(cutoff r) / (2 pi r)."""
+    from scipy.special import j1  # imported where it is needed: a tenth of a second
+
     y, x = _grid(radius)
     r = np.hypot(x, y)
     r[radius, radius] = 1
@@ -107,6 +107,8 @@ def line_radius(length: int) -> int:
 @_cached
 def streak(length: int, angle: float, width: float) -> Array:
     """A line of deviation `width` across, its core 1 (so the sum is not 1)."""
+    from scipy.signal import convolve2d  # likewise: a second
+
     across = gaussian(width).astype(float)
     kernel = convolve2d(line(length, angle).astype(float), across[:, None] * across)
     made = (kernel / kernel.max()).astype(np.float32)
