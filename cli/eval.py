@@ -92,13 +92,17 @@ def evaluate(
     csv: Annotated[Path | None, typer.Option(help="Write the per-image rows.")] = None,
     parquet: Annotated[Path | None, typer.Option(help="Write the per-image rows.")] = None,
     json_file: Annotated[str | None, _Json] = None,
+    table: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw PSNR against the degree (.png, .svg, .pdf).")
+    ] = None,
 ) -> None:
     """Measure nets on distorted images: PSNR and SSIM, seen and unseen distortions told apart.
 
     Cut short, a run that writes rows to a FILE goes on where it stopped (FILE.part keeps them meanwhile).
     """
-    for path, suffix in ((csv, ".csv"), (parquet, ".parquet")):
-        _check_ending(path, suffix)
+    for path, endings in ((csv, ".csv"), (parquet, ".parquet"), (table, ".md"), (plot, ".png .svg .pdf")):
+        _check_ending(path, endings)
     changes = {
         "clip": clip, "quantize": quantize, "seed": seed, "noise": noise, "draws": draws, "channel": channel,
         "border": border, "measure": measure, "distort": " | ".join(f"({d})" for d in distort or ()) or None,
@@ -121,6 +125,16 @@ def evaluate(
     rows.attrs[SETTINGS]["protocol"] = how.title if protocol else None
     for path in files:
         write_rows(rows, path)
+    if table is not None:
+        from dilkit.report.tables import markdown
+
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_text(markdown(rows), encoding="utf-8")
+    if plot is not None:
+        from dilkit.report.plots import psnr_against_degree
+
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        psnr_against_degree(rows).savefig(plot, dpi=150)
     if json_file == "-":
         print(json.dumps(as_json(rows), indent=1, allow_nan=False))
         return
@@ -129,11 +143,11 @@ def evaluate(
         _show_scores(rows, baseline)
 
 
-def _check_ending(path: Path | None, suffix: str) -> None:
+def _check_ending(path: Path | None, endings: str) -> None:
     from dilkit.errors import UsageError
 
-    if path is not None and path.suffix != suffix:
-        raise UsageError("the ending of the file does not say what it holds", where=path, expected=suffix)
+    if path is not None and path.suffix not in endings.split():
+        raise UsageError("the ending of the file does not say what it holds", where=path, expected=endings)
 
 
 def _plan(
@@ -192,6 +206,7 @@ def _cell(row: Any, psnr: str, ssim: str) -> str:
 def _notes(rows: pd.DataFrame, novelties: set[str]) -> list[str]:
     """What a reader must know: leaks, marks, and the whole protocol."""
     from dilkit.evaluation.rows import SETTINGS
+    from dilkit.report.tables import settings_line
 
     s = rows.attrs[SETTINGS]
     leaks = rows[rows["leak"].fillna(False)].groupby("net")["image"].unique()
@@ -202,14 +217,7 @@ def _notes(rows: pd.DataFrame, novelties: set[str]) -> list[str]:
     ]
     said += [f"{net}: trained on {about['trained']}" for net, about in s["nets"].items() if about["trained"]]
     said += [text for kind, text in _LEGEND.items() if kind in novelties]
-    clipped = "clipped" if s["clip"] else "not clipped"
-    rounded = "rounded to 8 bits" if s["quantize"] else "not rounded"
-    return [
-        *said,
-        *([f"protocol {s['protocol']}"] if s["protocol"] else []),
-        f"input {clipped}, {rounded}; {s['noise']} noise, seed {s['seed']}, draws {s['draws']};"
-        f" {s['channel']}, border {s['border']}, measured {s['measure']}",
-    ]
+    return [*said, *([f"protocol {s['protocol']}"] if s["protocol"] else []), settings_line(rows)]
 
 
 def _show_scores(rows: pd.DataFrame, baseline: str) -> None:

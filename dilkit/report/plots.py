@@ -20,39 +20,45 @@ _MARKERS = "osD^vPX"
 def psnr_against_degree(
     rows: pd.DataFrame, *, type: str | None = None, set: str | None = None, value: str = "psnr"
 ) -> Figure:
-    """Mean PSNR (or SSIM) of each net against the degree of one distortion type; the seen range is shaded.
+    """Mean PSNR (or SSIM) of each net against the degree, a panel per test set and distortion type; the range
+    of degrees met in training is shaded.
 
     Args:
         rows: what `evaluate` returns.
-        type: the distortion type, such as `awgn`; may be left out where only one has degrees.
-        set: the test set; may be left out where there is only one.
+        type, set: only this distortion type, such as `awgn`; only this test set.
         value: `psnr` or `ssim`.
 
     Raises:
-        UsageError: no rows of that type and set have degrees, or several might be meant.
+        UsageError: no rows of that type and set have degrees.
     """
     means = by_distortion(rows.dropna(subset=["degree"]))
-    means = means[means["set"] == _only(means, "set", set)]
-    means = means[means["type"] == _only(means, "type", type)].sort_values("degree")
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    chosen = means[means["set"].eq(set or means["set"]) & means["type"].eq(type or means["type"])]
+    panels = list(chosen.groupby(["set", "type"], sort=False))
+    if not panels:
+        there = ", ".join(sorted({f"{s} {t}" for s, t in zip(means["set"], means["type"], strict=True)}))
+        raise UsageError("there is nothing to plot", expected=there or "distortions with a degree")
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(6.4 if columns == 1 else 4.6 * columns, 4.2 * lines), layout="constrained")
+    for k, ((name, kind), part) in enumerate(panels):
+        axes = figure.add_subplot(lines, columns, k + 1)
+        _panel(axes, part.sort_values("degree"), value)
+        axes.set(xlabel=f"degree of {kind}", title=f"{name}, {int(part['images'].max())} images")
+        if k == 0:
+            axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def _panel(axes: Any, means: pd.DataFrame, value: str) -> None:
     _shade(axes, means)
     given = means.drop_duplicates("degree")
     axes.plot(given["degree"], given[f"input_{value}"], color="0.55", lw=1, ls=":", label="input")
     for i, (net, part) in enumerate(means[means["net"] != "input"].groupby("net", sort=False)):
         style: dict[str, Any] = {"color": INK[i % len(INK)], "ls": _DASHES[i // len(INK) % len(_DASHES)]}
-        axes.plot(
-            part["degree"], part[value], marker=_MARKERS[i % len(_MARKERS)], ms=4, lw=1.6, label=net, **style
-        )
-    name = means["type"].iloc[0]
-    axes.set(
-        xlabel=f"degree of {name}",
-        ylabel="PSNR (dB)" if value == "psnr" else value.upper(),
-        title=f"{means['set'].iloc[0]}, {int(means['images'].max())} images",
-    )
+        marker = _MARKERS[i % len(_MARKERS)]
+        axes.plot(part["degree"], part[value], marker=marker, ms=4, lw=1.6, label=net, **style)
+    axes.set_ylabel("PSNR (dB)" if value == "psnr" else value.upper())
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize="small")
-    return figure
 
 
 def _shade(axes: Any, means: pd.DataFrame) -> None:
@@ -63,13 +69,3 @@ def _shade(axes: Any, means: pd.DataFrame) -> None:
         axes.axvspan(
             low, high, color="#f0e442", alpha=0.3, lw=0 if low < high else 2, label="seen in training"
         )
-
-
-def _only(means: pd.DataFrame, column: str, wanted: str | None) -> str:
-    there = list(dict.fromkeys(means[column]))
-    if wanted is None and len(there) == 1:
-        return str(there[0])
-    if wanted is None or wanted not in there:
-        found = ", ".join(map(str, there)) or "no distortion with a degree"
-        raise UsageError(f"choose the {column} to plot", found=wanted, expected=found)
-    return wanted

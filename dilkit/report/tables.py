@@ -1,8 +1,9 @@
-"""The table of an evaluation: one line per distortion, one column per net, novelty marked."""
+"""Tables in Markdown, from evaluation rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,63 +11,59 @@ import pandas as pd
 from dilkit.evaluation.rows import SETTINGS
 from dilkit.evaluation.scores import by_distortion, by_novelty
 
-_MARKS = {"seen": "", "degree": "*", "type": "†", "clean": "", "unknown": ""}
+MARKS = {"seen": "", "degree": "*", "type": "†", "clean": "", "unknown": ""}
+LEGEND = {"degree": "\\* degree not trained on", "type": "† type not trained on"}
 
 
-@dataclass(frozen=True)
-class ResultTable:
-    """Text cells; the first column is a name, the others are `PSNR SSIM`."""
-
-    title: str
-    head: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
-
-
-def result_tables(rows: pd.DataFrame) -> list[ResultTable]:
-    """One table per test set, from the rows of `dilkit.evaluation.evaluate`."""
+def markdown(rows: pd.DataFrame) -> str:
+    """PSNR and SSIM by distortion and net, a table per test set, and the settings of the measurement."""
     means = by_distortion(rows)
-    return [_table(str(name), part, rows) for name, part in means.groupby("set", sort=False)]
-
-
-def _table(name: str, means: pd.DataFrame, rows: pd.DataFrame) -> ResultTable:
-    nets = [net for net in dict.fromkeys(means["net"]) if net != "input"]
-    lines: list[tuple[str, ...]] = []
-    for label, cells in means.groupby("distortion", sort=False):
-        by_net = cells.set_index("net")
-        marked = [_cell(by_net.loc[net], "psnr", "ssim") + _MARKS[by_net.loc[net, "novelty"]] for net in nets]
-        lines.append((str(label), _cell(by_net.iloc[0], "input_psnr", "input_ssim"), *marked))
-    for what, psnr in by_novelty(rows[rows["set"] == name]).items():
-        lines.append((f"mean, {what}", "", *(f"{psnr[net]:.2f}" if net in psnr else "" for net in nets)))
-    images = int(means["images"].iloc[0])
-    title = f"{name} ({images} image{'s' * (images != 1)}): PSNR in dB, SSIM"
-    return ResultTable(title, ("distortion", "input", *nets), tuple(lines))
-
-
-def _cell(row: Any, psnr: str, ssim: str) -> str:
-    return f"{row[psnr]:.4f} {row[ssim]:.4f}"
-
-
-def legend(rows: pd.DataFrame) -> str:
-    """What the marks mean, and the settings the rows were measured under."""
-    settings = rows.attrs[SETTINGS]
-    marks = {"degree": "* degree not trained on", "type": "† type not trained on"}
-    novelties = set(rows["novelty"])
-    said = [text for kind, text in marks.items() if kind in novelties]
-    said.append(
-        f"input {'clipped' if settings['clip'] else 'not clipped'},"
-        f" {'rounded to 8 bits' if settings['quantize'] else 'not rounded'}"
-    )
-    said.append(f"{settings['noise']} noise, seed {settings['seed']}, draws {settings['draws']}")
-    said.append(f"{settings['channel']}, border {settings['border']}, measured {settings['measure']}")
-    return "; ".join(said)
-
-
-def as_markdown(rows: pd.DataFrame) -> str:
-    """The tables and their legend as Markdown."""
     parts = []
-    for table in result_tables(rows):
-        cells = [[cell.replace("|", "\\|") for cell in line] for line in (table.head, *table.lines)]
-        rule = ["---", *["---:"] * (len(table.head) - 1)]
-        body = "\n".join(f"| {' | '.join(line)} |" for line in (cells[0], rule, *cells[1:]))
-        parts.append(f"**{table.title}**\n\n{body}\n")
-    return "\n".join([*parts, f"{legend(rows)}.\n"])
+    for name, part in means.groupby("set", sort=False):
+        nets = [net for net in dict.fromkeys(part["net"]) if net != "input"]
+        lines = [_line(str(label), cells, nets) for label, cells in part.groupby("distortion", sort=False)]
+        for what, psnr in by_novelty(rows[rows["set"] == name]).items():
+            lines.append(
+                [f"mean, {what}", "", *(f"**{psnr[net]:.2f}**" if net in psnr else "" for net in nets)]
+            )
+        images = int(part["images"].max())
+        parts.append(
+            f"**{name}**, {images} images, PSNR (dB) / SSIM\n\n" + grid(["distortion", "input", *nets], lines)
+        )
+    legend = [text for kind, text in LEGEND.items() if kind in set(means["novelty"])]
+    return "\n\n".join([*parts, "; ".join([*legend, settings_line(rows)])]) + "\n"
+
+
+def settings_line(rows: pd.DataFrame) -> str:
+    """How the rows were measured, in words; empty where that is not recorded."""
+    s = rows.attrs.get(SETTINGS)
+    if not s:
+        return ""
+    clipped = "clipped" if s["clip"] else "not clipped"
+    rounded = "rounded to 8 bits" if s["quantize"] else "not rounded"
+    return (
+        f"input {clipped}, {rounded}; {s['noise']} noise, seed {s['seed']}, draws {s['draws']};"
+        f" {s['channel']}, border {s['border']}, measured {s['measure']}"
+    )
+
+
+def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (head, rule, *lines)
+    )
+
+
+def decibel(value: float) -> str:
+    return "∞" if math.isinf(value) else f"{value:.2f}"
+
+
+def _line(label: str, cells: pd.DataFrame, nets: Sequence[str]) -> list[str]:
+    by_net = cells.set_index("net")
+    first = by_net.iloc[0]
+    found = [f"`{label}`", f"{decibel(first['input_psnr'])} / {first['input_ssim']:.4f}"]
+    for net in nets:
+        cell: Any = by_net.loc[net]
+        found.append(f"{decibel(cell['psnr'])} / {cell['ssim']:.4f}{MARKS[cell['novelty']]}")
+    return found

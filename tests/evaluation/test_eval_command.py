@@ -49,6 +49,7 @@ def dilkit(*args: object) -> str:
 
 def test_the_table_and_the_files(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     files = {"--csv": tmp_path / "rows.csv", "--json": tmp_path / "rows.json"}
+    files |= {"--table": tmp_path / "d" / "table.md", "--plot": tmp_path / "d" / "psnr.png"}
     options = [x for pair in files.items() for x in pair]
     out = dilkit("eval", checkpoint, "--data", folder, "--distort", "awgn[5, 15] | jpeg(20)", *options)
     assert f"{folder.name} (2 images; no manifest)" in out
@@ -63,6 +64,8 @@ def test_the_table_and_the_files(checkpoint: Path, folder: Path, tmp_path: Path)
     }  # fmt: skip
     held = json.loads(files["--json"].read_text())
     assert held["settings"]["clip"] is True
+    assert f"{mean:.2f} /" in files["--table"].read_text()
+    assert cv2.imread(str(files["--plot"])).size
     assert len(held["rows"]) == 6
 
 

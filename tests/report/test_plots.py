@@ -7,6 +7,7 @@ import pytest
 
 from dilkit.errors import UsageError
 from dilkit.report.plots import psnr_against_degree
+from dilkit.report.tables import markdown
 
 
 def rows() -> pd.DataFrame:
@@ -33,10 +34,17 @@ def test_a_curve_per_net_the_input_and_the_seen_range() -> None:
     assert (shade.get_x(), shade.get_x() + shade.get_width()) == (5, 20)
 
 
-def test_what_to_plot_is_asked_where_it_is_not_clear() -> None:
-    two = pd.concat([rows(), rows().assign(type="jpeg", distortion="jpeg(5)")])
-    with pytest.raises(UsageError, match="choose the type"):
-        psnr_against_degree(two)
-    assert "jpeg" in psnr_against_degree(two, type="jpeg").axes[0].get_xlabel()
-    with pytest.raises(UsageError, match="choose the set"):
-        psnr_against_degree(rows(), set="T")
+def test_a_panel_per_set_and_type() -> None:
+    two = pd.concat([rows(), rows().assign(type="jpeg", distortion="jpeg(5)"), rows().assign(set="T")])
+    assert len(psnr_against_degree(two).axes) == 3
+    (axes,) = psnr_against_degree(two, type="jpeg").axes
+    assert axes.get_xlabel() == "degree of jpeg"
+    with pytest.raises(UsageError, match="nothing to plot"):
+        psnr_against_degree(rows(), set="U")
+
+
+def test_the_markdown_table_marks_what_was_not_trained_on() -> None:
+    text = markdown(rows())
+    assert "| `awgn(50)` | 10.00 / 0.5000 | 15.00 / 0.9000* | 16.00 / 0.9000* |" in text
+    assert "| `awgn(5)` | 32.50 / 0.5000 | 37.50 / 0.9000 | 38.50 / 0.9000 |" in text
+    assert "| mean, unseen degrees |  | **15.00** | **16.00** |" in text
