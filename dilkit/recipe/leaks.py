@@ -15,10 +15,10 @@ def refuse_leaks(recipe: Recipe, seen: Any = None) -> None:
         UsageError: two of the three share a distortion.
     """
     held_out = recipe.validation.held_out if recipe.validation is not None else None
-    if recipe.test.distort is None and held_out is None:
+    given = (seen if seen is not None else recipe.data.distort, held_out, recipe.test.distort)
+    if sum(distort is not None for distort in given) < 2:
         return
-    trained = _hashes(seen if seen is not None else recipe.data.distort)
-    held, tested = _hashes(held_out), _hashes(recipe.test.distort)
+    trained, held, tested = map(_hashes, given)
     if both := tested.keys() & held.keys():
         raise UsageError(
             "the held-out distortion is one the task is tested on: it would select on the test",

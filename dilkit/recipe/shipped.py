@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -12,11 +13,13 @@ from dilkit.recipe.explain import objective_names
 from dilkit.recipe.layers import Key, Layer, Origin, read_layer, read_layer_file
 
 
+@cache
 def shipped() -> dict[str, Traversable]:
     """Recipe name -> its file."""
     return _yaml_in(files("dilkit.recipes"))
 
 
+@cache
 def parts() -> dict[str, tuple[str, Layer]]:
     """Part name -> (the section it is for, its layer).
 
@@ -30,9 +33,10 @@ def parts() -> dict[str, tuple[str, Layer]]:
     for room in sorted(files("dilkit.recipes").joinpath("parts").iterdir(), key=lambda r: r.name):
         if room.is_dir():
             found |= {name: (room.name, _read(name, file)) for name, file in _yaml_in(room).items()}
-    return found
+    return dict(sorted(found.items(), key=lambda item: item[1][0]))
 
 
+@cache
 def read_shipped(name: str) -> Layer:
     """The layer of a shipped recipe."""
     return _read(name, shipped()[name])
@@ -61,7 +65,12 @@ def locate(word: str, near: Path | None = None, asked: Origin | None = None) -> 
             nearest=nearest(word, names),
             remedy="`dilkit recipes ls` lists them; your own file ends in .yaml; a setting is key.path=value",
         )
-    return read_shipped(word) if word in recipes else known[word][1], f"dilkit.recipes/{word}"
+    return read_shipped(word) if word in recipes else _bare(known[word][1]), f"dilkit.recipes/{word}"
+
+
+def _bare(part: Layer) -> Layer:
+    """A part without its description: what it is added to keeps its own."""
+    return Layer({k: v for k, v in part.tree.items() if k != "description"}, part.origins)
 
 
 def _read(name: str, file: Traversable) -> Layer:

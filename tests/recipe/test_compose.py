@@ -95,7 +95,7 @@ MISTAKES = [
     ("optim:\n  lrr: 1", 3, "optim.lr"),
     ("lr: 1e-3", 2, "optim.lr"),
     ("model:\n  name: dncn", 3, "dncnn"),
-    ("objective:\n  name: dil_fs", 3, "dil_sf"),
+    ("objective:\n  name: dil_sff", 3, "dil_sf"),
     ("objective:\n  name: dil_sf\n  inner:\n    lrr: 1", 5, "objective.inner.lr"),
     ("data:\n  pairing: pair", 3, "paired"),
     ("objectives:\n  dil_sf:\n    inner: {lrr: 3}", 4, "objective.inner.lr"),
