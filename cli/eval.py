@@ -107,7 +107,7 @@ def evaluate(
         "clip": clip, "quantize": quantize, "seed": seed, "noise": noise, "draws": draws, "channel": channel,
         "border": border, "measure": measure, "distort": " | ".join(f"({d})" for d in distort or ()) or None,
     }  # fmt: skip
-    how, sources = _plan(protocol, changes, data, inputs)
+    how, sources = plan_protocol(protocol, changes, data, inputs)
 
     from dilkit.evaluation import evaluate as run
     from dilkit.evaluation.nets import INPUT, parse_nets
@@ -150,7 +150,7 @@ def _check_ending(path: Path | None, endings: str) -> None:
         raise UsageError("the ending of the file does not say what it holds", where=path, expected=endings)
 
 
-def _plan(
+def plan_protocol(
     name: str | None, changes: dict[str, Any], data: list[str] | None, inputs: Path | None
 ) -> tuple[Protocol, list[Any]]:
     """The protocol, named or made of the options, and the sources of clean images."""

@@ -1,0 +1,65 @@
+"""`dilkit compare`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .app import app
+
+_EPILOG = """
+Examples:
+
+`dilkit compare denoise-gaussian-small data.store=bsd400.h5 --arms erm,dil_sf,lookahead --seeds 2 --data CBSD68 --distort "awgn[5, 10, 15, 20, 30, 40, 50]" --out runs/compare`
+
+`dilkit compare denoise-gaussian-small --arms erm,dil_sf+equivariant,specialist --sweep 3e-4 --sweep 1e-3 --select BSD400 --data CBSD68 --distort "awgn(50)" --out runs/sweep`
+
+`dilkit compare mine.yaml passes=8000 --arms erm --arm "wide: objective.name=dil_sf model.width=64" --protocol denoise-awgn --out runs/mine`
+"""  # noqa: E501
+
+_Arms = typer.Option(
+    help="Comma-separated: objectives with modifiers (dil_sf+equivariant, erm+biasfree), specialist, oracle."
+)
+
+
+@app.command(epilog=_EPILOG)
+def compare(
+    words: Annotated[
+        list[str], typer.Argument(metavar="RECIPE [PART...] [KEY.PATH=VALUE...]", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The folder of all runs and results; given again, it goes on.")],
+    arms: Annotated[str, _Arms] = "",
+    arm: Annotated[list[str] | None, typer.Option(help="An arm described: 'NAME: word key=value'.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each arm.")] = 2,
+    sweep: Annotated[
+        list[float] | None, typer.Option(help="A learning rate to try; may be given again.")
+    ] = None,
+    select: Annotated[list[str] | None, typer.Option(help="Images to choose the learning rate on.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Test images; may be given again.")] = None,
+    distort: Annotated[list[str] | None, typer.Option(help="Test distortions; may be given again.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Or a protocol by name.")] = None,
+    clip: Annotated[bool | None, typer.Option("--clip/--no-clip", help="Clamp the nets' input.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Differences are to this arm [the first].")] = None,
+    device: Annotated[str, typer.Option(help="Device of the measurements.")] = "auto",
+) -> None:
+    """Train several arms at equal passes and measure them alike, with intervals and costs."""
+    from dilkit.evaluation.compare import Test
+    from dilkit.evaluation.compare import compare as run
+    from dilkit.report.tables import comparison_markdown
+
+    from ._progress import TrainProgress
+    from .eval import plan_protocol
+
+    changes: dict[str, Any] = {"clip": clip, "distort": " | ".join(f"({d})" for d in distort or ()) or None}
+    how, sources = plan_protocol(protocol, changes, data, None)
+    test = Test(sources, str(how.distort), how.clip, how.quantize, how.seed, how.channel, how.border)
+    with TrainProgress() as progress:
+        result = run(
+            words, [*filter(None, arms.split(",")), *(arm or ())], out, test, seeds=seeds, sweep=sweep or (),
+            select=select, baseline=baseline, device=device, watch=progress.tell,
+            tell=lambda line: print(line, file=sys.stderr, flush=True),
+        )  # fmt: skip
+    print(comparison_markdown(result), end="")

@@ -1,0 +1,278 @@
+"""Settle an argument: train every arm at the same passes, measure all alike, give intervals and the cost.
+
+DIR/ARM/lr-X/seed-N is a run of `dilkit train`, with its rows beside it; a comparison cut short goes on with
+the first run that is not done. A learning rate is chosen on seen distortions of images apart from the test, never
+on the test.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dilkit.distortions import ConfounderSet, confounder_set
+from dilkit.errors import UsageError
+from dilkit.evaluation.arms import ORACLE, Arm, parse_arms
+from dilkit.evaluation.bootstrap import scores
+from dilkit.evaluation.grid import evaluate
+from dilkit.evaluation.images import Data
+from dilkit.evaluation.nets import Net, open_nets
+from dilkit.evaluation.rows import SETTINGS, read_rows, write_rows
+
+Tell = Callable[[str], None]
+Watch = Callable[[Mapping[str, Any]], None]
+
+SELECTION = "highest mean PSNR on the training distortions of the selection images"
+
+
+@dataclass(frozen=True)
+class Test:
+    """What every net is measured on, the same for all (see `evaluate`)."""
+
+    __test__ = False
+
+    data: Data
+    distort: str
+    clip: bool = True
+    quantize: bool = False
+    seed: int = 0
+    channel: str = "rgb"
+    border: int = 0
+
+    def rows(
+        self, nets: Any, distort: str | None = None, data: Data | None = None, **more: Any
+    ) -> pd.DataFrame:
+        settings = {name: value for name, value in vars(self).items() if name not in ("data", "distort")}
+        return evaluate(
+            nets, self.data if data is None else data, distort or self.distort, **settings, **more
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of an arm."""
+
+    arm: Arm
+    lr: float
+    seed: int
+    out: Path
+    words: tuple[str, ...]
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "checkpoints" / "last.safetensors"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Attributes:
+    rows: what `evaluate` gives, with the columns arm, lr and train_seed.
+    scores: what `bootstrap.scores` gives, resampling images and training seeds.
+    cost: one line per arm: lr, parameters, passes and seconds of one run, seeds, runs in all.
+    chosen: by arm, the learning rates tried and the mean PSNR that chose among them.
+    """
+
+    rows: pd.DataFrame
+    scores: pd.DataFrame
+    cost: pd.DataFrame
+    chosen: dict[str, dict[float, float]] = field(default_factory=dict)
+
+
+def compare(
+    recipe: Sequence[str],
+    arms: Sequence[str],
+    out: str | Path,
+    test: Test,
+    *,
+    seeds: int = 2,
+    sweep: Sequence[float] = (),
+    select: Data | None = None,
+    baseline: str | None = None,
+    device: str = "auto",
+    tell: Tell = lambda line: None,
+    watch: Watch = lambda row: None,
+) -> Comparison:
+    """Train and measure every arm.
+
+    Args:
+        recipe: the words of the recipe that all arms share, as `dilkit train` takes them.
+        arms: see `dilkit.evaluation.arms.parse_arms`.
+        out: the folder of all runs and results.
+        test: what they are measured on.
+        seeds: training seeds of each arm, counted from the recipe's own.
+        sweep: learning rates to try, with the first seed, for every arm alike (an inner rate that equals the
+            outer one moves with it). The best by `select` trains the other seeds.
+        select: clean images for that choice, apart from the test's.
+        baseline: the arm that differences are taken to; the first by default.
+        tell, watch: called with lines about the progress, and with rows of the metrics of each run.
+
+    Raises:
+        UsageError: a recipe that has no budget in passes, unknown arms, a sweep without images to select on.
+    """
+    from dilkit.recipe import compose
+
+    shared = compose(recipe).recipe
+    if shared.passes is None:
+        raise UsageError(
+            "arms are compared at equal passes, and the recipe has another budget",
+            where="recipe",
+            remedy="give passes=N (forward-and-backward passes over one distortion's batch)",
+        )
+    if sweep and select is None:
+        raise UsageError("a sweep needs images to choose the learning rate on", remedy="give --select DIR")
+    if shared.data.store is not None and any(arm.startswith(ORACLE) for arm in arms):
+        raise UsageError(
+            "the oracle trains on distortions that the store does not hold",
+            where="data.store",
+            remedy="give data.sources and data.distort instead of a store",
+        )
+    trained = training_set(shared)
+    made = parse_arms(arms, trained, confounder_set(test.distort))
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    chosen: dict[str, dict[float, float]] = {}
+    runs: list[Run] = []
+    for arm in made:
+        first = [_run(recipe, arm, lr, shared.seed, out) for lr in sweep or (shared.optim.lr,)]
+        for run in first:
+            _train(run, tell, watch)
+        best = first[0]
+        if len(first) > 1 and select is not None:
+            found = {run.lr: _choose(run, test, select, trained, device) for run in first}
+            chosen[arm.name] = found
+            best = max(first, key=lambda run: found[run.lr])
+            tell(f"{arm.name}: learning rate {best.lr:g} chosen of {', '.join(f'{lr:g}' for lr in found)}")
+        others = [_run(recipe, arm, best.lr, shared.seed + k, out) for k in range(1, seeds)]
+        for run in others:
+            _train(run, tell, watch)
+        runs += [best, *others]
+    rows = pd.concat([_measure(run, test, device, tell) for run in runs], ignore_index=True)
+    rows.attrs[SETTINGS] = {
+        "recipe": list(recipe),
+        "arms": list(arms),
+        "selection": SELECTION if sweep else "none",
+    }
+    members = {arm.member: arm.name for arm in made if arm.member}
+    table = scores(
+        rows, by="arm", seeds="train_seed", baseline=baseline or made[0].name, specialists=members or None
+    )
+    result = Comparison(rows, table, _cost(runs), chosen)
+    _write(result, out)
+    return result
+
+
+def training_set(recipe: Any) -> ConfounderSet:
+    """The distortions a recipe trains on, from its expression or its store."""
+    if recipe.data.distort is not None:
+        return confounder_set(recipe.data.distort)
+    from dilkit.training.assemble import open_store
+
+    store = open_store(recipe)
+    labels = recipe.data.labels or store.labels
+    return ConfounderSet.of(word for word in store.confounders if word.label in labels)
+
+
+def _run(recipe: Sequence[str], arm: Arm, lr: float, seed: int, out: Path) -> Run:
+    from dilkit.recipe import compose
+
+    words = (*recipe, *arm.words)
+    base = compose(words).recipe
+    inner = getattr(base.objective, "inner", None)
+    rates = [f"optim.lr={lr!r}"]
+    if inner is not None and math.isclose(inner.lr, base.optim.lr):
+        rates.append(f"objective.inner.lr={lr!r}")
+    folder = out / arm.name / f"lr-{lr:g}" / f"seed-{seed}"
+    return Run(arm, lr, seed, folder, (*words, *rates, f"seed={seed}"))
+
+
+def _train(run: Run, tell: Tell, watch: Watch) -> None:
+    """Train, or go on, or see that it is done."""
+    from dilkit.recipe import compose
+    from dilkit.training import train
+
+    done = run.out / "done.json"
+    composed = compose(run.words)
+    said = json.dumps(list(run.words))
+    if done.is_file():
+        if json.loads(done.read_text(encoding="utf-8"))["words"] != json.loads(said):
+            raise UsageError(
+                "this folder holds a run of another recipe",
+                where=run.out,
+                remedy="compare into another --out",
+            )
+        return
+    started = run.out.is_dir() and any(run.out.iterdir())
+    tell(f"{'going on with' if started else 'training'} {run.arm.name}, lr {run.lr:g}, seed {run.seed}")
+    result = train(composed, run.out, resume=started, command=["dilkit", "train", *run.words], tell=watch)
+    about = {
+        "words": list(run.words),
+        "passes": result.passes,
+        "seconds": result.seconds,
+        "step": result.step,
+    }
+    done.write_text(json.dumps(about) + "\n", encoding="utf-8")
+
+
+def _choose(run: Run, test: Test, select: Data, trained: ConfounderSet, device: str) -> float:
+    rows = test.rows(str(run.checkpoint), str(trained), select, device=device)
+    return float(rows["psnr"].mean())
+
+
+def _measure(run: Run, test: Test, device: str, tell: Tell) -> pd.DataFrame:
+    """The rows of a run, from its file where they are of this test and these weights."""
+    path = run.out / "rows.json"
+    (net,) = open_nets({run.arm.name: str(run.checkpoint)})
+    wanted = {**{k: v for k, v in asdict(test).items() if k != "data"}, "weights": net.fingerprint}
+    if path.is_file():
+        rows = read_rows(path)
+        if rows.attrs[SETTINGS].get("compared") == wanted:
+            return _labelled(rows, run)
+    tell(f"measuring {run.arm.name}, seed {run.seed}")
+    rows = test.rows([net], device=device, journal=run.out / "rows.part")
+    rows.attrs[SETTINGS]["compared"] = wanted
+    write_rows(rows, path)
+    return _labelled(rows, run)
+
+
+def _labelled(rows: pd.DataFrame, run: Run) -> pd.DataFrame:
+    return rows.assign(arm=run.arm.name, lr=run.lr, train_seed=run.seed)
+
+
+def _cost(runs: Sequence[Run]) -> pd.DataFrame:
+    found = []
+    for name, own in groupby(runs, key=lambda run: run.arm.name):
+        same = list(own)
+        about = [json.loads((run.out / "done.json").read_text(encoding="utf-8")) for run in same]
+        line = {
+            "arm": name,
+            "lr": same[0].lr,
+            "parameters": _parameters(same[0]),
+            "passes": about[0]["passes"],
+            "seconds": sum(each["seconds"] for each in about) / len(about),
+            "seeds": len(same),
+            "runs": len(list(same[0].out.parent.parent.glob("lr-*/seed-*/done.json"))),
+        }
+        found.append(line)
+    return pd.DataFrame(found)
+
+
+def _parameters(run: Run) -> int:
+    net: Net = open_nets({"net": str(run.checkpoint)})[0]
+    return 0 if net.module is None else sum(p.numel() for p in net.module.parameters())
+
+
+def _write(result: Comparison, out: Path) -> None:
+    from dilkit.report.tables import comparison_markdown
+
+    write_rows(result.rows, out / "rows.csv")
+    result.scores.to_csv(out / "scores.csv", index=False)
+    result.cost.to_csv(out / "cost.csv", index=False)
+    (out / "chosen.json").write_text(json.dumps(result.chosen, indent=1) + "\n", encoding="utf-8")
+    (out / "table.md").write_text(comparison_markdown(result), encoding="utf-8")

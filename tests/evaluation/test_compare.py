@@ -1,0 +1,158 @@
+"""`dilkit compare`: arms at equal passes, resumable, selected apart from the test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from dilkit.cli.app import app
+from typer.testing import CliRunner
+
+from dilkit.confounders.builder import augment
+from dilkit.distortions import confounder_set
+from dilkit.errors import UsageError
+from dilkit.evaluation.arms import parse_arms
+from dilkit.evaluation.compare import Comparison, Test, compare
+
+RECIPE = """
+passes: 8
+data: {store: STORE, batch: 2, crop: 16}
+model: {name: dncnn, depth: 3, width: 4, norm: none}
+objectives:
+  dil_sf: {inner: {name: adam, lr: 0.001}}
+optim: {name: adam, lr: 0.001}
+checkpoint: {every: 1}
+log: {every: 1}
+hardware: {device: cpu, threads: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    store = folder / "store.h5"
+    augment(["deadleaves:4@48"], "awgn[5, 10]", store, tile=48, stride=48)
+    path = folder / "tiny.yaml"
+    path.write_text(RECIPE.replace("STORE", str(store)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("Pictures")
+    random = np.random.default_rng(0)
+    for name in "abc":
+        coarse = random.integers(0, 256, (4, 5, 3)).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{name}.png"), coarse.repeat(8, 0).repeat(8, 1))
+    return folder
+
+
+def run(
+    recipe: Path, pictures: Path, out: Path, arms: list[str], **more: object
+) -> tuple[Comparison, list[str]]:
+    said: list[str] = []
+    test = Test(str(pictures), "awgn[5, 10, 50]")
+    found = compare([str(recipe)], arms, out, test, device="cpu", tell=said.append, **more)
+    return found, said
+
+
+def test_arms_seeds_rows_scores_and_costs(recipe: Path, pictures: Path, tmp_path: Path) -> None:
+    found, said = run(recipe, pictures, tmp_path, ["erm", "dil_sf+equivariant"])
+    assert found.rows.groupby(["arm", "train_seed"]).size().tolist() == [9] * 4
+    assert found.cost["passes"].tolist() == [8, 8]
+    assert found.cost["seeds"].tolist() == [2, 2]
+    assert found.cost["parameters"].tolist() == [found.cost["parameters"][0]] * 2
+    assert set(found.scores["score"]) == {"seen", "unseen degree", "worst cell", "worst 10 %"}
+    erm = found.scores.query("arm == 'erm'")
+    assert (erm["difference"] == 0).all()
+    made = found.rows.query("arm == 'erm' and novelty == 'seen'")["psnr"].mean()
+    assert erm.query("score == 'seen'")["value"].item() == pytest.approx(made)
+    assert sum(line.startswith("training") for line in said) == 4
+
+    again, said = run(recipe, pictures, tmp_path, ["erm", "dil_sf+equivariant"])
+    assert said == []
+    pd.testing.assert_frame_equal(again.rows, found.rows)
+    text = (tmp_path / "table.md").read_text()
+    assert "| dil_sf+equivariant |" in text and "none selected" in text
+
+    (tmp_path / "erm" / "lr-0.001" / "seed-1" / "done.json").unlink()
+    _, said = run(recipe, pictures, tmp_path, ["erm", "dil_sf+equivariant"])
+    assert said == ["going on with erm, lr 0.001, seed 1"]
+
+
+def test_learning_rates_are_chosen_on_seen_distortions_of_other_images(
+    recipe: Path, pictures: Path, tmp_path: Path
+) -> None:
+    found, _ = run(
+        recipe, pictures, tmp_path, ["dil_sf"], sweep=[1e-3, 1e-5], select="deadleaves:2@32", seeds=2
+    )
+    tried = found.chosen["dil_sf"]
+    best = max(tried, key=lambda lr: tried[lr])
+    assert set(tried) == {1e-3, 1e-5}
+    assert found.cost["lr"].tolist() == [best]
+    assert found.cost["runs"].tolist() == [3]
+    other = json.loads((tmp_path / "dil_sf" / "lr-1e-05" / "seed-0" / "done.json").read_text())
+    assert "objective.inner.lr=1e-05" in other["words"]
+    assert "selected by highest mean PSNR" in (tmp_path / "table.md").read_text()
+
+
+def test_specialists_give_the_worst_case_gap(recipe: Path, pictures: Path, tmp_path: Path) -> None:
+    found, _ = run(recipe, pictures, tmp_path, ["erm", "specialist"], seeds=1)
+    assert set(found.scores["arm"]) == {"erm", "specialist[awgn(5)]", "specialist[awgn(10)]"}
+    gap = found.scores.query("arm == 'erm' and score == 'worst-case gap'")["value"].item()
+    means = found.rows.groupby(["arm", "distortion"])["psnr"].mean()
+    labels = ("awgn(5)", "awgn(10)")
+    assert gap == pytest.approx(max(means[f"specialist[{d}]", d] - means["erm", d] for d in labels))
+
+
+def test_the_command_prints_the_table(recipe: Path, pictures: Path, tmp_path: Path) -> None:
+    args = [
+        "compare", str(recipe), "--arms", "erm", "--seeds", "1",
+        "--arm", "wide: objective.name=erm model.width=6",
+        "--data", str(pictures), "--distort", "awgn(50)", "--out", str(tmp_path), "--device", "cpu",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, args, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "| wide |" in result.stdout
+    assert (tmp_path / "wide" / "lr-0.001" / "seed-0" / "checkpoints" / "last.safetensors").is_file()
+
+
+TRAINED, TESTED = confounder_set("awgn[5, 10]"), confounder_set("awgn(50)")
+
+
+def test_arms_are_words() -> None:
+    (arm,) = parse_arms(["dil_sf+equivariant+ema"], TRAINED, TESTED)
+    assert arm.words == ("objective.name=dil_sf", "model.equivariant=true", "ema=0.999")
+    special = parse_arms(["specialist+biasfree"], TRAINED, TESTED)
+    assert [a.member for a in special] == ["awgn(5)", "awgn(10)"]
+    (oracle,) = parse_arms(["oracle"], TRAINED, TESTED)
+    assert any("awgn[5, 10, 50]" in word for word in oracle.words)
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        (["lokahead"], "did you mean: lookahead"),
+        (["erm+equivarient"], "did you mean: equivariant"),
+        (["erm", "erm"], "given twice"),
+        ([], "no arm"),
+        (["../up: erm"], "folder"),
+    ],
+)
+def test_wrong_arms_are_named(arms: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_arms(arms, TRAINED, TESTED)
+
+
+def test_unfair_comparisons_are_refused(recipe: Path, pictures: Path, tmp_path: Path) -> None:
+    test = Test(str(pictures), "awgn(50)")
+    with pytest.raises(UsageError, match="equal passes"):
+        compare([str(recipe), "passes=null", "steps=2"], ["erm"], tmp_path, test)
+    with pytest.raises(UsageError, match="images to choose"):
+        compare([str(recipe)], ["erm"], tmp_path, test, sweep=[1e-3])
+    with pytest.raises(UsageError, match="the store does not hold"):
+        compare([str(recipe)], ["oracle"], tmp_path, test)
