@@ -182,6 +182,18 @@ def _uncheckpointed(net: nn.Module) -> nn.Module:
     return twin
 
 
+def _compiled() -> nn.Module:
+    net = Plain()
+    net.compile(backend="aot_eager")  # cannot be differentiated twice itself
+    return net
+
+
+def _uncompiled(net: nn.Module) -> nn.Module:
+    twin = Plain().double()
+    twin.load_state_dict(net.state_dict())
+    return twin
+
+
 def _old_weight_norm() -> nn.Module:
     net = Plain()
     with __import__("warnings").catch_warnings(action="ignore"):
@@ -209,6 +221,7 @@ ZOO: dict[str, Case] = {
     "weight norm by hook": Case(_old_weight_norm),
     "spectral norm": Case(lambda: _parametrized(parametrizations.spectral_norm)),
     "layer checkpointing": Case(Checkpointed, twin=_uncheckpointed),
+    "compiled": Case(_compiled, twin=_uncompiled),
     "fused attention": Case(Attention),
     "multi-head attention": Case(MultiHead),
     "LSTM": Case(lambda: Recurrent(nn.LSTM)),
