@@ -1,8 +1,9 @@
 """Our primitives against albumentations on 8-bit images, one core, in one run.
 
-Every row runs both sides in turn, many times, and prints the ratio of their median processor times (of one
-thread; OpenCV's own are off), so that what else the machine does hardly counts. `ours` is a word applied to a (256, 256, 3) float32 image, keys and all;
-`8 bit` adds the way there from 8-bit pixels and back to them (clipped and rounded).
+Every row runs its sides in turn, in blocks, many times, and prints the ratio of their median processor times
+(of one thread; OpenCV's own are off), so that what else the machine does hardly counts. `ours` is a word
+applied to a (256, 256, 3) float32 image, keys and all; `8 bit` adds the way there from 8-bit pixels and back
+to them (clipped and rounded).
 
     python benchmarks/primitives.py            # the table; exit code 1 where a ratio is below its target
     python benchmarks/primitives.py --all      # every primitive, ours alone too
@@ -93,19 +94,23 @@ def photo() -> np.ndarray:
     return cv2.resize(skimage.data.astronaut(), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
-def once(run: Run) -> float:
-    start = time.thread_time()
+def block(run: Run, repeats: int) -> float:
+    """Processor time of one call, the mean of several in a row; two more go before to warm the caches."""
     run()
-    return time.thread_time() - start
+    run()
+    start = time.thread_time()
+    for _ in range(repeats):
+        run()
+    return (time.thread_time() - start) / repeats
 
 
 def interleaved(runs: list[Run], seconds: float) -> list[list[float]]:
-    """Times of each, taken in turn for about so long in all."""
-    for run in runs:
-        run()
-        run()
-    repeats = max(7, int(seconds / sum(once(run) for run in runs)))
-    return [list(times) for times in zip(*([once(run) for run in runs] for _ in range(repeats)), strict=True)]
+    """Times of each, taken in turn in blocks of 5 ms or more, for about so long in all."""
+    first = [block(run, 3) for run in runs]
+    repeats = [max(3, round(0.005 / time)) for time in first]
+    turns = max(7, int(seconds / sum((n + 2) * time for n, time in zip(repeats, first, strict=True))))
+    times = [[block(run, n) for run, n in zip(runs, repeats, strict=True)] for _ in range(turns)]
+    return [list(column) for column in zip(*times, strict=True)]
 
 
 def ours(expression: str, image: np.ndarray) -> Run:

@@ -15,8 +15,6 @@ Array = npt.NDArray[np.float32]
 _SMALL = 10
 _STEPS = 8
 _BITS = 5
-_PIECE = 1 << 15
-"""Rates at a time: what is made on the way stays in the cache."""
 _TABLE_DIGEST = "b838b78c40a38a80"
 
 
@@ -31,22 +29,14 @@ def counts(rate: Array, draw: Draw, *, stream: str = "") -> Array:
     levels = draw.bits(channels, stream=stream).reshape(-1)
     rest = draw.bits(channels, stream=stream + ":rest").reshape(-1)
     flat = rate.reshape(-1)
-    out = np.empty_like(flat)
-    for start in range(0, len(flat), _PIECE):
-        piece = slice(start, start + _PIECE)
-        out[piece] = _counts(flat[piece], levels[piece], rest[piece])
-    return out.reshape(rate.shape)
-
-
-def _counts(rate: Array, levels: npt.NDArray[np.uint16], rest: npt.NDArray[np.uint16]) -> Array:
-    where = np.flatnonzero(rate < np.float32(_SMALL))
+    where = np.flatnonzero(flat < np.float32(_SMALL))
     if not len(where):
-        return _large(rate, levels)
-    if len(where) == len(rate):
-        return _few(rate, levels, rest)
-    out = _large(np.clip(rate, np.float32(_SMALL), np.float32(np.inf)), levels)
-    out[where] = _few(rate[where], levels[where], rest[where])
-    return out
+        return _large(flat, levels).reshape(rate.shape)
+    if len(where) == len(flat):
+        return _few(flat, levels, rest).reshape(rate.shape)
+    out = _large(np.clip(flat, np.float32(_SMALL), np.float32(np.inf)), levels)
+    out[where] = _few(flat.take(where), levels.take(where), rest.take(where))
+    return out.reshape(rate.shape)
 
 
 def _large(rate: Array, levels: npt.NDArray[np.uint16]) -> Array:
@@ -100,7 +90,7 @@ def _inverted(row: npt.NDArray[np.int32], levels: npt.NDArray[np.uint16]) -> npt
     count += beyond
     left = np.flatnonzero(beyond)
     while len(left):
-        left = left[levels[left] >= ends[row[left] + count[left]]]
+        left = left[levels.take(left) >= ends.take(row.take(left) + count.take(left))]
         count[left] += 1
     return count
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from statistics import NormalDist
@@ -27,6 +28,8 @@ LEVELS = 1 << 16
 _NORMAL_TABLE_DIGEST = "7013eb3e874e925f"
 _SKIP_COST = 2000
 """Words that PCG64 makes in the time that jumping to another row costs."""
+_PIECE = 1 << 15
+"""Elements made at a time, so that what lies between stays in the cache and costs no fresh memory."""
 
 
 class Window(NamedTuple):
@@ -78,13 +81,46 @@ class Draw:
 
     def normal(self, channels: int = 3, *, pad: int = 0, stream: str = "") -> Field:
         """Independent values of the standard normal law (tails end at 4.3), as `bits` in shape."""
-        return normal_table().take(self.bits(channels, pad=pad, stream=stream), mode="wrap")
+        table = normal_table()
+
+        def look_up(bits: npt.NDArray[np.uint16], out: Field) -> None:
+            table.take(bits, mode="wrap", out=out)
+
+        return self._field(channels, 1, pad, stream, look_up)
 
     def uniform(self, channels: int = 3, *, pad: int = 0, stream: str = "") -> Field:
         """Independent values of the uniform law on [0, 1), multiples of 2**-24; as `bits` in shape."""
-        halves = self.bits(2 * channels, pad=pad, stream=stream)
-        words = np.ascontiguousarray(halves).view("<u4")
-        return (words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+
+        def join(bits: npt.NDArray[np.uint16], out: Field) -> None:
+            words = np.ascontiguousarray(bits).view("<u4")
+            np.multiply(words >> np.uint32(8), np.float32(2.0**-24), out=out, casting="unsafe")
+
+        return self._field(channels, 2, pad, stream, join)
+
+    def bands(self, channels: int = 3) -> Iterator[tuple[slice, Draw]]:
+        """Bands of rows of the window, counted from its top, and the draw of each; they fit a cache."""
+        y, x, h, w = self.window
+        for rows in _bands(h, w * channels):
+            yield rows, self.at(Window(y + rows.start, x, rows.stop - rows.start, w))
+
+    def _field(
+        self,
+        channels: int,
+        halves: int,
+        pad: int,
+        stream: str,
+        make: Callable[[npt.NDArray[np.uint16], Field], None],
+    ) -> Field:
+        y, x, h, w = self.window
+        h, w = h + 2 * pad, w + 2 * pad
+        state = self._state(stream)
+        row = (self.shape[1] + 2 * pad) * channels * halves
+        out = np.empty((h, w * channels), np.float32)
+        for rows in _bands(h, row):
+            count = rows.stop - rows.start
+            cut = _rows(state, row, y + rows.start, count, x * channels * halves, w * channels * halves)
+            make(cut, out[rows])
+        return out.reshape(h, w, channels)
 
     def scalars(self, count: int = 1, *, stream: str = "") -> tuple[float, ...]:
         """Uniform numbers on [0, 1), the same for every window."""
@@ -137,6 +173,11 @@ def checked(table: npt.NDArray[Any], digest: str, what: str) -> npt.NDArray[Any]
 
 
 _local = threading.local()
+
+
+def _bands(height: int, row: int) -> Iterator[slice]:
+    rows = max(1, _PIECE // row)
+    return (slice(start, min(height, start + rows)) for start in range(0, height, rows))
 
 
 def _words(state: dict[str, Any], first: int, count: int) -> npt.NDArray[np.uint64]:

@@ -14,6 +14,7 @@ from dilkit.distortions.draw import Draw
 from dilkit.distortions.primitive import GLOBAL, POINT, REGISTRY, Image, Locality, Param, PrimitiveKind
 
 _GREY = (0.299, 0.587, 0.114)
+_INFINITE = np.float32(np.inf)
 
 
 def _awgn(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
@@ -59,12 +60,17 @@ def _orthogonal(numbers: tuple[float, ...]) -> list[list[float]]:
 
 def _poisson_noise(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
     peak = np.float32(_unique_peak(image) if params["legacy"] else params["peak"])
-    rate = np.clip(_grey(image) if params["channels"] == "grey" else image, np.float32(0), np.float32(np.inf))
-    rate *= peak
-    noise = _poisson.counts(rate, draw)
-    noise -= rate
-    noise *= np.float32(params["alpha"]) / peak
-    return image + noise
+    gain = np.float32(params["alpha"]) / peak
+    out = np.empty_like(image)
+    for rows, part in draw.bands():
+        piece = image[rows]
+        rate = np.clip(_grey(piece) if params["channels"] == "grey" else piece, np.float32(0), _INFINITE)
+        rate *= peak
+        noise = _poisson.counts(rate, part)
+        noise -= rate
+        noise *= gain
+        np.add(piece, noise, out=out[rows])
+    return out
 
 
 def _grey(image: Image) -> Image:
