@@ -120,10 +120,11 @@ def power(base: Any, times: Any) -> Expression:
         return Word(made.sequence * times) if made.sequence else made
     if times > MAX_STEPS:
         raise UsageError(f"the power {times} is too high", expected=f"at most {MAX_STEPS}")
-    result: Expression = clean
-    for _ in range(times):
-        result = then(result, made)
-    return result
+    if times < 2:
+        return made if times else clean
+    half = power(made, times // 2)
+    whole = then(half, half)
+    return then(whole, made) if times % 2 else whole
 
 
 def sweep(kind: PrimitiveKind, degrees: Any) -> ConfounderSet:

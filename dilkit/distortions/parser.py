@@ -12,7 +12,7 @@ from typing import Any
 
 from dilkit.distortions import algebra
 from dilkit.distortions.algebra import Weighted
-from dilkit.distortions.laws import LAWS, Law
+from dilkit.distortions.laws import LAWS, Law, make
 from dilkit.distortions.presets import PRESETS
 from dilkit.distortions.primitive import REGISTRY, ParameterError, PrimitiveKind
 from dilkit.distortions.words import ConfounderSet, Expression, KindError, Word, clean, none
@@ -134,10 +134,10 @@ class _Reader:
         start, end = self.span(node)
         return ExpressionError(message, text=self.text, start=start, end=end, **details)
 
-    def at(self, node: ast.AST, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """`make(...)`, its errors pointing at the node (or at the argument they are about)."""
+    def at(self, node: ast.AST, build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`build(...)`, its errors pointing at the node (or at the argument they are about)."""
         try:
-            made = make(*args, **kwargs)
+            made = build(*args, **kwargs)
         except ExpressionError:
             raise
         except UsageError as error:
@@ -302,7 +302,7 @@ class _Reader:
             case ast.List() | ast.Tuple():
                 return [self.value(item) for item in node.elts]
             case ast.Call(func=ast.Name(id=name)) if name in LAWS and not node.keywords:
-                return self.at(node, LAWS[name], *(self.plain(arg) for arg in node.args))
+                return self.at(node, make, name, *(self.plain(arg) for arg in node.args))
         raise self.error(
             node,
             f"{self.what(node)} is no value",

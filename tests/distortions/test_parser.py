@@ -92,6 +92,8 @@ ERRORS = [
     ("uniform(1, 2)", 1, "a law of chance", "inside one"),
     ("awgn(uniform(0, 300))", 6, "sigma=300", ""),
     ("awgn(uniform(3, 1))", 6, "is empty", ""),
+    ("awgn(uniform(1))", 6, "takes two numbers", ""),
+    ("awgn(choice())", 6, "at least one value", ""),
     ("awgn(uniform(choice(1, 2), 3))", 14, "plain values", ""),
     ("awgn(5) >> 5", 12, "5 is no distortion", "such as"),
     ("awgn(5) + clip", 1, "is no distortion", ""),
