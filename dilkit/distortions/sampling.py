@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from dilkit.distortions.primitive import Image, PrimitiveKind
     from dilkit.distortions.words import Mix, Primitive, Shuffle, Step, Word
 
-_GRID = np.arange(256, dtype=np.float32) / np.float32(255)
-
 
 @dataclass(frozen=True)
 class SampleKey:
@@ -51,7 +49,7 @@ class SampleKey:
 
 def as_float(image: npt.NDArray[Any]) -> Image:
     """(H, W, 3) uint8 as float32 in [0, 1] (values / 255); float32 as it is."""
-    return _GRID[image] if image.dtype == np.uint8 else image
+    return np.divide(image, np.float32(255), dtype=np.float32) if image.dtype == np.uint8 else image
 
 
 def pixel_hash(image: npt.NDArray[Any]) -> bytes:
