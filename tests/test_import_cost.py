@@ -21,7 +21,9 @@ def test_import_dilkit_loads_nothing_heavy() -> None:
     assert not loaded & {*HEAVY, "numpy", "typer", "pydantic"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["augment", "--help"], ["eval", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["augment", "--help"], ["eval", "--help"]]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = f"sys.argv = ['dilkit', *{arguments}]\nfrom dilkit.cli import main\ntry: main()\nexcept SystemExit: pass"
     assert not modules_after(code) & set(HEAVY)

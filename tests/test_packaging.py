@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-SOURCES = ["dilkit", "cli", "recipes", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "MANIFEST.in"]
+SOURCES = [
+    "dilkit",
+    "cli",
+    "recipes",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+    "MANIFEST.in",
+]
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +83,15 @@ def test_the_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: P
         return run.stdout
 
     where = subprocess.run(
-        [str(python), "-c", "import dilkit; print(dilkit.__file__)"], cwd=tmp_path, capture_output=True, text=True
+        [str(python), "-c", "import dilkit; print(dilkit.__file__)"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     ).stdout
     assert where.startswith(str(env))
     assert dilkit("--version").startswith("dilkit 0.")
     assert "denoise-gaussian-small" in dilkit("recipes", "ls")
-    expression = "awgn[5, 20] >> clip"
-    dilkit("augment", "deadleaves:4", "--distort", expression, "--out", "store.h5", "--tile", "64", "--stride", "64")
+    making = "augment deadleaves:4@64 --tile 64 --out store.h5 --distort".split()
+    dilkit(*making, "awgn[5, 20] >> clip")
     dilkit("train", "denoise-gaussian-small", "data.store=store.h5", "steps=10", "--out", "run")
     assert list((tmp_path / "run" / "checkpoints").glob("*.safetensors"))
