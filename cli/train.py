@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
 from .app import app
+
+if TYPE_CHECKING:
+    from dilkit.recipe import Composed
 
 _EPILOG = """
 Examples:
 
 `dilkit train denoise-gaussian-small data.store=bsd400.h5 objective.name=dil_sf seed=1 --out runs/sf-1`
 
-`dilkit train denoise-gaussian data.store=df2k.h5 model.equivariant=true hardware.device=cuda --out runs/eq`
+`dilkit train denoise-gaussian swinir dil_ps gpu data.store=df2k.h5 --out runs/swin --procs 4`
+
+`dilkit train deblur-gaussian-small dil_pf trial --dry-run`
 
 `dilkit train mine.yaml optim.lr=1e-4 --out runs/mine --resume`
 """
@@ -30,12 +36,32 @@ def train(
     ],
     out: Annotated[Path | None, typer.Option(help="The run's folder [default: runs/RECIPE].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Resume although the recipe has changed.")
+    ] = False,
+    procs: Annotated[int, typer.Option(min=1, help="Processes on this machine, a GPU each.")] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Take one real step and say what the whole would take.")
+    ] = False,
 ) -> None:
     """Train a net: recipes and parts composed from left to right, then single settings."""
     from dilkit.recipe import compose
 
     composed = compose(words)
-    out = out or Path("runs") / Path(next(w for w in words if "=" not in w)).stem
+    recipes = [w for w in words if "=" not in w]
+    out = out or Path("runs") / (Path(recipes[0]).stem if recipes else "run")
+    if dry_run:
+        _dry_run(composed)
+        return
+    again = [*words, "--out", str(out), "--resume"]
+    flags = ["--allow-changes"] if allow_changes else []
+    if procs > 1:
+        from dilkit.training.launch import launch
+
+        with Signals() as signals:
+            arguments = ["train", *words, "--out", str(out), *(["--resume"] if resume else []), *flags]
+            code = launch(arguments, procs, stop=lambda: signals.seen is not None)
+        raise typer.Exit(code)
 
     from dilkit.training import train as run
 
@@ -46,18 +72,49 @@ def train(
             composed,
             out,
             resume=resume,
+            allow_changes=allow_changes,
             command=["dilkit", *sys.argv[1:]],
             tell=progress.tell,
             stop=lambda: signals.seen is not None,
         )
-    if result.stopped and signals.seen is not None:
-        again = [*words, "--out", str(out), "--resume"]
+    if int(os.environ.get("RANK", "0")) > 0:
+        raise typer.Exit(128 + signals.seen if result.stopped and signals.seen else 0)
+    if result.stopped:
+        processes = os.environ.get("DILKIT_PROCS")
+        again += ["--procs", processes] if processes else []
         print(
             f"dilkit: saved at step {result.step}; go on with\n  dilkit train {shlex.join(again)}",
             file=sys.stderr,
         )
-        raise typer.Exit(128 + signals.seen)
+        raise typer.Exit(128 + (signals.seen or signal.SIGTERM))
     print(result.checkpoint)
+
+
+def _dry_run(composed: Composed) -> None:
+    from dilkit.training.trial import dry_run
+
+    from ._progress import clock, size
+
+    found = dry_run(composed)
+    rows = {
+        "device": found.device,
+        "parameters": f"{found.parameters:,}",
+        **{f"batch {label}": _shape(shape) for label, shape in found.shapes.items()},
+        "clean": _shape(found.clean),
+        "loss": f"{found.loss:.5f}",
+        "passes a step": str(found.passes),
+        "memory": size(found.memory),
+        "a step": f"{1000 * found.seconds:.1f} ms",
+        "the budget": f"{found.steps} steps, {clock(found.total)}",
+        "disk": f"{size(found.disk)} of checkpoints",
+    }
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:{width}}  {value}")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 class Signals:

@@ -51,7 +51,7 @@ def from_config(config: ModelConfig) -> nn.Module:
     from torch import nn
 
     if isinstance(config, Custom):
-        net = _import(config.name)(**config.arguments())
+        net = import_object(config.name, "model.name")(**config.arguments())
         if not isinstance(net, nn.Module):
             raise UsageError(f"{config.name} did not make a torch.nn.Module", found=type(net).__name__)
     else:
@@ -64,18 +64,19 @@ def from_config(config: ModelConfig) -> nn.Module:
     return net
 
 
-def _import(path: str) -> Any:
+def import_object(path: str, where: str) -> Any:
+    """What `package.module:name` names; `where` is the recipe's key, for the error."""
     module, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"cannot import {module!r}: {error}",
-            where="model.name",
+            where=where,
             remedy="install the package, or run where Python finds it",
         ) from error
     except AttributeError:
         found = importlib.import_module(module)
         raise UsageError(
-            f"{module} has no {attribute!r}", where="model.name", nearest=nearest(attribute, dir(found))
+            f"{module} has no {attribute!r}", where=where, nearest=nearest(attribute, dir(found))
         ) from None

@@ -104,6 +104,8 @@ class Checkpoint(Section):
 class Log(Section):
     every: Positive = 50
     """Steps between rows of the metrics files."""
+    to: list[Annotated[str, Field(pattern=r"^(tensorboard|[\w.]+:\w+)$")]] = []
+    """Where rows go besides: `tensorboard`, or any `package.module:Class` (see `dilkit.training.sinks`)."""
 
 
 class Hardware(Section):

@@ -28,6 +28,8 @@ class Engine:
     channels_last: bool = False
     rank: int = 0
     world: int = 1
+    control: dist.ProcessGroup | None = None
+    """Of the processes on the CPU, so that agreeing on something waits for no GPU."""
 
     @classmethod
     def of(cls, hardware: Hardware) -> Engine:
@@ -44,8 +46,9 @@ class Engine:
         if world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
         rank = dist.get_rank() if world > 1 else 0
+        control = dist.new_group(backend="gloo", timeout=_PATIENCE) if world > 1 else None
         dtype = torch.float64 if hardware.precision == "fp64" else torch.float32
-        return cls(device, dtype, hardware.channels_last, rank, world)
+        return cls(device, dtype, hardware.channels_last, rank, world, control)
 
     @property
     def first(self) -> bool:
@@ -92,8 +95,8 @@ class Engine:
         """The mean of a row of numbers over the processes."""
         if self.world == 1 or not row:
             return dict(row)
-        values = torch.tensor(list(row.values()), dtype=torch.float64, device=self.device)
-        dist.all_reduce(values)
+        values = torch.tensor(list(row.values()), dtype=torch.float64)
+        dist.all_reduce(values, group=self.control)
         return dict(zip(row, (values / self.world).tolist(), strict=True))
 
     def agree(self, flag: bool) -> bool:
@@ -103,7 +106,7 @@ class Engine:
     def wait(self) -> None:
         """Until all processes are here."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(group=self.control)
 
     def leave(self) -> None:
         if self.world > 1 and dist.is_initialized():

@@ -11,6 +11,7 @@ from typing import Any
 from dilkit.recipe import Composed, resolved, to_yaml
 from dilkit.training.checkpoint import versions
 from dilkit.training.files import write_text
+from dilkit.training.sinks import Sink
 
 Row = dict[str, float | int | str | None]
 
@@ -24,28 +25,34 @@ def write_head(out: Path, composed: Composed, command: Sequence[str]) -> None:
 
 
 class Metrics:
-    """metrics.jsonl (every row as it is) and metrics.csv (the columns of the first row)."""
+    """metrics.jsonl (every row as it is), metrics.csv (one column for each name met; rewritten when a new one
+    comes), and any further sinks."""
 
-    def __init__(self, out: Path, *, resume_at: int = 0) -> None:
+    def __init__(self, out: Path, sinks: Sequence[Sink] = (), *, resume_at: int = 0) -> None:
         self.jsonl = out / "metrics.jsonl"
         self.csv = out / "metrics.csv"
         self._columns: list[str] = []
         kept = [row for row in read_metrics(self.jsonl) if int(row["step"] or 0) <= resume_at]
         self.jsonl.unlink(missing_ok=True)
         self.csv.unlink(missing_ok=True)
+        self._sinks: Sequence[Sink] = ()
         for row in kept:
             self.add(row)
+        self._sinks = sinks
 
     def add(self, row: Mapping[str, Any]) -> None:
         with self.jsonl.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(row) + "\n")
-        fresh = not self._columns
-        self._columns = self._columns or list(row)
-        with self.csv.open("a", encoding="utf-8", newline="") as table:
-            writer = csv.DictWriter(table, self._columns, extrasaction="ignore", lineterminator="\n")
-            if fresh:
+        new = [name for name in row if name not in self._columns]
+        self._columns += new
+        rows = read_metrics(self.jsonl) if new else [row]
+        with self.csv.open("w" if new else "a", encoding="utf-8", newline="") as table:
+            writer = csv.DictWriter(table, self._columns, lineterminator="\n")
+            if new:
                 writer.writeheader()
-            writer.writerow(row)
+            writer.writerows(rows)
+        for sink in self._sinks:
+            sink.add(row)
 
 
 def read_metrics(path: Path) -> list[Row]:

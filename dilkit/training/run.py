@@ -21,6 +21,7 @@ from dilkit.training.files import claim_output
 from dilkit.training.keeper import Keeper, Tell
 from dilkit.training.loop import Trainee, fit
 from dilkit.training.records import Metrics, write_head
+from dilkit.training.sinks import open_sinks
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def train(
         _restore(trainee, folder, composed, engine, allow_changes, tell)
     metrics = None
     if engine.first:
-        metrics = Metrics(out, resume_at=trainee.step)
+        metrics = Metrics(out, open_sinks(recipe.log.to, out), resume_at=trainee.step)
         write_head(out, composed, command)
     notes = {
         "confounders": str(store.confounders),
@@ -109,6 +110,7 @@ def train(
             reduce=engine.reduce if recipe.hardware.sync == "outer" else None,
         )
     engine.wait()
+    engine.leave()
     return RunResult(
         out,
         folder.path / "last.safetensors",

@@ -1,0 +1,114 @@
+"""Several processes on this machine: what torchrun does for one node, with errors a person can read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import IO
+
+from dilkit.errors import DilkitError
+
+GRACE = 30.0
+"""Seconds the other processes have to end by themselves once one has died."""
+
+
+def launch(arguments: Sequence[str], procs: int, *, stop: Callable[[], bool] = lambda: False) -> int:
+    """Run `dilkit ARGUMENTS` in `procs` processes that find each other by torch's environment variables.
+
+    The first process keeps this one's streams; what the others say is kept, and shown if one of them dies.
+
+    Args:
+        stop: asked all the time; once true, all processes are told to save and end (SIGTERM).
+
+    Returns:
+        The exit code of the first process, all having ended.
+
+    Raises:
+        DilkitError: a process died; the others have been ended.
+    """
+    cores = max(1, (os.cpu_count() or 1) // procs)
+    shared = {
+        "OMP_NUM_THREADS": str(cores),
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(procs),
+        "DILKIT_PROCS": str(procs),
+    }
+    command = [sys.executable, "-c", "from dilkit.cli import main; main()", *arguments]
+    children: list[subprocess.Popen[bytes]] = []
+    said: list[IO[bytes] | None] = []
+    try:
+        for rank in range(procs):
+            stderr = tempfile.TemporaryFile() if rank else None  # noqa: SIM115
+            env = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            stdout = subprocess.DEVNULL if rank else None
+            children.append(subprocess.Popen(command, env=env, stdout=stdout, stderr=stderr))
+            said.append(stderr)
+        return _watch(children, said, stop)
+    finally:
+        end(children)
+
+
+def end(children: Sequence[subprocess.Popen[bytes]], grace: float = GRACE) -> None:
+    """Ask all that still run to end, and kill what has not ended after a while."""
+    for child in children:
+        if child.poll() is None:
+            child.terminate()
+    deadline = time.monotonic() + grace
+    for child in children:
+        try:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _watch(
+    children: Sequence[subprocess.Popen[bytes]], said: Sequence[IO[bytes] | None], stop: Callable[[], bool]
+) -> int:
+    told = False
+    while any(child.poll() is None for child in children):
+        if stop() and not told:
+            told = True
+            for child in children:
+                child.send_signal(signal.SIGTERM)
+        bad = [r for r, child in enumerate(children) if child.poll() not in (None, 0, 143)]
+        if bad:
+            # The one that failed first makes the others fail too: give its own word time to arrive.
+            end(children)
+            raise _death(children, said, bad[0])
+        time.sleep(0.05)
+    bad = [r for r, child in enumerate(children) if child.returncode not in (0, 143)]
+    if bad:
+        raise _death(children, said, bad[0])
+    return int(children[0].returncode)
+
+
+def _death(
+    children: Sequence[subprocess.Popen[bytes]], said: Sequence[IO[bytes] | None], rank: int
+) -> DilkitError:
+    code = children[rank].returncode
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    words = said[rank]
+    tail = None
+    if words is not None:
+        words.seek(0)
+        tail = "\n".join(words.read().decode(errors="replace").strip().splitlines()[-15:])
+    return DilkitError(
+        f"process {rank} of {len(children)} {how}; the others have been ended",
+        found=tail or None,
+        remedy="resume with --resume; what is said above or here is the cause",
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

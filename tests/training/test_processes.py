@@ -1,0 +1,134 @@
+"""Several processes take the step that one process takes on the whole batch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dilkit.errors import DilkitError
+from dilkit.training import train
+from dilkit.training.launch import launch
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def in_two_processes(work: Callable[[int], None]) -> list[int]:
+    """Exit codes of two forked processes that find each other as under torchrun."""
+    port = str(free_port())
+    children = []
+    for rank in range(2):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.environ |= {
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": "2",
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": port,
+                }
+                work(rank)
+                code = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+@pytest.mark.parametrize("objective", ["erm", "dil_sf", "dil_pf", "dil_ss", "dil_ps"])
+def test_two_processes_equal_one(objective: str, tiny: list[str], tmp_path: Path) -> None:
+    words = [*tiny, f"objective={objective}", "hardware.precision=fp64", "steps=4", "data.batch=4"]
+    train(words, tmp_path / "one")
+    assert in_two_processes(lambda rank: train(words, tmp_path / "two") and None) == [0, 0]
+    one, two = (load_file(tmp_path / name / "checkpoints/last.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        assert tensor.dtype == torch.float64
+        assert torch.allclose(two[name], tensor, rtol=0, atol=1e-12), name
+
+
+def test_outer_sync_averages_the_directions_of_the_ranks(tiny: list[str], tmp_path: Path) -> None:
+    """theta moves by SGD of rate 1 along the mean of what each rank would do alone."""
+    base = [*tiny, "objective=dil_sf", "hardware.precision=fp64", "steps=1", "data.batch=4"]
+    words = [*base, "optim.name=sgd", "optim.lr=1", "optim.schedule=constant"]
+    outer = [*words, "hardware.sync=outer"]
+    assert in_two_processes(lambda rank: train(outer, tmp_path / "outer") and None) == [0, 0]
+    assert in_two_processes(lambda rank: train(words, tmp_path / "inner") and None) == [0, 0]
+    a, b = (load_file(tmp_path / name / "checkpoints/last.safetensors") for name in ("outer", "inner"))
+    assert any(not torch.allclose(a[k], b[k], rtol=0, atol=1e-9) for k in a)
+
+    from dilkit.confounders.episodes import EpisodeSampler
+    from dilkit.recipe import compose
+    from dilkit.training.assemble import assemble, open_store
+    from dilkit.training.engine import Engine
+
+    recipe = compose(words).recipe
+    store = open_store(recipe)
+    moved = []
+    for rank in range(2):
+        torch.manual_seed(recipe.seed)
+        trainee, _ = assemble(recipe, Engine(torch.device("cpu"), torch.float64), store.labels, 1)
+        start = {k: t.clone() for k, t in trainee.net.state_dict().items()}
+        sampler = EpisodeSampler(store, batch=2, crop=16, seed=recipe.seed, rank=rank, world=2)
+        episode = Engine(torch.device("cpu"), torch.float64).move(sampler.episode(0))
+        moved.append(trainee.objective.gradients(trainee.net, episode).grads)
+    for name, tensor in a.items():
+        expected = start[name] - (moved[0][name] + moved[1][name]) / 2
+        assert torch.allclose(tensor, expected, rtol=0, atol=1e-12)
+
+
+def test_a_rank_that_dies_ends_the_others_with_its_own_error(tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "dying.py").write_text(
+        "import os, torch\n"
+        "class Net(torch.nn.Conv2d):\n"
+        "    def forward(self, y):\n"
+        "        if os.environ['RANK'] == '1' and os.path.exists(os.environ['FUSE']):\n"
+        "            raise RuntimeError('the cosmic ray')\n"
+        "        return super().forward(y)\n"
+    )
+    fuse = tmp_path / "run/metrics.jsonl"
+    net = ["model=dying:Net", "model.args={in_channels: 3, out_channels: 3, kernel_size: 1}"]
+    before = os.environ.copy()
+    os.environ |= {"PYTHONPATH": str(tmp_path), "FUSE": str(fuse)}
+    began = time.monotonic()
+    try:
+        with pytest.raises(DilkitError, match=r"process 1 of 2 ended with code 1") as caught:
+            launch(["train", *tiny, *net, "steps=100000", "--out", str(tmp_path / "run")], 2)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    assert "the cosmic ray" in str(caught.value)
+    assert time.monotonic() - began < 60
+    assert fuse.exists(), "it died while training, not before"
+
+
+def test_torchrun_and_sigterm(tiny: list[str], tmp_path: Path) -> None:
+    """Plain torchrun works; --procs passes SIGTERM on, and says how to go on."""
+    run = tmp_path / "run"
+    main = [sys.executable, "-c", "from dilkit.cli import main; main()", "train"]
+    words = [*tiny, "steps=100000", "checkpoint.every=100000", "--out", str(run), "--procs", "2"]
+    with subprocess.Popen([*main, *words], stderr=subprocess.PIPE, text=True) as child:
+        deadline = time.monotonic() + 90
+        while not (run / "metrics.jsonl").exists() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        child.send_signal(signal.SIGTERM)
+        _, said = child.communicate(timeout=90)
+    assert child.returncode == 143, said
+    assert "--resume --procs 2" in said
