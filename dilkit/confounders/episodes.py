@@ -79,7 +79,8 @@ class EpisodeSampler:
         pairing: `paired` shows the same crops under every confounder (section 3.2 of the paper);
             `independent` draws other images for each, as the authors' script does.
         symmetry: flip and rotate each crop by one of the 8 symmetries of the square.
-        rank, world: this process and how many there are; ranks share no crop within an epoch.
+        rank, world: this process and how many there are; together they see what one process with the whole
+            batch would see.
         labels: the confounders to use, in this order; all by default.
         split: the items to draw from; None takes all.
 
@@ -152,7 +153,9 @@ class EpisodeSampler:
     def picks(self, step: int, label: str = "") -> list[Pick]:
         """The crops of a step; `label` is empty when all confounders share them."""
         first = (step * self.world + self.rank) * self.batch
-        bits = _bits(3 * self.batch, "crop", self.seed, label, step, self.rank).reshape(3, self.batch)
+        whole = self.batch * self.world
+        bits = _bits(3 * whole, "crop", self.seed, label, step, 0).reshape(3, whole)
+        bits = bits[:, self.rank * self.batch : (self.rank + 1) * self.batch]
         picks = []
         for row in range(self.batch):
             epoch, place = divmod(first + row, len(self._items))
