@@ -282,3 +282,59 @@ def test_clipping_bounds_the_direction(tiny: list[str], tmp_path: Path) -> None:
     train(words, tmp_path / "run")
     moved = torch.cat([(t - start[k]).flatten() for k, t in weights(tmp_path / "run").items()])
     assert float(moved.norm()) == pytest.approx(1e-3, rel=1e-3)
+
+
+class Collector:
+    """A sink of one's own."""
+
+    rows: list[dict] = []  # noqa: RUF012
+
+    def __init__(self, out: Path) -> None:
+        assert out.is_dir()
+
+    def add(self, row: dict) -> None:
+        self.rows.append(dict(row))
+
+
+def test_metrics_go_to_a_sink_of_ones_own(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(Collector, "rows", [])
+    train([*tiny, f"log.to=[{__name__}:Collector]"], tmp_path / "run")
+    assert [row["step"] for row in Collector.rows] == [3, 6, 9, 12]
+
+
+def test_warm_up_and_schedules_follow_their_formulas() -> None:
+    import math
+
+    from dilkit.training.schedule import make_optimizer, make_schedule
+
+    def rates(*words: str, steps: int = 20) -> list[float]:
+        optim = compose(["demo", "optim.lr=1", *words]).recipe.optim
+        optimizer = make_optimizer(optim, [torch.nn.Parameter(torch.zeros(1))])
+        schedule = make_schedule(optim, optimizer, steps, 3)
+        seen = []
+        for _ in range(steps):
+            seen.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return seen
+
+    assert rates("optim.schedule=constant") == [1.0] * 20
+    cosine = [(1 + math.cos(math.pi * t / 20)) / 2 for t in range(20)]
+    assert rates("optim.schedule=cosine") == pytest.approx(cosine, abs=1e-12)
+    stairs = rates("optim.schedule={name: step, every: 2, unit: epochs}")
+    assert stairs == pytest.approx([0.5 ** (t // 6) for t in range(20)])
+    warm = rates("optim.schedule={name: cosine, warmup: 4}")
+    assert warm[:4] == pytest.approx([1 / 5, 2 / 5, 3 / 5, 4 / 5])
+    assert warm[4:] == pytest.approx([(1 + math.cos(math.pi * t / 16)) / 2 for t in range(16)], abs=1e-12)
+
+
+def test_a_budget_of_hours_ends_by_the_clock(tiny: list[str], tmp_path: Path) -> None:
+    tiny = [word for word in tiny if not word.startswith("steps=")]
+    result = train([*tiny, "hours=0.0002", "optim.schedule=constant"], tmp_path / "run")
+    assert 0.72 <= result.seconds < 5
+    assert not result.stopped
+    with pytest.raises(UsageError, match="cosine"):
+        compose([*tiny, "hours=1"])
