@@ -48,7 +48,9 @@ def make_loss(name: LossName, device: torch.device, hardware: Hardware) -> Loss:
     def forward(net: nn.Module, distorted: Tensor) -> Tensor:
         call: Callable[[Tensor], Any] = net
         if hardware.compile:
-            call = compiled[net] = compiled.get(net) or torch.compile(net)
+            if net not in compiled:
+                compiled[net] = torch.compile(net)
+            call = compiled[net]
         with torch.autocast(device.type, torch.bfloat16) if low else nullcontext():
             output: Tensor = call(distorted)
         return output.float() if low else output
