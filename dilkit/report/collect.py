@@ -1,0 +1,161 @@
+"""What a report is about: runs with their recipes and training curves, and the rows they were measured by."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dilkit.errors import UsageError
+from dilkit.evaluation.rows import SETTINGS, read_rows
+
+_ROWS = ("rows.parquet", "rows.json", "rows.csv")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One training run, from its folder.
+
+    Attributes:
+        recipe: resolved, nested plain values.
+        command: the words of its command line.
+        metrics: rows of its metrics, each with at least `step` and `loss`.
+        trained: the confounder set, as text.
+    """
+
+    label: str
+    folder: Path
+    checkpoint: Path
+    recipe: Mapping[str, Any]
+    trained: str
+    command: Sequence[str]
+    versions: Mapping[str, str]
+    metrics: Sequence[Mapping[str, Any]]
+    parameters: int
+    passes: int
+
+    @property
+    def seconds(self) -> float:
+        return float(self.metrics[-1].get("seconds", math.nan)) if self.metrics else math.nan
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that goes into a report. `by` and `seeds` name the columns of the rows that tell arms and training
+    seeds."""
+
+    runs: Sequence[RunRecord]
+    rows: pd.DataFrame | None
+    by: str = "net"
+    seeds: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def collect(paths: Sequence[str | Path], rows: pd.DataFrame | None = None) -> Material:
+    """Runs by their folders, or a folder that `dilkit compare` made.
+
+    Args:
+        paths: run folders, checkpoints, or comparison folders.
+        rows: their measurement; by default what lies beside them (`rows.csv` and the like in a comparison's
+            folder, in a run's, or in the folder that all runs share).
+
+    Raises:
+        UsageError: a path that is neither, or nothing at all.
+    """
+    runs: list[Path] = []
+    found: list[pd.DataFrame] = []
+    for path in map(Path, paths):
+        if _is_run(path):
+            runs.append(path)
+        elif path.is_file() and path.suffix == ".safetensors" and _is_run(path.parent.parent):
+            runs.append(path.parent.parent)
+        elif inside := sorted({p.parent for p in path.rglob("recipe.yaml") if _is_run(p.parent)}):
+            runs += inside
+            found += _rows_in(path)
+        else:
+            raise UsageError(
+                "neither a run nor a comparison",
+                where=path,
+                expected="a folder with recipe.yaml and checkpoints/",
+            )
+    if not runs:
+        raise UsageError("there is no run to report")
+    if rows is None and not found:
+        found = [frame for run in runs for frame in _rows_in(run)]
+        shared = {run.parent for run in runs}
+        if not found and len(shared) == 1:
+            found = _rows_in(shared.pop())
+    measured = rows if rows is not None else _joined(found)
+    by, seeds = ("arm", "train_seed") if measured is not None and "arm" in measured else ("net", None)
+    settings = {} if measured is None else dict(measured.attrs.get(SETTINGS, {}))
+    return Material(
+        [_record(run, label) for run, label in zip(runs, _labels(runs), strict=True)],
+        measured,
+        by,
+        seeds,
+        settings,
+    )
+
+
+def read_run(folder: str | Path, label: str | None = None) -> RunRecord:
+    """The record of one run."""
+    return _record(Path(folder), label or Path(folder).name)
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "recipe.yaml").is_file() and (path / "checkpoints" / "last.safetensors").is_file()
+
+
+def _rows_in(folder: Path) -> list[pd.DataFrame]:
+    for name in _ROWS:
+        if (folder / name).is_file():
+            return [read_rows(folder / name)]
+    return []
+
+
+def _joined(found: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
+    if not found:
+        return None
+    whole = pd.concat(found, ignore_index=True)
+    whole.attrs = dict(found[0].attrs)
+    return whole
+
+
+def _labels(runs: Sequence[Path]) -> list[str]:
+    """The shortest endings of the paths that tell the runs apart."""
+    for length in range(1, 1 + max(len(run.parts) for run in runs)):
+        labels = ["/".join(run.parts[-length:]) for run in runs]
+        if len(set(labels)) == len(labels):
+            return labels
+    raise UsageError("a run is given twice", found=", ".join(map(str, runs)))
+
+
+def _record(folder: Path, label: str) -> RunRecord:
+    from safetensors import SafetensorError, safe_open
+
+    checkpoint = folder / "checkpoints" / "last.safetensors"
+    try:
+        with safe_open(checkpoint, framework="numpy") as file:
+            notes = json.loads((file.metadata() or {})["dilkit"])
+            names = [name for name in file.keys() if not name.startswith("ema.")]  # noqa: SIM118
+            parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UsageError("the checkpoint cannot be read", where=checkpoint, found=str(error)) from None
+    head = folder / "run.json"
+    about = json.loads(head.read_text(encoding="utf-8")) if head.is_file() else {}
+    return RunRecord(
+        label, folder, checkpoint, notes["recipe"], notes.get("confounders", ""),
+        about.get("command", []), notes.get("versions", {}), _metrics(folder / "metrics.jsonl"),
+        parameters, int(notes.get("passes", 0)),
+    )  # fmt: skip
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    from dilkit.training.records import read_metrics
+
+    return [dict(row) for row in read_metrics(path) if "loss" in row]

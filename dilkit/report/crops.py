@@ -1,0 +1,104 @@
+"""Before and after on crops that a rule chooses, so that nobody can choose them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from torch import nn
+
+from dilkit.distortions import as_float, confounder_set
+from dilkit.errors import UsageError
+from dilkit.evaluation.degrade import Degradation
+from dilkit.evaluation.forward import restore_image
+from dilkit.evaluation.images import Data, find_images
+from dilkit.evaluation.metrics import psnr
+from dilkit.evaluation.nets import Net
+
+RULE = (
+    "Of all test images under the distortion on which the nets are worst on average, those with the best, "
+    "the median and the worst mean PSNR over the nets; of each, the crop whose error is the median of its "
+    "crops."
+)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One place of one image: the clean one, the input, and each net's output, as PNG data URIs with PSNR."""
+
+    rank: str
+    image: str
+    distortion: str
+    clean: str
+    given: tuple[str, float]
+    outputs: dict[str, tuple[str, float]]
+
+
+def choose_crops(
+    rows: pd.DataFrame, nets: Sequence[Net], data: Data, settings: dict[str, Any], side: int = 160
+) -> list[Crop]:
+    """The crops that `RULE` names; pixels are made again, by the settings of the rows.
+
+    Raises:
+        UsageError: `data` does not hold the images of the rows.
+    """
+    labels = [net.label for net in nets if net.module is not None]
+    own = rows[rows["net"].isin(labels) & rows["type"].ne("clean") & rows["distortion"].ne("given")]
+    if not len(own):
+        return []
+    worst = str(own.groupby("distortion")["psnr"].mean().idxmin())
+    ranked = (
+        own[own["distortion"] == worst].groupby(["set", "image"])["psnr"].mean().sort_values(ascending=False)
+    )
+    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
+    there = {(image.set, image.name): image for image in find_images(data)}
+    word = confounder_set(settings["distort"])[worst]
+    degrade = Degradation(settings["seed"], settings["clip"], settings["quantize"], settings["noise"])
+    made = []
+    for rank, place in places.items():
+        key = ranked.index[place]
+        if key not in there:
+            raise UsageError("the data does not hold a measured image", found=data, expected="/".join(key))
+        clean = there[key].read()
+        given = degrade(clean, word)
+        outputs = {
+            net.label: restore_image(net.module, given, _device(net.module))
+            for net in nets
+            if net.module is not None
+        }
+        box = _median_box(as_float(clean), list(outputs.values()), side)
+        before = (_png(given[box]), psnr(given[box], clean[box]))
+        after = {label: (_png(out[box]), psnr(out[box], clean[box])) for label, out in outputs.items()}
+        made.append(Crop(rank, "/".join(key), worst, _png(as_float(clean)[box]), before, after))
+    return made
+
+
+def _device(module: nn.Module) -> str:
+    parameter = next(iter(module.parameters()), None)
+    return "cpu" if parameter is None else str(parameter.device)
+
+
+def _median_box(
+    clean: npt.NDArray[np.float32], outputs: list[npt.NDArray[np.float32]], side: int
+) -> tuple[slice, slice]:
+    height, width = clean.shape[:2]
+    side = min(side, height, width)
+    error = np.mean([((out.clip(0, 1) - clean) ** 2).mean(axis=2) for out in outputs], axis=0)
+    boxes = [
+        (slice(y, y + side), slice(x, x + side))
+        for y in range(0, height - side + 1, side)
+        for x in range(0, width - side + 1, side)
+    ]
+    return sorted(boxes, key=lambda box: float(error[box].mean()))[len(boxes) // 2]
+
+
+def _png(image: npt.NDArray[np.float32]) -> str:
+    levels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
+    _, file = cv2.imencode(".png", levels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    return "data:image/png;base64," + base64.b64encode(file.tobytes()).decode()
