@@ -16,6 +16,7 @@ A merged file has no pixels: its arrays are virtual, and the attribute `shards` 
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -164,6 +165,7 @@ def _attributes(file: Any, plan: Plan) -> None:
         file.attrs[name] = value
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     from dilkit import __version__
 

@@ -15,10 +15,10 @@ def perceptual_hash(pixels: Pixels) -> int:
     """64 bits for an (H, W, 3) image, uint8 or float32 in [0, 1]."""
     import cv2
 
-    small = cv2.resize(pixels, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+    grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
     if pixels.dtype != np.uint8:
         small *= 255
-    grey = small @ np.array([0.299, 0.587, 0.114], np.float32)
-    low = cv2.dct(grey)[:8, :8].reshape(-1)
+    low = cv2.dct(small)[:8, :8].reshape(-1)
     bits = low > np.median(low[1:])
     return int.from_bytes(np.packbits(bits).tobytes(), "little")

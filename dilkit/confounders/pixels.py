@@ -28,7 +28,7 @@ def to_eight_bit(image: npt.NDArray[np.float32], what: object = None) -> npt.NDA
     import cv2
 
     levels = np.asarray(cv2.convertScaleAbs(np.ascontiguousarray(image), alpha=255.0), np.uint8)
-    step = max(1, image.shape[0] // 8)
+    step = max(1, image.shape[0] // 3)
     if not np.array_equal(to_float(levels[::step]), image[::step]):
         raise DilkitError("values are not on the 8-bit grid they were declared to be on", where=what)
     return levels

@@ -64,7 +64,7 @@ def read_image(path: str | Path, *, alpha: Alpha = "refuse") -> Pixels:
 
     Returns:
         uint8 for files of 8 bits a channel or fewer; float32 in [0, 1] for deeper ones, divided by their true
-        maximum (65535, or the TIFF's MaxSampleValue). Grey is repeated over the three channels. A fully
+        maximum (65535, or the TIFF's MaxSampleValue). It may be read-only. Grey is repeated over the three channels. A fully
         opaque alpha channel is dropped, since it says nothing.
 
     Raises:
@@ -135,7 +135,7 @@ def _shallow(path: Path, image: Pil.Image, alpha: Alpha) -> Pixels:
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         raise UnreadableImage("colour space is not RGB", where=path, found=image.mode, expected="RGB or grey")
     if not image.has_transparency_data:
-        return np.array(image.convert("RGB"))
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     rgba = np.array(image.convert("RGBA"))
     if (rgba[..., 3] == 255).all():
         return np.ascontiguousarray(rgba[..., :3])

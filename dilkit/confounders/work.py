@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -56,6 +56,12 @@ class Desk:
         values = np.ascontiguousarray(values)
         _write_all(self.file, values, region.offset + self.start(region, item, scale))
         return xxhash.xxh3_64_intdigest(values.data)
+
+    def read(self, name: str, row: int) -> bytes:
+        """A row of an index array."""
+        region = self.regions[name]
+        width = region.nbytes // region.shape[0]
+        return os.pread(self.file, width, region.offset + row * width)
 
     def read_clean(self, item: int) -> Pixels:
         region = self.regions["clean"]
@@ -118,28 +124,21 @@ def _load(plan: Plan, image: int, item: int) -> tuple[Pixels | None, Failure | N
 
 
 def distort(desk: Desk, part: int) -> list[Failure]:
-    """Make and write every view of a part's items."""
-    distort_views(desk, part, range(len(desk.plan.views)))
-    return []
-
-
-def distort_views(desk: Desk, part: int, which: Iterable[int]) -> None:
+    """Make and write every view of a part's items; it cannot fail but by an exception."""
     plan, settings = desk.plan, desk.plan.settings
     first, last = plan.parts[part]
-    chosen = [(plan.views[i], plan.confounders[i]) for i in which]
-    digests = np.zeros((len(chosen), last - first), "<u8")
+    digests = np.zeros((len(plan.views), last - first), "<u8")
     for item in range(first, last):
-        pixels = desk.read_clean(item)
-        image = to_float(pixels)
-        key = SampleKey(settings.seed, pixel_hash(pixels), 0, settings.coupling)
-        for row, (view, word) in enumerate(chosen):
+        image = to_float(desk.read_clean(item))
+        key = SampleKey(settings.seed, desk.read("index/pixel_hash", item), 0, settings.coupling)
+        for row, (view, word) in enumerate(zip(plan.views, plan.confounders, strict=True)):
             made = word.apply(image, key)
             stored = to_eight_bit(made, view.label) if view.dtype == "uint8" else made
-            digests[row, item - first] = desk.write_pixels(
-                f"distorted/{view.label}", item, view.scale, stored
-            )
-    for row, (view, _) in enumerate(chosen):
+            name = f"distorted/{view.label}"
+            digests[row, item - first] = desk.write_pixels(name, item, view.scale, stored)
+    for row, view in enumerate(plan.views):
         desk.write(f"digest/{view.label}", first, digests[row])
+    return []
 
 
 Task = Callable[[Desk, int], list[Failure]]
@@ -205,7 +204,10 @@ def _watch(parent: int) -> None:
 def _limit_threads() -> Any:
     import cv2
     import threadpoolctl
+    from PIL import Image
 
+    # Pillow keeps 32 MB for its next image: fresh pages are slow.
+    Image.core.set_blocks_max(2)  # type: ignore[attr-defined]
     cv2.setNumThreads(1)
     return threadpoolctl.threadpool_limits(1)
 

@@ -1,0 +1,165 @@
+"""What making a dataset costs, in ratios taken in one run.
+
+    python benchmarks/augment.py [--repeats 5] [--folder DIR]
+
+First the primitives against albumentations (benchmarks/primitives.py), then the whole command on 24 JPEG
+photographs of 1024 x 1024 cut into 384 tiles, repeats taken in turn:
+  overhead      processor time of `augment` with one worker over that of the bare distortion work (tiles in
+                memory, each word applied, nothing kept): reading, cutting, hashing, digests, writing;
+  usual loop    OpenCV decodes, albumentations adds noise, PNG files are written, for four AWGN confounders in
+                8 bits, over `augment`;
+  two workers   wall time of one worker over that of two.
+The last two are wall times: they need two cores that nobody else uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import albumentations as A
+import cv2
+import numpy as np
+import primitives
+
+from dilkit.confounders.builder import augment
+from dilkit.confounders.pixels import to_float
+from dilkit.confounders.sources import expand, read_image
+from dilkit.distortions import SampleKey, confounder_set, pixel_hash
+
+FOUR = "awgn[5, 10, 15, 20] >> clip >> quantize"
+EIGHT = f"({FOUR}) | (gaussian_blur(2) | poisson(2) | speckle(0.024)) >> clip >> quantize | jpeg(30)"
+TILE = 256
+OVERHEAD, SCALING, USUAL = 1.20, 1.8, 8.0
+
+
+def photographs(folder: Path) -> Path:
+    """Six photographs, each in four orientations, as 1024 x 1024 JPEG files."""
+    folder.mkdir()
+    for image in expand(["samples:"]):
+        square = cv2.resize(image.load("refuse"), (1024, 1024), interpolation=cv2.INTER_CUBIC)
+        for turns in range(4):
+            name = str(folder / f"{Path(image.name).stem}{turns}.jpg")
+            cv2.imwrite(name, np.rot90(square, turns)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return folder
+
+
+def tiles(image: np.ndarray) -> list[np.ndarray]:
+    return [
+        np.ascontiguousarray(image[y : y + TILE, x : x + TILE])
+        for y in range(0, 1024, TILE)
+        for x in range(0, 1024, TILE)
+    ]
+
+
+def bare(folder: Path, words: str) -> Callable[[], None]:
+    """The distortion work alone, on tiles that are in memory."""
+    chosen = confounder_set(words)
+    held = [tile for file in sorted(folder.iterdir()) for tile in tiles(read_image(file))]
+
+    def run() -> None:
+        for tile in held:
+            image, key = to_float(tile), SampleKey(0, pixel_hash(tile))
+            for word in chosen:
+                word.apply(image, key)
+
+    return run
+
+
+def command(folder: Path, words: str, out: Path, workers: int) -> Callable[[], None]:
+    def run() -> None:
+        augment(folder, words, out, workers=workers, overwrite=True, allow_duplicates=True)
+
+    return run
+
+
+def usual(folder: Path, out: Path) -> Callable[[], None]:
+    """What people write: a loop over files, sigmas and tiles, and a PNG for each."""
+    noises = {s: A.GaussNoise(std_range=(s / 255, s / 255), p=1) for s in (5, 10, 15, 20)}
+
+    def run() -> None:
+        for file in sorted(folder.iterdir()):
+            for k, tile in enumerate(tiles(cv2.imread(str(file)))):
+                cv2.imwrite(str(out / f"{file.stem}-{k}-clean.png"), tile)
+                for sigma, noise in noises.items():
+                    cv2.imwrite(str(out / f"{file.stem}-{k}-{sigma}.png"), noise(image=tile)["image"])
+
+    return run
+
+
+def in_turn(
+    runs: list[Callable[[], None]], repeats: int, clock: Callable[[], float], fresh: Callable[[], None]
+) -> list[float]:
+    """The median time of each, taken in turn, each into a fresh folder."""
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats + 1):
+        for mine, run in zip(times, runs, strict=True):
+            fresh()
+            began = clock()
+            run()
+            mine.append(clock() - began)
+    return [statistics.median(mine[1:]) for mine in times]
+
+
+def say(name: str, ratio: float, goal: float | None, at_most: bool, times: list[float]) -> bool:
+    met = goal is None or (ratio <= goal if at_most else ratio >= goal)
+    bound = (
+        "" if goal is None else f"{'at most' if at_most else 'at least'} {goal:g}{'' if met else ' MISSED'}"
+    )
+    print(f"{name:48}{ratio:7.2f}  {bound:18} {'  '.join(f'{t:.3f} s' for t in times)}", flush=True)
+    return met
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder by default")
+    parser.add_argument("--command-only", action="store_true", help="leave out the primitives")
+    options = parser.parse_args()
+    met = True
+    if not options.command_only:
+        sys.argv = [sys.argv[0]]
+        met = primitives.main() == 0
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        met &= measure(Path(temporary), options.repeats)
+    return 0 if met else 1
+
+
+def measure(work: Path, repeats: int) -> bool:
+    source, target = photographs(work / "photos"), work / "made"
+    cpu, wall = time.process_time, time.perf_counter
+
+    def fresh() -> None:
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        os.sync()
+
+    def ours(words: str, workers: int) -> Callable[[], None]:
+        return command(source, words, target / "out.h5", workers)
+
+    met = True
+    for name, words in (("8 mixed confounders", EIGHT), ("4 AWGN confounders", FOUR)):
+        times = in_turn([ours(words, 1), bare(source, words)], repeats, cpu, fresh)
+        met &= say(f"overhead of one worker, {name}", times[0] / times[1], OVERHEAD, True, times)
+    runs = [usual(source, target), ours(FOUR, 1)]
+    times = in_turn(runs, repeats, cpu, fresh)
+    say("usual loop / one worker, processor time", times[0] / times[1], None, False, times)
+    times = in_turn([*runs, ours(FOUR, 2)], repeats, wall, fresh)
+    met &= say("usual loop / the command on two cores", times[0] / times[2], USUAL, False, times)
+    times = in_turn([ours(EIGHT, 1), ours(EIGHT, 2)], repeats, wall, fresh)
+    return met & say("one worker / two workers, 8 confounders", times[0] / times[1], SCALING, False, times)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""What random paired crops cost, in ratios taken in one run.
+
+    python benchmarks/read.py [--folder DIR] [--crops 400]
+
+A crop is 64 x 64 pixels of a 256 x 256 tile: the clean one and its four AWGN views. It is read from PNG files
+as people do (OpenCV decodes, the crop is cut), from a stored dataset (in 8 bits and in float32) and from a
+virtual one, in turn, with a warm page cache (everything was read before) and a cold one (the files' pages are
+dropped before each crop; where the system does not, this part says so). The last line is a whole training
+episode of 8 crops: five float32 tensors, turned and scaled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import cv2
+import numpy as np
+
+from dilkit.confounders.builder import augment
+from dilkit.confounders.episodes import EpisodeSampler
+from dilkit.confounders.store import Store
+from dilkit.distortions.draw import Window
+
+FLOAT = "awgn[5, 10, 15, 20]"
+EIGHT_BIT = f"{FLOAT} >> clip >> quantize"
+CROP, TILE = 64, 256
+STORED, VIRTUAL = 25.0, 8.0
+
+Read = Callable[[int, Window], object]
+
+
+def photographs(folder: Path) -> Path:
+    """Tiles of real photographs, as PNG files."""
+    from dilkit.confounders.sources import expand
+
+    folder.mkdir()
+    for image in expand(["samples:"]):
+        square = cv2.resize(image.load("refuse"), (512, 512), interpolation=cv2.INTER_AREA)
+        for k in range(4):
+            y, x = 256 * (k // 2), 256 * (k % 2)
+            cv2.imwrite(
+                str(folder / f"{Path(image.name).stem}{k}.png"), square[y : y + TILE, x : x + TILE, ::-1]
+            )
+    return folder
+
+
+def as_png(store: Store, folder: Path) -> list[list[str]]:
+    """The views of a dataset as files, one folder per confounder, as people keep them."""
+    names = []
+    for item in range(len(store)):
+        images = [store.clean(item), *(store.view(item, label) for label in store.labels)]
+        names.append([str(folder / f"{item}-{k}.png") for k in range(len(images))])
+        for name, image in zip(names[-1], images, strict=True):
+            cv2.imwrite(name, image[..., ::-1])
+    return names
+
+
+def from_png(names: list[list[str]]) -> Read:
+    def read(item: int, window: Window) -> list[np.ndarray]:
+        y, x, h, w = window
+        return [cv2.imread(name)[y : y + h, x : x + w, ::-1] for name in names[item]]
+
+    return read
+
+
+def from_store(store: Store) -> Read:
+    def read(item: int, window: Window) -> list[np.ndarray]:
+        return [
+            store.clean(item, window).copy(),
+            *(v.copy() for v in store.views(item, store.labels, window)),
+        ]
+
+    return read
+
+
+def forget(paths: list[Path]) -> None:
+    """Drop the files' pages from the page cache."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+
+
+def in_turn(
+    reads: dict[str, Read], crops: int, items: int, clock: Callable[[], float], before: Callable[[], None]
+) -> dict[str, float]:
+    """The median seconds of each, the same crops for all."""
+    draw = np.random.default_rng(0)
+    times: dict[str, list[float]] = {name: [] for name in reads}
+    for _ in range(crops):
+        item = int(draw.integers(items))
+        y, x = (int(v) for v in draw.integers(TILE - CROP + 1, size=2))
+        for name, read in reads.items():
+            before()
+            began = clock()
+            read(item, Window(y, x, CROP, CROP))
+            times[name].append(clock() - began)
+    return {name: statistics.median(spent) for name, spent in times.items()}
+
+
+def table(title: str, times: dict[str, float], goals: dict[str, float]) -> bool:
+    met = True
+    base = times["PNG files"]
+    print(title)
+    for name, spent in times.items():
+        goal = goals.get(name)
+        ok = goal is None or base / spent >= goal
+        met &= ok
+        bound = "" if goal is None else f"  at least {goal:g}{'' if ok else ' MISSED'}"
+        print(f"  {name:24}{spent * 1e6:9.0f} us{base / spent:9.1f} x{bound}", flush=True)
+    return met
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder by default")
+    parser.add_argument("--crops", type=int, default=400)
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        return 0 if measure(Path(temporary), options.crops) else 1
+
+
+def measure(work: Path, crops: int) -> bool:
+    source = photographs(work / "photos")
+    stores = {
+        "stored, 8 bits": (EIGHT_BIT, "stored"),
+        "stored, float32": (FLOAT, "stored"),
+        "virtual, float32": (FLOAT, "virtual"),
+        "virtual, 8 bits": (EIGHT_BIT, "virtual"),
+    }
+    made = {
+        name: Store(augment(source, words, work / f"{k}.h5", storage=storage, allow_duplicates=True).path)
+        for k, (name, (words, storage)) in enumerate(stores.items())
+    }
+    (work / "png").mkdir()
+    names = as_png(made["stored, 8 bits"], work / "png")
+    reads = {"PNG files": from_png(names)} | {name: from_store(store) for name, store in made.items()}
+    goals = {"stored, 8 bits": STORED, "stored, float32": STORED, "virtual, float32": VIRTUAL}
+    items = len(names)
+    cpu = time.process_time
+    in_turn(reads, items * 4, items, cpu, lambda: None)
+    met = table("warm page cache, processor time", in_turn(reads, crops, items, cpu, lambda: None), goals)
+    if hasattr(os, "posix_fadvise"):
+        os.sync()
+        files = [store.path for store in made.values()] + [Path(name) for row in names for name in row]
+
+        def cold() -> None:
+            for store in made.values():
+                store.close()
+                len(store)
+            forget(files)
+
+        times = in_turn(reads, max(10, crops // 20), items, time.perf_counter, cold)
+        table("cold page cache, wall time", times, {})
+    else:
+        print("cold page cache: this system cannot drop a file's pages")
+    for name, store in made.items():
+        sampler = EpisodeSampler(store, batch=8, crop=CROP)
+        spent = [_once(lambda step=step, s=sampler: s.episode(step), cpu) for step in range(crops // 4)]
+        print(f"episode of 8 paired crops, {name:20}{statistics.median(spent) * 1e3:8.2f} ms")
+    return met
+
+
+def _once(run: Callable[[], object], clock: Callable[[], float]) -> float:
+    began = clock()
+    run()
+    return clock() - began
+
+
+if __name__ == "__main__":
+    sys.exit(main())
