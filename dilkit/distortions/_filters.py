@@ -53,17 +53,17 @@ def inner(image: Array, kernel: Array, tail: int = 0) -> Array:
         image = extended(image, right=_TAIL // channels - tail)
         tail = _TAIL // channels
     height, width = image.shape[0] - rows + 1, image.shape[1] - columns + 1 - tail
-    total: Array | None = None
+    total = np.zeros((height, width, channels), np.float32)
+    made = np.empty((height + _DIRECT - 1, width + _DIRECT - 1 + tail, channels), np.float32)
     for y in range(0, rows, _DIRECT):
         for x in range(0, columns, _DIRECT):
             block = kernel[y : y + _DIRECT, x : x + _DIRECT]
-            if not block.any():
-                continue
-            part = image[y : y + height + block.shape[0] - 1, x : x + width + block.shape[1] - 1 + tail]
-            made = cv2.filter2D(part, -1, block, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
-            made = np.asarray(made, np.float32).reshape(part.shape)[:height, :width]
-            total = made if total is None else np.add(total, made, out=total)
-    return np.zeros((height, width, channels), np.float32) if total is None else total
+            if block.any():
+                bottom, right = height + block.shape[0] - 1, width + block.shape[1] - 1 + tail
+                part, into = image[y : y + bottom, x : x + right], made[:bottom, :right]
+                cv2.filter2D(part, -1, block, dst=into, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
+                total += into[:height, :width]
+    return total
 
 
 def extended(image: Array, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> Array:

@@ -17,6 +17,8 @@ from dilkit.distortions.primitive import GLOBAL, REGISTRY, Image, Locality, Para
 Bytes = npt.NDArray[np.uint8]
 
 _BLOCK = 16
+_HALO = _BLOCK + 4
+"""Whole blocks with a pixel to spare, and more than the 4 columns up to which libjpeg upsamples otherwise."""
 _SAMPLING = {
     "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
     "4:2:2": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
@@ -80,7 +82,7 @@ jpeg = REGISTRY.add(
             Param("subsampling", str, default="4:2:0", choices=tuple(_SAMPLING), doc="of chroma"),
         ),
         apply=_jpeg,
-        locality=lambda params: Locality(_BLOCK),
+        locality=lambda params: Locality(_HALO),
         degree="quality",
     )
 )
