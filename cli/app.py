@@ -23,7 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_COMMANDS: list[str] = ["recipes", "train", "eval", "ls", "restore", "compare", "report", "augment", "inspect"]
+_COMMANDS: list[str] = ["recipes", "train", "eval", "ls", "restore", "compare", "report", "export", "augment", "inspect"]
 """One module of this package each; a module registers its commands on `app` when imported."""
 
 

@@ -1,8 +1,7 @@
 """Settle an argument: train every arm at the same passes, measure all alike, give intervals and the cost.
 
 DIR/ARM/lr-X/seed-N is a run of `dilkit train`, with its rows beside it; a comparison cut short goes on with
-the first run that is not done. A learning rate is chosen on seen distortions of other images than the test's, never
-on the test.
+the first run that is not done. A learning rate is chosen on seen distortions of images other than the test's.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 _WIDTH, _HEIGHT = 560, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 14, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 18, 14, 42
 _DASHES = ("", "7 4", "2 3", "9 3 2 3")
 
 
@@ -78,7 +78,7 @@ class _Axis:
     def ticks(self) -> list[float]:
         if self.log:
             first, last = math.floor(self._scaled(self.low)), math.ceil(self._scaled(self.high))
-            found = [m * 10.0**k for k in range(first, last + 1) for m in (1, 2, 5)]
+            found = [m * 10.0**k for k in range(first, last + 1) for m in (1, 1.5, 2, 3, 5, 7)]
             return [v for v in found if self.low <= v <= self.high]
         span = self.high - self.low or 1
         step = 10 ** math.floor(math.log10(span / 5))

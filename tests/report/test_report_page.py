@@ -158,7 +158,8 @@ said.push(charts.length > 1 && charts.every(Boolean));
 setTimeout(() => {
 const loaded = [...document.images].every((i) => i.complete && i.naturalWidth > 0);
 said.push(loaded, getComputedStyle(document.querySelector(".only-js")).display);
-document.body.innerHTML = "<pre id=said></pre>"; document.getElementById("said").textContent = JSON.stringify(said);
+document.body.innerHTML = "<pre id=said></pre>";
+document.getElementById("said").textContent = JSON.stringify(said);
 }, 500);
 </script>
 """

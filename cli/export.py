@@ -1,0 +1,43 @@
+"""`dilkit export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app
+
+_EPILOG = """
+Examples:
+
+`dilkit export runs/dil/checkpoints/last.safetensors --onnx net.onnx`
+
+`dilkit export runs/dil/checkpoints/last.safetensors --torchscript net.pt --safetensors net.safetensors`
+"""
+
+
+@app.command(epilog=_EPILOG)
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="The trained net.")],
+    onnx: Annotated[Path | None, typer.Option(help="Write ONNX (.onnx), for any batch and size.")] = None,
+    torchscript: Annotated[Path | None, typer.Option(help="Write TorchScript (.pt or .ts).")] = None,
+    safetensors: Annotated[
+        Path | None, typer.Option(help="Write weights and recipe, without what training needs.")
+    ] = None,
+) -> None:
+    """Write a net for other programs, and check it against the net on random shapes."""
+    from dilkit.errors import UsageError
+    from dilkit.evaluation.export import SUFFIXES
+    from dilkit.evaluation.export import export as run
+
+    wanted = {"onnx": onnx, "torchscript": torchscript, "safetensors": safetensors}
+    if not any(wanted.values()):
+        raise UsageError("nothing to write", remedy="give --onnx, --torchscript or --safetensors FILE")
+    for kind, path in wanted.items():
+        if path is not None and SUFFIXES.get(path.suffix) != kind:
+            endings = ", ".join(suffix for suffix, of in SUFFIXES.items() if of == kind)
+            raise UsageError(f"--{kind} needs another ending", where=path, expected=endings)
+    for path in filter(None, wanted.values()):
+        print(f"{path}  largest difference to the net {run(checkpoint, path):.1e}")
