@@ -23,7 +23,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_COMMANDS: list[str] = ["recipes", "train", "eval", "ls", "restore", "compare", "report", "export", "augment", "inspect"]
+_COMMANDS: list[str] = [
+    "recipes",
+    "train",
+    "eval",
+    "ls",
+    "restore",
+    "compare",
+    "report",
+    "export",
+    "invariance",
+    "augment",
+    "inspect",
+    "check",
+]
 """One module of this package each; a module registers its commands on `app` when imported."""
 
 

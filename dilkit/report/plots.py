@@ -69,3 +69,20 @@ def _shade(axes: Any, means: pd.DataFrame) -> None:
         axes.axvspan(
             low, high, color="#f0e442", alpha=0.3, lw=0 if low < high else 2, label="seen in training"
         )
+
+
+def indices_over_layers(layers: pd.DataFrame) -> Figure:
+    """The indices of `dilkit.evaluation.invariance` over the depth of each net, a panel per index."""
+    from dilkit.evaluation.invariance import INDICES
+
+    figure = Figure(figsize=(4.2 * len(INDICES), 3.6), layout="constrained")
+    for k, name in enumerate(INDICES):
+        axes = figure.add_subplot(1, len(INDICES), k + 1)
+        for i, (net, part) in enumerate(layers.groupby("net", sort=False)):
+            axes.plot(part["depth"], part[name], color=INK[i % len(INK)], marker=".", label=str(net))
+        axes.set(title=name, xlabel="layer")
+        if name.startswith("by_"):
+            axes.set_yscale("log")
+        axes.grid(alpha=0.25)
+    figure.axes[0].legend(frameon=False, fontsize="small")
+    return figure
