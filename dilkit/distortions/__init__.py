@@ -1,12 +1,18 @@
 """The algebra of distortions: `gaussian_blur(2) >> awgn[5, 10, 15, 20] | clean`.
 
 Every registered distortion is an attribute of this module: `from dilkit.distortions import awgn, jpeg`.
+
+    words.py         the values: primitives, words, confounder sets; canonical.py their identity
+    algebra.py       the operations and their laws; operators.py gives them to Python's signs
+    text.py          values to text; parser.py text to values; presets.py texts with names
+    sampling.py      words to pixels: keys, choices, windows; draw.py the random fields
+    primitive.py     what a kind is, and the registry; plugins.py those of others
+    foreign.py       albumentations' transforms as words; interchange.py whole pipelines, both ways
 """
 
 from __future__ import annotations
 
 import importlib
-from importlib.util import find_spec
 from typing import Any
 
 from dilkit.distortions.algebra import confounder_set, interleave, mix, prob, shuffle
@@ -37,27 +43,16 @@ from dilkit.distortions.words import (
     none,
 )
 
-_FAMILIES = (
-    "noise",
-    "blur",
-    "compression",
-    "pointwise",
-    "tone",
-    "resampling",
-    "weather",
-    "camera",
-    "foreign",
-)
-for _family in _FAMILIES:
-    if find_spec(f"{__name__}.{_family}") is not None:
-        importlib.import_module(f"{__name__}.{_family}")
-
+for _family in ("noise", "blur", "compression", "pointwise", "resampling", "weather", "camera", "foreign"):
+    importlib.import_module(f"{__name__}.{_family}")  # each registers its kinds
 
 register = REGISTRY.add
 """Add a distortion of your own: `dilkit.register(PrimitiveKind(...))`."""
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Distort":  # a word as an albumentations transform; it imports that library
+        return importlib.import_module("dilkit.distortions._albumentations").Distort
     if not name.startswith("_") and (kind := REGISTRY.find(name)) is not None:
         return kind
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

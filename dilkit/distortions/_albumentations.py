@@ -115,4 +115,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+for _kind in tuple(REGISTRY.loaded):
+    transform_class(_kind)
+
 __all__ = ["A", "Distort", "KindTransform", "WordTransform", "class_name", "register_all", "transform_class"]

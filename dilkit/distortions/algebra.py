@@ -29,6 +29,9 @@ from dilkit.distortions.words import (
 )
 from dilkit.errors import UsageError
 
+MAX_WEIGHT = 10**30
+"""The largest weight, once those of a mix are whole numbers without a common divisor."""
+
 
 @dataclass(frozen=True)
 class Weighted:
@@ -50,8 +53,8 @@ def exact_weight(value: Any) -> Fraction:
         raise KindError(f"a weight must be a number, not {value!r}")
     else:
         exact = Fraction(repr(value)) if isinstance(value, float) else Fraction(value)
-    if exact and not Fraction(1, 10**9) <= exact <= 10**9:
-        raise UsageError(f"the weight {value!r} is out of range", expected="0, or from 1e-9 to 1e9")
+    if exact and not Fraction(1, 10**9) <= exact <= MAX_WEIGHT:
+        raise UsageError(f"the weight {value!r} is out of range", expected="0, or at least 1e-9")
     return exact
 
 
@@ -167,6 +170,8 @@ def mix(*branches: Any) -> Word:
     scale = Fraction(math.lcm(*(w.denominator for w in drawn.values())))
     whole = {word: int(weight * scale) for word, weight in drawn.items()}
     common = math.gcd(*whole.values())
+    if max(whole.values()) > common * MAX_WEIGHT:
+        raise UsageError("the weights of mix differ too finely", expected="ratios of smaller whole numbers")
     ordered = sorted(whole.items(), key=lambda item: item[0].order)
     return Word((Mix(tuple((weight // common, word) for word, weight in ordered)),))
 

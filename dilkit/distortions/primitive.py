@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -251,6 +251,11 @@ class Registry:
             raise UsageError(f"a distortion named {kind.name!r} is already registered")
         self._kinds[kind.name] = kind
         return kind
+
+    @property
+    def loaded(self) -> Collection[PrimitiveKind]:
+        """Those known so far, without plug-ins that nobody has asked for."""
+        return self._kinds.values()
 
     @property
     def kinds(self) -> Mapping[str, PrimitiveKind]:

@@ -66,24 +66,26 @@ def show_shuffle(shuffle: Shuffle) -> str:
 
 def show_set(words: ConfounderSet) -> str:
     shown: list[str] = []
-    for kind, run in groupby(words, key=_swept):
+    for (kind, tail), run in groupby(words, key=_swept):
         members = list(run)
         if kind is None or len(members) == 1:
             shown += map(str, members)
         else:
-            shown.append(f"{kind}[{_degrees([word.steps[0].degree for word in members])}]")
+            degrees = [word.steps[0].degree for word in members]
+            shown.append(" >> ".join(filter(None, (f"{kind}[{_degrees(degrees)}]", tail))))
     return " | ".join(shown) or "none"
 
 
-def _swept(word: Word) -> str | None:
-    """The kind of a word that a sweep can write: one primitive, with nothing but a numeric degree."""
-    if len(word.sequence) != 1 or len(word.steps) != 1 or word.sequence[0] is not word.steps[0]:
-        return None
+def _swept(word: Word) -> tuple[str | None, str]:
+    """What a sweep of the first step can write: its kind, if it has but a numeric degree, and the rest."""
+    if not word.sequence or word.sequence[0] is not word.steps[0]:
+        return None, ""
     step = word.steps[0]
     degree = step.degree
     if isinstance(degree, bool) or not isinstance(degree, (int, float)):
-        return None
-    return step.name if step.json == step.kind(degree).json else None
+        return None, ""
+    alone = step.json == step.kind(degree).json
+    return (step.name, " >> ".join(_runs(map(str, word.sequence[1:])))) if alone else (None, "")
 
 
 def _degrees(degrees: list[float]) -> str:

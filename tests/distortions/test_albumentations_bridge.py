@@ -168,6 +168,7 @@ def test_pipelines_of_others_become_words():
         (lambda: A.FDA(reference_images=[U8], read_fn=lambda x: x), "cannot be written down"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_what_has_no_counterpart_is_named(wrong, says):
     with pytest.raises(UsageError, match=says):
         from_albumentations(wrong())

@@ -187,10 +187,16 @@ def test_weights():
     assert mix(awgn(1), 3 * awgn(1), awgn(2)) == mix(4 * awgn(1), awgn(2))
     assert mix(0 * awgn(1), awgn(2)) == awgn(2)
     assert (prob(0, awgn(1)), prob(1, awgn(1))) == (clean, awgn(1))
-    for wrong in (-1, 1e-20, 1e20):
+    for wrong in (-1, 1e-20, 1e40):
         with pytest.raises(UsageError, match="out of range"):
             mix(wrong * awgn(1))
     with pytest.raises(UsageError, match="above 0"):
         mix(0 * awgn(1))
+    fine = mix((10**9 + 7) * awgn(1), (10**9 + 9) * awgn(2))
+    assert parse(str(fine)) == fine
+    with pytest.raises(UsageError, match="too finely"):
+        nested = awgn(1)
+        for prime in (10**9 + 7, 10**9 + 9, 10**9 + 21, 10**9 + 33):
+            nested = mix(prime * nested, awgn(2))
     with pytest.raises(UsageError, match="no probability"):
         prob(1.5, awgn(1))
