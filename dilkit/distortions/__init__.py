@@ -58,6 +58,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *(kind.name for kind in REGISTRY.loaded), "Distort"})
+
+
 __all__ = [
     "GLOBAL",
     "POINT",

@@ -56,7 +56,8 @@ class Law:
 
     @property
     def extremes(self) -> tuple[Any, ...]:
-        return self.args
+        """The least and the greatest value, or all where they are no numbers."""
+        return self.args if isinstance(self.args[0], str | bool) else (self.args[0], self.args[-1])
 
 
 def make(name: str, *args: Any) -> Any:

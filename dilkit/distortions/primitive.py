@@ -52,7 +52,7 @@ class Param:
     doc: str = ""
 
     def check(self, value: Any, kind: str) -> Any:
-        """The value in its exact form (25 and 25.0 are one float; -0.0 is 0.0).
+        """The value in its exact form: 25 and 25.0 are one float.
 
         A `Law` is accepted where all it can draw would be.
         """
@@ -110,7 +110,7 @@ def _exact(value: Any, wanted: type) -> Any:
         return None
     if wanted is int:
         return int(value) if number.is_integer() else None
-    return number + 0.0  # -0.0 + 0.0 is 0.0
+    return number
 
 
 @dataclass(frozen=True)

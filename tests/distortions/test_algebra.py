@@ -11,6 +11,7 @@ import pytest
 from dilkit.distortions import (
     ConfounderSet,
     KindError,
+    Locality,
     Param,
     PrimitiveKind,
     Word,
@@ -180,6 +181,17 @@ def test_everything_is_picklable():
     word = mix(awgn(uniform(1, 9)), jpeg(30)) >> shuffle(clip, awgn(3))
     for value in (word, word | clean, none, clean):
         assert pickle.loads(pickle.dumps(value)) == value  # noqa: S301
+
+
+def test_locality_is_the_widest_that_can_be_drawn():
+    assert awgn(5).locality == Locality(0)
+    blur = gaussian_blur(choice(1, 2, 3), radius=0).locality.halo
+    assert blur == gaussian_blur(3).locality.halo
+    assert (gaussian_blur(3) ** 2 >> awgn(5)).locality.halo == 2 * blur
+    assert mix(gaussian_blur(1), gaussian_blur(3)).locality.halo == blur
+    assert shuffle(gaussian_blur(3), awgn(5), gaussian_blur(3, radius=4)).locality.halo == blur + 4
+    assert (gaussian_blur(3) >> parse("resize(0.5)")).locality.name == "global"
+    assert prob(0.5, parse("poisson(1, legacy=True)")).locality.name == "global"
 
 
 def test_weights():
