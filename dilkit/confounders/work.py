@@ -23,6 +23,7 @@ from dilkit.confounders.plan import Plan
 from dilkit.confounders.reading import Pixels, UnreadableImage
 from dilkit.confounders.sources import Failure, failure
 from dilkit.distortions import SampleKey, pixel_hash
+from dilkit.distortions._memory import keep_freed_memory
 from dilkit.errors import DilkitError
 
 
@@ -190,6 +191,7 @@ def _settle_in(desk: Desk, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     _limit_threads()
+    keep_freed_memory()
     _desk = desk.open()
 
 
@@ -206,6 +208,7 @@ def _limit_threads() -> Any:
     import threadpoolctl
     from PIL import Image
 
+    keep_freed_memory()
     # Pillow keeps 32 MB for its next image: fresh pages are slow.
     Image.core.set_blocks_max(2)  # type: ignore[attr-defined]
     cv2.setNumThreads(1)

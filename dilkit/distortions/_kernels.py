@@ -107,10 +107,11 @@ def line_radius(length: int) -> int:
 @_cached
 def streak(length: int, angle: float, width: float) -> Array:
     """A line of deviation `width` across, its core 1 (so the sum is not 1)."""
-    from scipy.signal import convolve2d  # likewise: a second
-
-    across = gaussian(width).astype(float)
-    kernel = convolve2d(line(length, angle).astype(float), across[:, None] * across)
+    core, across = line(length, angle).astype(float), gaussian(width).astype(float)
+    grow = len(across) - 1
+    kernel = np.zeros((core.shape[0] + grow, core.shape[1] + grow))
+    for y, x in np.argwhere(core):
+        kernel[y : y + grow + 1, x : x + grow + 1] += core[y, x] * across[:, None] * across
     made = (kernel / kernel.max()).astype(np.float32)
     made[made < 1e-4] = 0
     made.flags.writeable = False
