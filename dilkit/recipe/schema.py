@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from dilkit.models.config import AnyModel
 from dilkit.objectives.config import ErmConfig, ObjectiveConfig
 
+POOLED = frozenset({"erm", "dil_pf", "dil_ps"})
 SECOND_ORDER = frozenset({"dil_ss", "dil_ps", "mldg", "irm"})
 CHAINS = frozenset({"dil_sf", "dil_pf", "lookahead", "fish"})
 Positive = Annotated[int, Field(ge=1)]
@@ -38,6 +39,9 @@ class Data(Section):
     """Side of the clean crop, in pixels."""
     symmetry: bool = True
     """Random flips and quarter turns."""
+    spread: Literal["batch", "distortions"] = "batch"
+    """Over several processes: each takes a share of every batch, or the whole batch of a share of the
+    distortions (for the objectives that pool them)."""
     workers: int = Field(default=0, ge=0)
     """Processes that make episodes ahead; 0 makes each when it is needed, best where the CPU trains."""
     tile: Positive = 256
@@ -198,6 +202,8 @@ class Recipe(Section):
             )
         if self.hardware.compile and self.objective.name in SECOND_ORDER:
             raise ValueError(f"{self.objective.name} differentiates twice, which a compiled net cannot")
+        if self.data.spread == "distortions" and self.objective.name not in POOLED:
+            raise ValueError(f"spread: distortions is for {', '.join(sorted(POOLED))}, which pool them")
         if self.hardware.sync == "outer" and self.objective.name not in CHAINS:
             raise ValueError(f"sync: outer is for the chains ({', '.join(sorted(CHAINS))})")
         return self

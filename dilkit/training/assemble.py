@@ -85,25 +85,35 @@ def open_store(recipe: Recipe) -> Store:
 
 
 def make_sampler(recipe: Recipe, store: Store, engine: Engine) -> EpisodeSampler:
-    """This process's share of every batch."""
-    data = recipe.data
-    if data.batch % engine.world:
+    """This process's share of every batch, or (`spread: distortions`) of the distortions."""
+    data, labels = recipe.data, tuple(recipe.data.labels or store.labels)
+    rank, world = engine.rank, engine.world
+    if data.spread == "distortions":
+        if len(labels) % world:
+            raise UsageError(
+                "the distortions cannot be shared equally",
+                where="data.spread",
+                found=f"{len(labels)} distortions",
+                expected=f"a multiple of the {world} processes",
+            )
+        labels, rank, world = labels[rank::world], 0, 1
+    if data.batch % world:
         raise UsageError(
             "the batch cannot be shared equally",
             where="data.batch",
             found=data.batch,
-            expected=f"a multiple of the {engine.world} processes",
+            expected=f"a multiple of the {world} processes",
         )
     return EpisodeSampler(
         store,
-        batch=data.batch // engine.world,
+        batch=data.batch // world,
         crop=data.crop,
         pairing=data.pairing,
         symmetry=data.symmetry,
         seed=recipe.seed,
-        rank=engine.rank,
-        world=engine.world,
-        labels=data.labels,
+        rank=rank,
+        world=world,
+        labels=labels,
         split=data.split,
     )
 
@@ -142,4 +152,4 @@ def assemble(recipe: Recipe, engine: Engine, labels: Sequence[str], per_epoch: i
     average = None
     if recipe.ema is not None:
         average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
-    return Trainee(net, objective, optimizer, schedule, average), budget
+    return Trainee(net, objective, optimizer, schedule, objective.passes(len(labels)), average), budget

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from statistics import fmean
 
 import torch
 import torch.distributed as dist
@@ -92,16 +93,21 @@ class Engine:
         torch._foreach_copy_(tensors, [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
 
     def mean(self, row: Mapping[str, float]) -> dict[str, float]:
-        """The mean of a row of numbers over the processes."""
-        if self.world == 1 or not row:
+        """The mean of a row of numbers over the processes that have them."""
+        if self.world == 1:
             return dict(row)
-        values = torch.tensor(list(row.values()), dtype=torch.float64)
-        dist.all_reduce(values, group=self.control)
-        return dict(zip(row, (values / self.world).tolist(), strict=True))
+        rows: list[dict[str, float]] = [{} for _ in range(self.world)]
+        dist.all_gather_object(rows, dict(row), group=self.control)
+        names = dict.fromkeys(name for each in rows for name in each)
+        return {n: fmean(each[n] for each in rows if n in each) for n in names}
 
     def agree(self, flag: bool) -> bool:
         """Whether any process says so: all of them stop, or none."""
-        return flag if self.world == 1 else self.mean({"flag": float(flag)})["flag"] > 0
+        if self.world == 1:
+            return flag
+        raised = torch.tensor([flag], dtype=torch.int32)
+        dist.all_reduce(raised, group=self.control)
+        return bool(raised)
 
     def wait(self) -> None:
         """Until all processes are here."""

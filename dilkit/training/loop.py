@@ -28,6 +28,7 @@ class Trainee:
     objective: Objective
     optimizer: Optimizer
     schedule: LRScheduler
+    passes_per_step: int
     average: AveragedModel | None = None
     step: int = 0
     passes: int = 0
@@ -116,7 +117,7 @@ def fit(
                 reduce(list(found.grads.values()))
             meter.add(found, descend(trainee, params, found.grads, clip))
         trainee.step += 1
-        trainee.passes += trainee.objective.passes(len(episode.labels))
+        trainee.passes += trainee.passes_per_step
         trainee.seconds = time.perf_counter() - started
         if after(trainee, meter):
             return

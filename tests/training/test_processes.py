@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -62,6 +63,19 @@ def test_two_processes_equal_one(objective: str, tiny: list[str], tmp_path: Path
     for name, tensor in one.items():
         assert tensor.dtype == torch.float64
         assert torch.allclose(two[name], tensor, rtol=0, atol=1e-12), name
+
+
+@pytest.mark.parametrize("objective", ["erm", "dil_pf", "dil_ps"])
+def test_distortions_spread_over_processes_equal_one(objective: str, tiny: list[str], tmp_path: Path) -> None:
+    words = [*tiny, f"objective={objective}", "hardware.precision=fp64", "steps=3"]
+    one = train(words, tmp_path / "one")
+    spread = [*words, "data.spread=distortions"]
+    assert in_two_processes(lambda rank: train(spread, tmp_path / "two") and None) == [0, 0]
+    a, b = (load_file(tmp_path / name / "checkpoints/last.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(a[k], b[k], rtol=0, atol=1e-12) for k in a)
+    last = json.loads((tmp_path / "two/metrics.jsonl").read_text().splitlines()[-1])
+    assert (last["passes"], last["loss"]) == (one.passes, pytest.approx(one.loss))
+    assert {"loss/awgn(5)>>clip", "loss/awgn(15)>>clip"} <= last.keys()
 
 
 def test_outer_sync_averages_the_directions_of_the_ranks(tiny: list[str], tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""What the data cost a training step: a step that makes its episode against a step on a repeated one.
+
+    python benchmarks/feed.py [--device cuda]
+
+For four and for sixteen confounders, from a store, from a virtual store and straight from images; the small
+recipe's net and batch, one process, one thread, in CPU time, so that other work on the machine is not
+measured. Each ratio is the median over interleaved repeats of one run. On a GPU the paper's net is trained,
+episodes are made ahead by processes, and the clock on the wall counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import repeat
+from pathlib import Path
+
+from dilkit.confounders.builder import augment
+from dilkit.confounders.episodes import Episode, episodes
+from dilkit.recipe import compose
+from dilkit.training.assemble import assemble, make_sampler, open_store, steps_per_epoch
+from dilkit.training.engine import Engine
+from dilkit.training.loop import fit
+
+LIMIT = 1.05
+SETS = {4: "awgn[5, 10, 15, 20] >> clip", 16: "awgn[5:80:5] >> clip"}
+
+
+def steps(words: list[str]) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
+    """(a step with its data, the same step on a repeated episode, wait for the device)."""
+    recipe = compose(words).recipe
+    store = open_store(recipe)
+    engine = Engine.of(recipe.hardware)
+    labels, per_epoch = store.labels, steps_per_epoch(recipe, store)
+    trainee, _ = assemble(recipe, engine, labels, per_epoch)
+    sampler = make_sampler(recipe, store, engine)
+    fresh = iter(episodes(sampler, 0, 1_000_000, workers=recipe.data.workers))
+    same = repeat(engine.move(sampler.episode(0)))
+
+    def one(source: object) -> Callable[[], None]:
+        def step() -> None:
+            fit(trainee, source, engine, clip=None, after=lambda t, m: True, failed=stop)  # type: ignore[arg-type]
+
+        return step
+
+    def wait() -> None:
+        if engine.device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
+
+    return one(fresh), one(same), wait
+
+
+def stop(trainee: object, episode: Episode, error: Exception) -> None:
+    raise error
+
+
+def compare(
+    words: list[str], repeats: int, per_repeat: int, clock: Callable[[], float]
+) -> tuple[float, float, float]:
+    """Median ms per step with and without making the data, and the median of the ratios of neighbours."""
+    fed, bare, wait = steps(words)
+    times: dict[int, list[float]] = {0: [], 1: []}
+    for r in range(repeats + 1):
+        for which in (0, 1) if r % 2 else (1, 0):
+            wait()
+            start = clock()
+            for _ in range(per_repeat):
+                (fed, bare)[which]()
+            wait()
+            if r:
+                times[which].append(1e3 * (clock() - start) / per_repeat)
+    ratios = [a / b for a, b in zip(times[0], times[1], strict=True)]
+    return statistics.median(times[0]), statistics.median(times[1]), statistics.median(ratios)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, help="processes that make episodes [default: 0, on a GPU 8]")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=1, help="steps per repeat")
+    args = parser.parse_args()
+    gpu = args.device != "cpu"
+    workers = args.workers if args.workers is not None else 8 * gpu
+    base = ["denoise-gaussian", "gpu"] if gpu else ["denoise-gaussian-small"]
+    clock = time.perf_counter if gpu else time.process_time
+    failed = False
+    with tempfile.TemporaryDirectory() as folder:
+        for n, distort in SETS.items():
+            for storage in ("stored", "virtual"):
+                augment(["deadleaves:24"], distort, Path(folder) / f"{storage}{n}.h5", storage=storage)
+            for name, data in (
+                ("stored", [f"data.store={folder}/stored{n}.h5"]),
+                ("virtual", [f"data.store={folder}/virtual{n}.h5"]),
+                ("images", ["data.sources=[deadleaves:24]", f"data.distort={distort}"]),
+            ):
+                words = [*base, *data, "steps=1000000", "optim.schedule=constant", "test.distort=null"]
+                words += [f"hardware.device={args.device}", f"data.workers={workers}", "data.pairing=paired"]
+                fed, bare, ratio = compare(words, args.repeats, args.steps, clock)
+                failed |= ratio > LIMIT
+                print(
+                    f"{n:2} confounders, {name:8} fed {fed:8.2f} ms  repeated {bare:8.2f} ms"
+                    f"  ratio {ratio:.3f} (at most {LIMIT})",
+                    flush=True,
+                )
+    return int(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
