@@ -4,9 +4,9 @@
 
 A crop is 64 x 64 pixels of a 256 x 256 tile: the clean one and its four AWGN views. It is read from PNG files
 as people do (OpenCV decodes, the crop is cut), from a stored dataset (in 8 bits and in float32) and from a
-virtual one, in turn, with a warm page cache (everything was read before) and a cold one (the files' pages are
-dropped before each crop; where the system does not, this part says so). The last line is a whole training
-episode of 8 crops: five float32 tensors, turned and scaled.
+virtual one, in turn, with a warm page cache (everything was read before) and a cold one (the files' pages
+are dropped before each batch of 8; where the system does not, this part says so). The last lines are whole
+training episodes of 8 crops: five float32 tensors, turned and scaled.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dilkit.distortions.draw import Window
 
 FLOAT = "awgn[5, 10, 15, 20]"
 EIGHT_BIT = f"{FLOAT} >> clip >> quantize"
-CROP, TILE = 64, 256
+CROP, TILE, BATCH = 64, 256, 8
 STORED, VIRTUAL = 25.0, 8.0
 
 Read = Callable[[int, Window], object]
@@ -94,17 +94,17 @@ def forget(paths: list[Path]) -> None:
 def in_turn(
     reads: dict[str, Read], crops: int, items: int, clock: Callable[[], float], before: Callable[[], None]
 ) -> dict[str, float]:
-    """The median seconds of each, the same crops for all."""
+    """The median seconds a crop of each, in batches of as many as an episode reads, the same for all."""
     draw = np.random.default_rng(0)
     times: dict[str, list[float]] = {name: [] for name in reads}
-    for _ in range(crops):
-        item = int(draw.integers(items))
-        y, x = (int(v) for v in draw.integers(TILE - CROP + 1, size=2))
+    for _ in range(crops // BATCH):
+        picks = [(int(draw.integers(items)), *draw.integers(TILE - CROP + 1, size=2)) for _ in range(BATCH)]
         for name, read in reads.items():
             before()
             began = clock()
-            read(item, Window(y, x, CROP, CROP))
-            times[name].append(clock() - began)
+            for item, y, x in picks:
+                read(item, Window(int(y), int(x), CROP, CROP))
+            times[name].append((clock() - began) / BATCH)
     return {name: statistics.median(spent) for name, spent in times.items()}
 
 
@@ -161,7 +161,7 @@ def measure(work: Path, crops: int) -> bool:
                 len(store)
             forget(files)
 
-        times = in_turn(reads, max(10, crops // 20), items, time.perf_counter, cold)
+        times = in_turn(reads, max(3 * BATCH, crops // 10), items, time.perf_counter, cold)
         table("cold page cache, wall time", times, {})
     else:
         print("cold page cache: this system cannot drop a file's pages")

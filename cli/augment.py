@@ -166,7 +166,9 @@ def available_cores() -> int:
 
 def _make(sources: list[str], distort: list[str], out: Path, **settings: Any) -> None:
     from dilkit.confounders.builder import augment
+    from dilkit.distortions._memory import keep_freed_memory
 
+    keep_freed_memory()
     try:
         with BuildProgress() as progress:
             built = augment(sources, distort, out, progress=progress, **settings)

@@ -38,6 +38,7 @@ class LiveStore(Store):
         self._given = (tuple(sources), str(confounder_set(distort)), settings)
         super().__init__(self._given[0][0])
         self._kept: OrderedDict[int, list[Array]] = OrderedDict()
+        self._hashes: dict[int, bytes] = {}
         self._bytes = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -83,7 +84,9 @@ class LiveStore(Store):
 
     def key(self, item: int) -> SampleKey:
         settings = self.plan.settings
-        return SampleKey(settings.seed, pixel_hash(self._item(item)), 0, settings.coupling)
+        if item not in self._hashes:
+            self._hashes[item] = pixel_hash(self._item(item))
+        return SampleKey(settings.seed, self._hashes[item], 0, settings.coupling)
 
     def _cut(self, name: str, item: int, scale: int, window: Window | None) -> Array:
         whole = self._item(item)

@@ -64,8 +64,8 @@ def read_image(path: str | Path, *, alpha: Alpha = "refuse") -> Pixels:
 
     Returns:
         uint8 for files of 8 bits a channel or fewer; float32 in [0, 1] for deeper ones, divided by their true
-        maximum (65535, or the TIFF's MaxSampleValue). It may be read-only. Grey is repeated over the three channels. A fully
-        opaque alpha channel is dropped, since it says nothing.
+        maximum (65535, or the TIFF's MaxSampleValue). Grey is repeated over the channels. A fully opaque
+        alpha channel is dropped, since it says nothing. The array may be read-only.
 
     Raises:
         UnreadableImage: empty, cut short, of another format, transparent with `alpha="refuse"`, or CMYK.

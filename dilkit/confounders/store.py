@@ -166,14 +166,14 @@ class Store:
         """The distorted item, (h, w, 3), or a part of it (in the view's own pixels)."""
         stored = self._stored_view(label)
         if self.virtual:
-            return self.make(to_float(self.clean(item)), item, label, window)
+            return self.make(self._as_float(item, [label], window), item, label, window)
         return self._cut(f"distorted/{label}", item, stored.scale, window)
 
     def views(self, item: int, labels: Sequence[str], window: Window | None = None) -> list[Array]:
         """Several views of one item; for a virtual dataset cheaper than one at a time. Scale 1 only."""
         if not self.virtual:
             return [self.view(item, label, window) for label in labels]
-        image = to_float(self.clean(item))
+        image = self._as_float(item, labels, window)
         return [self.make(image, item, label, window) for label in labels]
 
     def word(self, label: str) -> Word:
@@ -206,6 +206,19 @@ class Store:
     def digests(self, label: str) -> Array:
         """xxh3-64 of the bytes of each item of a stored view."""
         return self.head.regions[f"digest/{label}"].map(self.path)
+
+    def _as_float(self, item: int, labels: Sequence[str], window: Window | None) -> Array:
+        """The clean item as float32; for a window's views, only what they look at is filled in."""
+        pixels = self.clean(item)
+        halos = [self.word(label).locality.halo for label in labels]
+        if window is None or pixels.dtype != np.uint8 or None in halos:
+            return to_float(pixels)
+        reach = max((halo for halo in halos if halo is not None), default=0)
+        y = slice(max(0, window.y - reach), window.y + window.h + reach)
+        x = slice(max(0, window.x - reach), window.x + window.w + reach)
+        image = np.empty(pixels.shape, np.float32)
+        image[y, x] = to_float(pixels[y, x])
+        return image
 
     def _stored_view(self, label: str) -> StoredView:
         by_label: dict[str, StoredView] = self.__dict__.setdefault(

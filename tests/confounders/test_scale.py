@@ -1,0 +1,53 @@
+"""Large plans are quick to look at, and a worker's memory does not grow with the dataset."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dilkit.confounders.builder import augment, plan_for
+from dilkit.confounders.estimate import estimate
+
+
+def test_a_plan_of_a_hundred_thousand_tiles_is_dry_run_in_seconds(tmp_path: Path) -> None:
+    began = time.process_time()
+    plan, failures = plan_for("deadleaves:25500@160", "awgn[5, 10, 15, 20]", tile=80, stride=80)
+    found = estimate(plan, tmp_path / "x.h5", workers=2)
+    assert found.items == 25_500 * 4 == 102_000 and not failures
+    assert found.nbytes["awgn(5)"] == 102_000 * 80 * 80 * 3 * 4
+    assert found.seconds > 10
+    assert time.process_time() - began < 10
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_that_of_one_image_whatever_their_number(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for i in range(24):
+        pixels = draw.integers(0, 255, (512, 512, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png", compress_level=0)
+
+    def peak(limit: int) -> float:
+        """MB above what the process had before."""
+        reader, writer = os.pipe()
+
+        def work() -> None:
+            augment(folder, "awgn(5) | awgn(10)", tmp_path / f"{limit}.h5", limit=2)
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            augment(folder, "awgn(5) | awgn(10)", tmp_path / f"{limit}-.h5", limit=limit)
+            os.write(writer, str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before).encode())
+
+        child = multiprocessing.get_context("fork").Process(target=work)
+        child.start()
+        child.join()
+        os.close(writer)
+        return int(os.read(reader, 100)) / 1024
+
+    assert (tmp_path / "images").exists() and peak(24) < 16  # the dataset has 150 MB
