@@ -12,7 +12,10 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "DilkitError": "dilkit.errors",
+    "EpisodeSampler": "dilkit.confounders.episodes",
+    "Store": "dilkit.confounders.store",
     "UsageError": "dilkit.errors",
+    "augment": "dilkit.confounders.builder",
     "confounder_set": "dilkit.distortions",
     "parse": "dilkit.distortions",
     "register": "dilkit.distortions",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from dilkit.confounders.builder import augment
 from dilkit.confounders.episodes import Episode, EpisodeSampler, episodes
 from dilkit.confounders.store import Store
 from dilkit.errors import UsageError
@@ -86,6 +89,27 @@ def test_all_windows_and_symmetries_are_met_alike(store: Store) -> None:
 def test_a_subset_of_labels_in_the_order_asked_for(store: Store) -> None:
     episode = EpisodeSampler(store, batch=1, crop=8, labels=["gaussian_blur(1)", "awgn(5)"]).episode(0)
     assert episode.labels == ("gaussian_blur(1)", "awgn(5)")
+
+
+def test_downsampled_views_keep_their_place(tmp_path: Path) -> None:
+    """Crops of a smaller view are those of the clean crop's place, turned alike."""
+    out = augment("deadleaves:3@48", "downsample(2) | awgn(5)", tmp_path / "sr.h5", tile=48, stride=48).path
+    store = Store(out)
+    assert store.scale("downsample(2)") == 2 and store.view(0, "downsample(2)").shape == (24, 24, 3)
+    for pairing in ("paired", "independent"):
+        sampler = EpisodeSampler(store, batch=6, crop=32, pairing=pairing)  # type: ignore[arg-type]
+        episode = sampler.episode(1)
+        view, clean = episode.batch("downsample(2)")
+        assert view.shape == (6, 3, 16, 16) and clean.shape == (6, 3, 32, 32)
+        assert episode.views["awgn(5)"].shape == (6, 3, 32, 32)
+        small = torch.nn.functional.avg_pool2d(clean, 2)
+        assert ((small - view).abs().mean(dim=(1, 2, 3)) < 0.1).all()
+        picks = sampler.picks(1, "" if pairing == "paired" else "downsample(2)")
+        assert all(p.window.y % 2 == p.window.x % 2 == 0 for p in picks)
+    with pytest.raises(UsageError, match="multiple of 2"):
+        EpisodeSampler(store, batch=1, crop=31)
+    with pytest.raises(UsageError, match="multiples of 2"):
+        augment("deadleaves:1@33", "downsample(2)", tmp_path / "odd.h5", tile=0)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,18 @@ WORDS = [
     "jpeg(40) >> awgn(5)",
     "mix(0.3*awgn(5), 0.7*gaussian_blur(2))",
     "shuffle(awgn(5), gaussian_blur(1), poisson(2))",
+    "salt_pepper(0.05)",
+    "correlated_noise(50)",
+    "camera_noise(0.01)",
+    "motion_blur(9, angle=30)",
+    "defocus(3)",
+    "sinc(1.5)",
+    "anisotropic_blur(2, across=1, angle=30)",
+    "rain(0.005)",
+    "haze(0.5)",
+    "low_light(2.5)",
+    "updown(0.5)",
+    "webp(30)",
 ]
 SIDE = 40
 Pair = Callable[[int, str], tuple[Store, Store]]
@@ -56,7 +68,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return pair
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.data())
 def test_a_virtual_crop_is_the_stored_crop(pair: Pair, data: st.DataObject) -> None:
     stored, virtual = pair(
