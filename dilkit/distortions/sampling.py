@@ -181,13 +181,9 @@ def _cut(image: Image, window: Window) -> Image:
 
 
 def _check_image(image: Any) -> None:
-    if (
-        not isinstance(image, np.ndarray)
-        or image.dtype != np.float32
-        or image.ndim != 3
-        or image.shape[2] != 3
-    ):
-        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    is_array = isinstance(image, np.ndarray)
+    if not is_array or image.dtype != np.float32 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
         raise UsageError(
             "a distortion applies to an RGB image", found=found, expected="(H, W, 3) float32 in [0, 1]"
         )
@@ -198,14 +194,8 @@ def _check_window(window: Window | None, shape: tuple[int, ...]) -> Window:
     if window is None:
         return whole
     made = Window(*window)
-    if (
-        made.y < 0
-        or made.x < 0
-        or made.h < 1
-        or made.w < 1
-        or made.y + made.h > shape[0]
-        or made.x + made.w > shape[1]
-    ):
+    inside = 0 <= made.y <= shape[0] - made.h and 0 <= made.x <= shape[1] - made.w
+    if not inside or made.h < 1 or made.w < 1:
         raise UsageError(
             "the window leaves the image", found=str(tuple(made)), expected=f"inside {tuple(whole)}"
         )
