@@ -16,6 +16,7 @@ from dilkit.distortions import (
     Window,
     as_float,
     awgn,
+    choice,
     clip,
     gaussian_blur,
     integers,
@@ -187,3 +188,30 @@ def test_a_window_of_a_halo_word_touches_no_more_than_it_needs():
     )
     (blur(2) >> blur(3)).apply(IMAGE, SampleKey(0, PIXELS), Window(10, 1, 4, 5))
     assert seen == [(5, 0, 14, 11, 14, 11), (7, 0, 10, 9, 10, 9)]
+
+
+def test_keys_and_choices_are_frozen():
+    """A change here makes every dataset made before impossible to make again."""
+    kind = PrimitiveKind("fog", "test", "", "", (Param("depth"),), lambda i, p, d: i, degree="depth")
+    word = mix(kind(1), 2 * (kind(2) >> kind(3))) >> shuffle(kind(4), kind(5) >> kind(6))
+    word = word >> interleave(kind(7) >> kind(8), kind(9))
+    word = word >> kind(uniform(0, 1)) >> kind(choice(1, 2, 3)) >> kind(integers(0, 9))
+    drawn = [
+        (p.params["depth"], p.key[:3].hex()) for p in plan(word, SampleKey(7, bytes(range(16)), replicate=1))
+    ]
+    assert drawn == [
+        (2.0, "55c1a5"),
+        (3.0, "972ffb"),
+        (5.0, "e90e08"),
+        (6.0, "14f04c"),
+        (4.0, "eac5a5"),
+        (9.0, "ad6db3"),
+        (7.0, "129001"),
+        (8.0, "5f1fa7"),
+        (0.10150077368469101, "fbbff9"),
+        (3.0, "ded3ea"),
+        (2, "563bc0"),
+    ]
+    assert (
+        pixel_hash(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).hex() == "322d835e003104af420fa372ddf95a93"
+    )

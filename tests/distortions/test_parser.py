@@ -129,6 +129,11 @@ def test_errors_point_at_the_place(text, column, says, helps):
     assert line.strip() == text.strip()
 
 
+def test_a_set_inside_a_mix_is_a_type_error_in_text_too():
+    with pytest.raises(TypeError, match="must be one word"):
+        parse("mix(awgn[5, 6])")
+
+
 def test_a_long_expression_is_shown_around_the_mistake():
     text = " | ".join(["awgn(5)"] * 50 + ["jpg(30)"] + ["awgn(6)"] * 50)
     with pytest.raises(ExpressionError) as caught:
