@@ -16,11 +16,11 @@ A merged file has no pixels: its arrays are virtual, and the attribute `shards` 
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib.metadata
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,9 +82,14 @@ def create(path: Path, plan: Plan) -> None:
 
 def reserve(path: Path) -> None:
     """Claim the blocks of a sparse file, so that a full disk is met now and not half-way."""
+    if not hasattr(os, "posix_fallocate"):
+        return
     with path.open("r+b") as file:
-        if sys.platform == "linux":
+        try:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot
+                raise
 
 
 def pixel_shape(plan: Plan, scale: int) -> tuple[int, ...]:

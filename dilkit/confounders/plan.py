@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dilkit import __version__
 from dilkit.confounders.pixels import output_scale, storage_dtype
 from dilkit.confounders.reading import Header
 from dilkit.confounders.sources import CleanImage
@@ -155,8 +156,8 @@ class Plan:
 
     @cached_property
     def stamp(self) -> str:
-        """The identity, and the state of the source files on this machine."""
-        digest = blake2b(self.identity.encode(), digest_size=16)
+        """The identity, the division of work, and the state of the source files on this machine."""
+        digest = blake2b(f"{__version__} {self.identity} {self.parts}".encode(), digest_size=16)
         digest.update(" ".join(image.stamp for image in self.images).encode())
         return digest.hexdigest()
 

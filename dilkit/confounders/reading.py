@@ -101,7 +101,9 @@ def _orientation(image: Pil.Image, path: Path) -> int:
     if image.format == "PNG" and "exif" not in image.info:
         return 1
     try:
-        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise UnreadableImage(f"damaged EXIF data: {error}", where=path) from None
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import importlib.resources
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -124,6 +125,7 @@ def expand(
         UsageError: nothing was named, or a source holds no image.
     """
     images: dict[object, CleanImage] = {}
+    names: Counter[str] = Counter()
     texts = [str(source) for source in sources]
     if not texts:
         raise UsageError(
@@ -131,7 +133,10 @@ def expand(
         )
     for text in texts:
         for image in _expand_one(text, seed, licence):
-            images.setdefault(image.path.resolve() if isinstance(image, FileImage) else image, image)
+            known = image.path.resolve() if isinstance(image, FileImage) else image
+            if known not in images:
+                names[image.name] += 1
+                images[known] = _numbered(image, names[image.name])
     return list(images.values())[:limit]
 
 
@@ -152,6 +157,13 @@ def failure(image: CleanImage, error: UnreadableImage) -> Failure:
     extra = "".join(f" ({k} {v})" for k, v in (("found", error.found), ("expected", error.expected)) if v)
     remedy = f"; {error.remedy}" if error.remedy else ""
     return Failure(image.name, error.message + extra + remedy)
+
+
+def _numbered(image: CleanImage, count: int) -> CleanImage:
+    """Files of one name from different folders are told apart."""
+    if count == 1 or not isinstance(image, FileImage):
+        return image
+    return replace(image, name=f"{image.name}#{count}")
 
 
 def _expand_one(text: str, seed: int, licence: str) -> list[CleanImage]:

@@ -55,7 +55,7 @@ class Head:
         import h5py
 
         try:
-            with h5py.File(path, "r") as file:
+            with h5py.File(path, "r", locking=False) as file:
                 attrs = _attributes(path, file)
                 where = regions(file)
                 _check_whole(path, file, where)

@@ -93,7 +93,7 @@ def ingest(desk: Desk, part: int) -> list[Failure]:
     for item in range(first, last):
         if plan.image[item] != at:
             at = int(plan.image[item])
-            pixels, problem = _load(plan, at, item)
+            pixels, problem = _load(plan, at)
             if problem is not None:
                 failures.append(problem)
             looks = perceptual_hash(pixels) if pixels is not None else 0
@@ -111,14 +111,14 @@ def ingest(desk: Desk, part: int) -> list[Failure]:
     return failures
 
 
-def _load(plan: Plan, image: int, item: int) -> tuple[Pixels | None, Failure | None]:
+def _load(plan: Plan, image: int) -> tuple[Pixels | None, Failure | None]:
     source = plan.images[image]
     try:
         pixels = source.load(plan.settings.alpha)
     except UnreadableImage as error:
         return None, failure(source, error)
-    rows = plan.image == image
-    needed = (plan.box[rows, :2] + plan.box[rows, 2:]).max(axis=0)
+    first, last = np.searchsorted(plan.image, [image, image + 1])
+    needed = (plan.box[first:last, :2] + plan.box[first:last, 2:]).max(axis=0)
     if (pixels.shape[:2] < needed).any() or (pixels.dtype != np.uint8 and plan.clean_dtype == "uint8"):
         return None, Failure(source.name, "the file changed while it was being read")
     return (to_float(pixels) if plan.clean_dtype == "float32" else pixels), None

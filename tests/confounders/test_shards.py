@@ -51,6 +51,20 @@ def test_joined_shards_read_like_the_whole(shards: tuple[Path, list[Path]], tmp_
     assert verify(joined.path).sound
 
 
+def test_virtual_shards_join_too(tmp_path: Path) -> None:
+    def make(out: Path, shard: tuple[int, int] | None = None) -> Path:
+        source = "deadleaves:3@32"
+        return augment(source, WORDS, out, tile=16, stride=16, storage="virtual", shard=shard).path
+
+    whole = Store(make(tmp_path / "w.h5"))
+    parts = [make(shard_path(tmp_path / "p.h5", k, 2), (k, 2)) for k in (1, 2)]
+    joined = Store(merge(parts, tmp_path / "p.h5"))
+    for item in range(len(whole)):
+        for label in whole.labels:
+            assert np.array_equal(joined.view(item, label), whole.view(item, label))
+    assert verify(joined.path).sound
+
+
 def test_missing_doubled_and_foreign_shards_are_refused(
     shards: tuple[Path, list[Path]], pictures: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from dilkit.confounders.deadleaves import dead_leaves
 from dilkit.confounders.sources import expand, survey
@@ -24,6 +25,14 @@ def test_folders_globs_and_files_name_the_same_images_once(pictures: Path) -> No
         "pictures/2.png",
     ]
     assert len(expand([pictures], limit=3)) == 3
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder / "img").mkdir(parents=True)
+        Image.fromarray(dead_leaves(0, 0, 16)).save(tmp_path / folder / "img" / "1.png")
+    found = expand([tmp_path / "a" / "img", tmp_path / "b" / "img"])
+    assert [image.name for image in found] == ["img/1.png", "img/1.png#2"]
 
 
 def test_the_samples_are_colour_photographs_with_a_fixed_split() -> None:
