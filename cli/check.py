@@ -1,0 +1,136 @@
+"""`dilkit check`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .app import app
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_EPILOG = """
+Examples:
+
+`dilkit check dncnn depth=8 width=32`
+
+`dilkit check runs/dil/checkpoints/last.safetensors --size 64`
+
+`dilkit check mypackage.nets:Restorer depth=4 --train --json`
+"""
+
+
+@app.command("check", epilog=_EPILOG)
+def check(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A built-in name, package.module:Class, or a checkpoint.")
+    ],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE...]", help="Arguments of the model.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=1, help="Side of the square images to try, in pixels.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 2,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of an image.")] = 3,
+    train: Annotated[bool, typer.Option("--train/--eval", help="The mode to judge it in.")] = True,
+    confounders: Annotated[int, typer.Option(min=2, help="Distortions per step in the cost table.")] = 4,
+    costs: Annotated[bool, typer.Option("--costs/--no-costs", help="Also measure each objective.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and images.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say whether a net can be trusted with virtual updates, and what each objective would cost on it.
+
+    Exit code 1 where its meta-gradients would be wrong or impossible.
+    """
+    import torch
+
+    from dilkit.meta.examine import examine
+
+    torch.manual_seed(seed)
+    net = _load(model, settings or []).train(train)
+    shape = (batch, channels, size, size)
+    findings = list(examine(net, shape, seed=seed))
+    trusted = all(f.verdict != "fail" for f in findings)
+    units, table = _costs(net, shape, confounders) if costs and trusted else (None, [])
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "model": model,
+                    "mode": "train" if train else "eval",
+                    "trusted": trusted,
+                    "findings": [asdict(f) for f in findings],
+                    "units": asdict(units) if units else None,
+                    "costs": [asdict(c) for c in table],
+                },
+                indent=1,
+            )
+        )
+    else:
+        _show(findings, units, table, confounders)
+    raise typer.Exit(0 if trusted else 1)
+
+
+def _load(model: str, settings: list[str]) -> nn.Module:
+    from dilkit.errors import UsageError
+    from dilkit.models import build
+
+    arguments: dict[str, Any] = {}
+    for item in settings:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UsageError("a setting of a model is KEY=VALUE", where="MODEL", found=item)
+        arguments[key] = _value(value)
+    path = Path(model)
+    if path.suffix == ".safetensors" or path.is_file():
+        from dilkit.training.checkpoint import load
+
+        if arguments:
+            raise UsageError("a checkpoint brings its own settings", found=" ".join(settings))
+        return load(path).net
+    if ":" in model:
+        return build(model, args=arguments)
+    return build(model, **arguments)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _costs(net: nn.Module, shape: tuple[int, ...], n: int) -> tuple[Any, list[Any]]:
+    import torch
+
+    from dilkit.objectives.costs import costs, units
+
+    with torch.no_grad():
+        out = net(torch.rand(shape))
+    batches = [(torch.rand(shape), torch.rand_like(out)) for _ in range(n)]
+    base = units(net, batches[0])
+    return base, list(costs(net, batches, base))
+
+
+def _show(findings: list[Any], units: Any, table: list[Any], n: int) -> None:
+    from ._table import show_table
+
+    lines = [(f.name, f.verdict, f.found + (f"; to do: {f.remedy}" if f.remedy else "")) for f in findings]
+    show_table(("property", "", "found"), lines, numbers=False)
+    if units is None:
+        return
+    print(
+        f"\nu = {1e3 * units.seconds:.1f} ms (one forward and backward pass), "
+        f"A = {units.activations / 2**20:.2f} MiB of activations, P = {units.parameters / 2**20:.2f} MiB"
+    )
+    head = (f"step over {n} distortions", "u predicted", "u measured", "A predicted", "A measured")
+    rows = [
+        (c.variant, f"{c.predicted_time:.0f}", f"{c.time:.1f}", f"{c.predicted_activations:.2f}",
+         f"{c.activations:.2f}")
+        for c in table
+    ]  # fmt: skip
+    show_table(head, rows)
