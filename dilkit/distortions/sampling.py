@@ -98,10 +98,13 @@ def _plan_step(step: Step, key: SampleKey, here: tuple[int, ...]) -> Iterator[Pl
 
 
 def _settle(step: Primitive, token: bytes) -> dict[str, Any]:
-    return {
-        name: value.sample(_number(token, name)) if isinstance(value, Law) else value
-        for name, value in step.values
-    }
+    """The parameters, each law replaced by what it draws."""
+    settled = step.params
+    for param in step.kind.params:
+        law = settled[param.name]
+        if isinstance(law, Law):
+            settled[param.name] = param.type(law.sample(_number(token, param.name)))
+    return settled
 
 
 def _number(token: bytes, purpose: str) -> int:

@@ -153,6 +153,8 @@ def test_parameters_are_drawn_by_their_laws():
         next(plan(jpeg(integers(30, 33)), SampleKey(s, PIXELS))).params["quality"] for s in range(2000)
     )
     assert set(whole) == {30, 31, 32, 33}
+    assert {type(quality) for quality in whole} == {int}
+    assert type(next(plan(awgn(integers(1, 9)), SampleKey(0, PIXELS))).params["sigma"]) is float
     assert min(whole.values()) > 400
 
 
@@ -210,7 +212,7 @@ def test_keys_and_choices_are_frozen():
         (8.0, "5f1fa7"),
         (0.10150077368469101, "fbbff9"),
         (3.0, "ded3ea"),
-        (2, "563bc0"),
+        (2.0, "563bc0"),
     ]
     assert (
         pixel_hash(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).hex() == "322d835e003104af420fa372ddf95a93"
