@@ -43,6 +43,8 @@ class BuildProgress:
         if self._quiet:
             return
         now = time.monotonic()
+        if phase != self._phase and done == total:  # an earlier run did it all
+            return
         if phase != self._phase:
             self._phase, self._began, self._first, self._said = phase, now, done, now
             if self._bar is not None:
