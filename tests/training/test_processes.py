@@ -114,6 +114,7 @@ def test_a_rank_that_dies_ends_the_others_with_its_own_error(tiny: list[str], tm
         "class Net(torch.nn.Conv2d):\n"
         "    def forward(self, y):\n"
         "        if os.environ['RANK'] == '1' and os.path.exists(os.environ['FUSE']):\n"
+        "            open(os.environ['FUSE'] + '.died', 'w').close()\n"
         "            raise RuntimeError('the cosmic ray')\n"
         "        return super().forward(y)\n"
     )
@@ -121,7 +122,6 @@ def test_a_rank_that_dies_ends_the_others_with_its_own_error(tiny: list[str], tm
     net = ["model=dying:Net", "model.args={in_channels: 3, out_channels: 3, kernel_size: 1}"]
     before = os.environ.copy()
     os.environ |= {"PYTHONPATH": str(tmp_path), "FUSE": str(fuse)}
-    began = time.monotonic()
     try:
         with pytest.raises(DilkitError, match=r"process 1 of 2 ended with code 1") as caught:
             launch(["train", *tiny, *net, "steps=100000", "--out", str(tmp_path / "run")], 2)
@@ -129,12 +129,12 @@ def test_a_rank_that_dies_ends_the_others_with_its_own_error(tiny: list[str], tm
         os.environ.clear()
         os.environ.update(before)
     assert "the cosmic ray" in str(caught.value)
-    assert time.monotonic() - began < 60
+    died = Path(f"{fuse}.died").stat().st_mtime
+    assert time.time() - died < 60
     assert fuse.exists(), "it died while training, not before"
 
 
-def test_torchrun_and_sigterm(tiny: list[str], tmp_path: Path) -> None:
-    """Plain torchrun works; --procs passes SIGTERM on, and says how to go on."""
+def test_sigterm_reaches_all_processes_and_says_how_to_go_on(tiny: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     main = [sys.executable, "-c", "from dilkit.cli import main; main()", "train"]
     words = [*tiny, "steps=100000", "checkpoint.every=100000", "--out", str(run), "--procs", "2"]
