@@ -35,7 +35,10 @@ def separable(image: Array, across: Array, down: Array) -> Array:
         out = cv2.filter2D(out, -1, down[:, None], borderType=BORDER)
     else:
         out = cv2.sepFilter2D(image, -1, across, down, borderType=BORDER)
-    return np.asarray(out, np.float32).reshape(image.shape)[:, :width]
+    made = np.asarray(out, np.float32)
+    if made.shape != image.shape:
+        made = made.reshape(image.shape)
+    return made if made.shape[1] == width else made[:, :width]
 
 
 def correlate(image: Array, kernel: Array) -> Array:

@@ -115,12 +115,13 @@ class Draw:
         h, w = h + 2 * pad, w + 2 * pad
         state = self._state(stream)
         row = (self.shape[1] + 2 * pad) * channels * halves
-        out = np.empty((h, w * channels), np.float32)
+        out = np.empty((h, w, channels), np.float32)
+        flat = out.reshape(h, w * channels)
         for rows in _bands(h, row):
             count = rows.stop - rows.start
             cut = _rows(state, row, y + rows.start, count, x * channels * halves, w * channels * halves)
-            make(cut, out[rows])
-        return out.reshape(h, w, channels)
+            make(cut, flat[rows])
+        return out
 
     def scalars(self, count: int = 1, *, stream: str = "") -> tuple[float, ...]:
         """Uniform numbers on [0, 1), the same for every window."""
