@@ -104,7 +104,7 @@ def common_ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def report_of_runs(count: int) -> dict[str, float]:
-    """A page about `count` runs of 1,000 logged rows each, measured on 68 images under 7 distortions before."""
+    """A page about runs of 1,000 logged rows each, measured on 68 images under 7 distortions before."""
     with tempfile.TemporaryDirectory() as folder:
         runs = [fake_run(Path(folder) / f"run-{k}", k) for k in range(count)]
         small = {str(i): dead_leaves(1, i, 64) for i in range(68)}
