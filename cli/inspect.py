@@ -92,6 +92,7 @@ def _show(summary: dict[str, Any]) -> None:
     more = f" and {len(items['sizes']) - 5} more sizes" if len(items["sizes"]) > 5 else ""
     lines = [
         ("file", f"{summary['file']}, {summary['bytes'] / 1e6:.1f} MB, {summary['storage']}"),
+        *([("joins", ", ".join(summary["shards"]))] if summary["shards"] else []),
         ("distort", summary["expression"]),
         ("hash", summary["hash"]),
         ("seed", f"{summary['seed']}, coupling {summary['coupling']}"),

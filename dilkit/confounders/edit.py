@@ -79,7 +79,7 @@ def add(
 
 
 def drop(path: str | Path, distort_with: Any) -> tuple[str, ...]:
-    """Take confounders out of a dataset; gives their labels. The file keeps its size (see h5repack).
+    """Take confounders out of a dataset; gives their labels. The file does not shrink..
 
     Raises:
         UsageError: one is not there, or none would be left.

@@ -13,12 +13,14 @@ from dilkit.confounders.store import Store
 def summarize(path: str | Path) -> dict[str, Any]:
     """How a dataset was made and what is in it, JSON-able."""
     store = Store(path)
-    attrs, index, regions = store.attrs, store.index, store.head.regions
+    attrs, index = store.attrs, store.index
+    files = [Store(shard).head.regions for shard in store.head.shards] or [store.head.regions]
     sizes = Counter(f"{h}x{w}" for h, w in zip(index["h"].tolist(), index["w"].tolist(), strict=True))
-    views = []
-    for view in store.head.views:
-        region = regions.get(f"distorted/{view.label}")
-        views.append({**vars(view), "bytes": region.nbytes if region else 0})
+
+    def nbytes(name: str) -> int:
+        return sum(regions[name].nbytes for regions in files if name in regions)
+
+    views = [{**vars(view), "bytes": nbytes(f"distorted/{view.label}")} for view in store.head.views]
     return {
         "file": str(path),
         "bytes": Path(path).stat().st_size,
@@ -26,7 +28,8 @@ def summarize(path: str | Path) -> dict[str, Any]:
         **{name: attrs[name] for name in ("policy", "licence", "shard")},
         "settings": json.loads(attrs["settings"]),
         "versions": json.loads(attrs["versions"]),
-        "clean": {"dtype": regions["clean"].dtype, "bytes": regions["clean"].nbytes},
+        "clean": {"dtype": store.clean(0).dtype.name, "bytes": nbytes("clean")},
+        "shards": [shard.name for shard in store.head.shards],
         "items": {
             "count": len(store),
             "images": len(set(index["image"].tolist())),

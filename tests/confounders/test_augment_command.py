@@ -73,6 +73,10 @@ def test_shards_merge_and_edit(pictures: Path, tmp_path: Path) -> None:
     assert (tmp_path / "all.2-of-2.h5").exists()
     dilkit("augment", "--merge", "-o", out)
     assert "sound, 36 items" in dilkit("verify", out)
+    said = json.loads(dilkit("inspect", out, "--json"))
+    assert said["shards"] == ["all.1-of-2.h5", "all.2-of-2.h5"]
+    assert said["clean"]["bytes"] == 36 * 16 * 16 * 3 and said["confounders"][0]["bytes"] == 36 * 16 * 16 * 12
+    assert "all.2-of-2.h5" in dilkit("inspect", out)
     part = tmp_path / "all.1-of-2.h5"
     dilkit("augment", part, "--add", "jpeg(30)", "--drop", "awgn(5)", "-j", 1)
     assert [v["label"] for v in json.loads(dilkit("inspect", part, "--json"))["confounders"]] == ["jpeg(30)"]
