@@ -208,7 +208,6 @@ def _limit_threads() -> Any:
     import threadpoolctl
     from PIL import Image
 
-    keep_freed_memory()
     # Pillow keeps 32 MB for its next image: fresh pages are slow.
     Image.core.set_blocks_max(2)  # type: ignore[attr-defined]
     cv2.setNumThreads(1)
