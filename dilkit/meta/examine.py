@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dilkit.errors import DilkitError
 from dilkit.meta import random_state
-from dilkit.meta.guards import refuse_outside_parameters
+from dilkit.meta.guards import refuse_outside_parameters, versions
 from dilkit.meta.hvp import (
     gradient,
     reverse_over_forward,
@@ -85,9 +85,14 @@ def _precise(net: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor, bool]:
 
 
 def _weights(net: nn.Module, batches: list[Batch]) -> Finding:
-    before = clones(list(net.parameters()))
+    params, names = list(net.parameters()), [n for n, _ in net.named_parameters()]
+    before, count = clones(params), versions(params)
     charbonnier(net, batches[0])
-    changed = [n for (n, p), b in zip(net.named_parameters(), before, strict=True) if not torch.equal(p, b)]
+    changed = [
+        n
+        for n, p, b, c in zip(names, params, before, count, strict=True)
+        if p._version != c or not torch.equal(p, b)
+    ]
     if changed:
         return Finding(
             "weights", "fail", f"the forward pass changes {', '.join(changed[:3])}", "do it outside forward"

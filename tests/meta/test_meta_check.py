@@ -1,0 +1,117 @@
+"""`dilkit check`: the table a person acts on, and its exit code."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from dilkit.cli.app import app
+from test_meta_refusals import Counting, InPlace, Listed, Private, Reentrant
+from torch import nn
+from typer.testing import CliRunner
+
+from dilkit.errors import UsageError
+from dilkit.meta.examine import examine
+from dilkit.meta.ledger import measure
+
+torch.set_num_threads(1)
+SMALL = ["--size", "8", "--json"]
+
+
+def check(*args, code=0):
+    result = CliRunner().invoke(app, ["check", *args])
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def verdicts(net, shape=(2, 3, 6, 6)):
+    return {f.name: f.verdict for f in examine(net, shape)}
+
+
+def test_a_built_in_is_trusted_and_its_costs_are_measured():
+    out = json.loads(check("dncnn", "depth=3", "width=4", "--confounders", "2", *SMALL))
+    assert out["trusted"] and out["mode"] == "train"
+    found = {f["name"]: f for f in out["findings"]}
+    assert found["buffers"]["verdict"] == "note"  # its batch norm
+    assert "rr" in found["forward mode"]["remedy"]
+    assert found["adjoint"]["verdict"] == "ok"
+    costs = {c["variant"]: c for c in out["costs"]}
+    assert costs["erm"]["predicted_time"] == 2 and costs["dil_ps"]["predicted_time"] == 10
+    assert costs["erm"]["activations"] == pytest.approx(1.0, abs=0.01)
+    assert 1.2 < costs["dil_ss chain"]["activations"] < 2.5
+    assert out["units"]["parameters"] > 0
+
+
+def test_the_table_is_plain_text_and_eval_mode_is_judged_on_request():
+    out = check("dncnn", "depth=3", "width=4", "--size", "8", "--eval", "--no-costs")
+    assert "none move" in out and "forward mode     ok" in out.replace("\x1b", "")
+
+
+@pytest.mark.parametrize(
+    ("cls", "finding"),
+    [(Listed, "aliases"), (InPlace, "weights"), (Counting, "replay"), (Private, "replay"),
+     (Reentrant, "adjoint")],
+)  # fmt: skip
+def test_what_cannot_be_trusted_fails(cls, finding):
+    assert verdicts(cls())[finding] == "fail"
+
+
+class SilentCopy(nn.Module):
+    """Uses the numbers of a weight behind autograd's back."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        object.__setattr__(self, "held", [self.conv.weight])
+
+    def forward(self, x):
+        return torch.conv2d(x, self.held[0].detach()) + self.conv(x)
+
+
+def test_a_detached_alias_is_found_by_its_values():
+    assert verdicts(SilentCopy())["aliases"] == "fail"
+
+
+def test_the_exit_code_is_one_for_an_untrusted_module():
+    out = json.loads(check("test_meta_refusals:Counting", *SMALL, code=1))
+    assert not out["trusted"] and out["costs"] == []
+    assert any(f["verdict"] == "fail" and f["remedy"] for f in out["findings"])
+
+
+def test_a_size_the_net_refuses_is_a_finding():
+    found = list(examine(nn.Linear(7, 7), (2, 3, 6, 6)))
+    assert [f.verdict for f in found] == ["fail"]
+
+
+@pytest.mark.parametrize("args", [["dncn"], ["dncnn", "depth"], ["dncnn", "dept=3"], ["no.such:Net"]])
+def test_mistakes_are_usage_errors(args):
+    result = CliRunner().invoke(app, ["check", *args])
+    assert isinstance(result.exception, UsageError)
+
+
+def test_the_ledger_counts_a_storage_once():
+    net = nn.Sequential(nn.Tanh(), nn.Tanh())
+    x = torch.rand(10, requires_grad=True)
+    assert measure(net, lambda: net(x).sum().backward()).activations == 2 * 40
+
+
+def test_help_loads_no_torch():
+    code = (
+        "import sys; from typer.testing import CliRunner; from dilkit.cli.app import app; "
+        "r = CliRunner().invoke(app, ['check', '--help']); assert r.exit_code == 0, r.output; "
+        "assert 'torch' not in sys.modules and 'Examples' in r.output"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_example_trains_a_net_that_is_not_ours():
+    pytest.importorskip("unet", reason="the example's net comes from the package `unet`")
+    from pathlib import Path
+
+    example = Path(__file__).parents[2] / "docs" / "examples" / "foreign_net.py"
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", str(example), "--steps", "1"],
+        check=True, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1", "PATH": ""},
+    ).stdout  # fmt: skip
+    assert out.count("(unseen)") == 3
