@@ -66,15 +66,18 @@ def test_killed_at_twenty_moments_and_resumed_the_file_is_the_same(
 ) -> None:
     """Each kill -9 comes at a random moment of what is left; runs differ in their number of workers."""
     moments = random.Random(0)
+    started = time.monotonic()
+    build(tmp_path / "timed.h5")
+    span = time.monotonic() - started
     went_on = kills = 0
-    for round_ in range(60):
+    for round_ in range(100):
         out = tmp_path / f"{round_}.h5"
         started = time.monotonic()
         victim = fork.Process(target=build, args=(out, 1 + round_ % 2))
         victim.start()
         while not out.with_name(out.name + ".tmp").exists() and victim.is_alive():
             time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.12))
+        time.sleep(moments.uniform(0, span))
         os.kill(victim.pid or 0, signal.SIGKILL)
         victim.join()
         kills += not out.exists()
@@ -83,7 +86,7 @@ def test_killed_at_twenty_moments_and_resumed_the_file_is_the_same(
         assert out.read_bytes() == whole, f"round {round_}, killed after {time.monotonic() - started:.2f} s"
         if kills == 20:
             break
-    assert kills == 20 and went_on >= 10
+    assert kills == 20 and went_on >= 5
 
 
 def test_a_killed_run_is_not_repeated_from_the_start(
@@ -151,7 +154,7 @@ def test_interrupt_of_a_run_with_workers(
     while "distort" not in "".join(journal(out)) and victim.is_alive():
         time.sleep(0.002)
     os.kill(victim.pid or 0, signal.SIGINT)
-    victim.join(10)
+    victim.join(60)
     assert victim.exitcode not in (None, 0) and not out.exists()
     assert build(out).resumed and out.read_bytes() == whole
 
@@ -175,7 +178,7 @@ def test_a_lost_worker_is_named_and_the_run_goes_on(
 def in_a_child(task: Callable[[], None]) -> int | None:
     child = fork.Process(target=task)
     child.start()
-    child.join(20)
+    child.join(60)
     return child.exitcode
 
 
