@@ -103,6 +103,14 @@ class Checkpoint(Section):
     """Steps between checkpoints; the last step is always saved."""
     keep: Positive = 2
     """Newest checkpoints kept for resuming."""
+    archive: int | None = Field(default=None, ge=1)
+    """Steps (a multiple of `every`) between checkpoints whose weights are kept for good."""
+
+    @model_validator(mode="after")
+    def _multiple(self) -> Checkpoint:
+        if self.archive is not None and self.archive % self.every:
+            raise ValueError(f"archive must be a multiple of every ({self.every})")
+        return self
 
 
 class Log(Section):

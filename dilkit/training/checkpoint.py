@@ -146,6 +146,7 @@ class Folder:
 
     path: Path
     keep: int = 2
+    archive: int | None = None
 
     def save(
         self,
@@ -163,7 +164,8 @@ class Folder:
         link(weights, self.path / "last.safetensors")
         for old in self._states()[self.keep :]:
             old.unlink(missing_ok=True)
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+            if self.archive is None or int(old.stem.removeprefix("step-")) % self.archive:
+                old.with_suffix(".safetensors").unlink(missing_ok=True)
         return self.path / "last.safetensors"
 
     def save_best(

@@ -10,12 +10,18 @@ from dilkit.errors import UsageError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write to a temporary name beside `path`, flush it to disk, then replace `path`."""
+    """Write to a temporary name beside `path`, flush it to disk, then replace `path`.
+
+    Where writing fails (a full disk), what was there before stays, and nothing half-written is left.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    with temporary.open("rb") as handle:
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+    try:
+        write(temporary)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -83,7 +83,7 @@ def train(
         from dilkit.training.validation import Validation
 
         validation = Validation.of(recipe, store, labels)
-    folder = Folder(out / "checkpoints", recipe.checkpoint.keep)
+    folder = Folder(out / "checkpoints", recipe.checkpoint.keep, recipe.checkpoint.archive)
     if engine.rank > 0:
         torch.manual_seed(recipe.seed + engine.rank)
     if resume:

@@ -170,6 +170,19 @@ def test_a_file_is_whole_or_the_old_one(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, write)
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_weights_are_archived_every_so_many_steps(tiny: list[str], tmp_path: Path) -> None:
+    train([*tiny, "checkpoint.every=2", "checkpoint.keep=1", "checkpoint.archive=4"], tmp_path / "run")
+    kept = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    names = [f"step-{step:08d}" for step in (4, 8, 12)]
+    assert kept == [
+        "last.safetensors",
+        *[f"{n}.safetensors" for n in names[:2]],
+        *[f"{names[2]}.{end}" for end in ("safetensors", "state")],
+    ]
+    assert load(tmp_path / f"run/checkpoints/{names[0]}.safetensors").metadata["step"] == 4
 
 
 def test_training_from_images_equals_training_from_a_virtual_store(tiny_store: Path, tmp_path: Path) -> None:
@@ -338,3 +351,12 @@ def test_a_budget_of_hours_ends_by_the_clock(tiny: list[str], tmp_path: Path) ->
     assert not result.stopped
     with pytest.raises(UsageError, match="cosine"):
         compose([*tiny, "hours=1"])
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_workers_change_nothing(live: bool, tiny: list[str], tiny_store: Path, tmp_path: Path) -> None:
+    data = [f"data.sources=[{tiny_store.parent}/*.png]", "data.distort=awgn[5, 15]"] if live else []
+    words = [*tiny, *data, "steps=5", "data.pairing=independent"]
+    train(words, tmp_path / "a")
+    train([*words, "data.workers=2"], tmp_path / "b")
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
