@@ -145,7 +145,8 @@ class Hvp:
             agrees = _distance(right, other) <= _tolerance(phi)
             if self._mode == "rof" and not agrees:
                 raise _unusable(f"they are off by {_distance(right, other):.1e}")
-        _verdicts.setdefault(self._net, {})[self._key] = agrees
+        if _size(right) > 0:  # a product of zero proves nothing
+            _verdicts.setdefault(self._net, {})[self._key] = agrees
         return right, loss
 
     def _over_forward(
@@ -169,9 +170,12 @@ def _unusable(why: str) -> DilkitError:
     )
 
 
+def _size(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack(torch._foreach_norm(list(tensors))).norm()
+
+
 def _distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    off = torch.stack(torch._foreach_norm(torch._foreach_sub(list(a), list(b)))).norm()
-    return float(off / torch.stack(torch._foreach_norm(list(a))).norm().clamp(min=1e-30))
+    return float(_size(torch._foreach_sub(list(a), list(b))) / _size(a).clamp(min=1e-30))
 
 
 def _tolerance(phi: Sequence[Tensor]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -14,7 +14,9 @@ from dilkit.errors import UsageError
 from dilkit.meta.backends import Backend, engine_for
 from dilkit.meta.chain import Reduce
 from dilkit.meta.engine import Buffers
-from dilkit.meta.hvp import Mode
+from dilkit.meta.finite import require_finite, size
+from dilkit.meta.guards import refuse_outside_parameters
+from dilkit.meta.hvp import Mode, gradient
 from dilkit.meta.inner import Inner
 from dilkit.meta.inner import optimizer as as_inner
 from dilkit.meta.plan import Outer, Shape, plan
@@ -101,9 +103,9 @@ class Meta:
         leaves = {name: nn.Parameter(p.detach()) for name, p in start.items()}
         with torch.enable_grad(), self.at(leaves) as module:
             value = loss(module, batch)
-            grads = torch.autograd.grad(
-                value, list(leaves.values()), allow_unused=True, materialize_grads=True
-            )
+            grads = gradient(value, list(leaves.values()))
+        refuse_outside_parameters(value, dict(self._net.named_parameters()))
+        require_finite({"the loss of this step": value, "the gradient of this step": size(grads)})
         with torch.no_grad():
             names = list(start)
             values = [p.detach() for p in leaves.values()]
@@ -175,27 +177,34 @@ class Meta:
             reduce=reduce,
             where=where,
         )
-        runs = [engine.run(t.steps, t.outer, order=order, state=state) for t in trajectories]
+        grads, hyper, value = Totals(), Totals(), Totals()
+        inner_losses: dict[str, Tensor] = {}
+        outer_losses: dict[tuple[int, int, str], Tensor] = {}
+        runs = []
+        for i, t in enumerate(trajectories):
+            run = engine.run(t.steps, t.outer, order=order, state=state)
+            grads.add(run.grads)
+            hyper.add(run.hyper)
+            inner_losses |= run.inner
+            outer_losses |= {(i, k, name): loss for (k, name), loss in run.outer.items()}
+            weights = {(k, term.name): term.weight for k, terms in t.outer.items() for term in terms}
+            for key, loss_met in run.outer.items():
+                value.add({"loss": weights[key] * loss_met})
+            runs.append(replace(run, grads={}, phi={}, state=run.state if trajectory == "chain" else []))
         engine.settle(runs)
-        grads = _sum([r.grads for r in runs])
-        hyper = _sum([r.hyper for r in runs])
-        inner_losses = {name: value for r in runs for name, value in r.inner.items()}
-        outer_losses = {(i, k, n): v for i, r in enumerate(runs) for (k, n), v in r.outer.items()}
-        terms = [
-            term.weight * outer_losses[i, k, term.name]
-            for i, t in enumerate(trajectories)
-            for k, group in t.outer.items()
-            for term in group
-            if order != "reptile"
-        ]
-        value = torch.stack(terms).sum() if terms else torch.stack(list(inner_losses.values())).mean()
+        mean = torch.stack(list(inner_losses.values())).mean()
         carried = runs[0].state if trajectory == "chain" else None
-        return MetaGradient(grads, hyper, inner_losses, outer_losses, value, carried)
+        return MetaGradient(
+            grads.sum, hyper.sum, inner_losses, outer_losses, value.sum.get("loss", mean), carried
+        )
 
 
-def _sum(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    total = dict(parts[0])
-    for part in parts[1:]:
+class Totals:
+    """Running sums of tensors by name, so that a star's branches need not be held side by side."""
+
+    def __init__(self) -> None:
+        self.sum: dict[str, Tensor] = {}
+
+    def add(self, part: Mapping[str, Tensor]) -> None:
         for name, value in part.items():
-            total[name] = total[name] + value
-    return total
+            self.sum[name] = self.sum[name] + value if name in self.sum else value

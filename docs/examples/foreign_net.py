@@ -63,7 +63,7 @@ class Denoiser(nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     steps = parser.parse_args().steps
     torch.manual_seed(0)
     net = Denoiser()
