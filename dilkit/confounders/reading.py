@@ -83,7 +83,9 @@ def _open(path: Path) -> Pil.Image:
     try:
         if path.stat().st_size == 0:
             raise UnreadableImage("the image file is empty (0 bytes)", where=path)
-        return Pil.open(path, formats=_FORMATS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters is raised, here or when the pixels are decoded
+            return Pil.open(path, formats=_FORMATS)
     except FileNotFoundError:
         raise UnreadableImage("no such image", where=path) from None
     except UnidentifiedImageError:
