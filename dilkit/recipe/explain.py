@@ -45,8 +45,8 @@ def explain(error: ValidationError, layer: Layer, within: Key = ()) -> UsageErro
     choices = str(found.get("ctx", {}).get("expected", ""))
     options = [c.strip(" '") for c in choices.replace(" or ", ",").split(",")] if choices else []
     message = found["msg"].removeprefix("Value error, ")
-    if not key:
-        return UsageError(message, where="recipe")
+    if not key or kind == "value_error":
+        return UsageError(message, where=where or at or "recipe")
     return UsageError(
         f"{at}: wrong value",
         where=where,

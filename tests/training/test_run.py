@@ -356,6 +356,7 @@ def test_a_budget_of_hours_ends_by_the_clock(tiny: list[str], tmp_path: Path) ->
 @pytest.mark.parametrize("live", [False, True])
 def test_workers_change_nothing(live: bool, tiny: list[str], tiny_store: Path, tmp_path: Path) -> None:
     data = [f"data.sources=[{tiny_store.parent}/*.png]", "data.distort=awgn[5, 15]"] if live else []
+    tiny = [word for word in tiny if not (live and word.startswith("data.store="))]
     words = [*tiny, *data, "steps=5", "data.pairing=independent"]
     train(words, tmp_path / "a")
     train([*words, "data.workers=2"], tmp_path / "b")
