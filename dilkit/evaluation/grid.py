@@ -65,7 +65,8 @@ def evaluate(
     """Measure nets on distorted images.
 
     Args:
-        nets: checkpoints, opened nets, or modules by label; `"input"` is the distorted input itself.
+        nets: checkpoints, opened nets, or modules by label; `"input"` is the distorted input itself. Modules
+            are moved to the device and put in eval mode.
         data: sources of clean images, or images in memory by name.
         distort: the distortions, as text, word, set or list;
         inputs: or instead, a folder of images already distorted, each named as its clean image in `data`.
