@@ -51,7 +51,7 @@ class UnrolledEngine:
         for what, asked, served in (
             ("hvp", hvp, ("auto", "rr")),
             ("keep", keep, (0, "all")),
-            ("buffers", buffers, ("isolate", "frozen")),
+            ("buffers", buffers if any(True for _ in net.buffers()) else "isolate", ("isolate", "frozen")),
             ("reduce", reduce, (None,)),
         ):
             if asked not in served:
