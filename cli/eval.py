@@ -171,13 +171,10 @@ def plan_protocol(
     return how, sources
 
 
-_MARKS = {"seen": "", "degree": "*", "type": "†", "clean": "", "unknown": ""}
-_LEGEND = {"degree": "* degree not trained on", "type": "† type not trained on"}
-
-
 def _show(rows: pd.DataFrame) -> None:
     from dilkit.evaluation.protocols import check_manifest
     from dilkit.evaluation.scores import by_distortion, by_novelty
+    from dilkit.report.tables import MARKS
 
     from ._table import show_table
 
@@ -187,7 +184,7 @@ def _show(rows: pd.DataFrame) -> None:
         lines = []
         for label, cells in part.groupby("distortion", sort=False):
             by_net = cells.set_index("net")
-            marked = [_cell(by_net.loc[n], "psnr", "ssim") + _MARKS[by_net.loc[n, "novelty"]] for n in nets]
+            marked = [_cell(by_net.loc[n], "psnr", "ssim") + MARKS[by_net.loc[n, "novelty"]] for n in nets]
             lines.append([str(label), _cell(by_net.iloc[0], "input_psnr", "input_ssim"), *marked])
         for what, psnr in by_novelty(rows[rows["set"] == name]).items():
             lines.append([f"mean, {what}", "", *(f"{psnr[net]:.2f}" if net in psnr else "" for net in nets)])
@@ -206,7 +203,7 @@ def _cell(row: Any, psnr: str, ssim: str) -> str:
 def _notes(rows: pd.DataFrame, novelties: set[str]) -> list[str]:
     """What a reader must know: leaks, marks, and the whole protocol."""
     from dilkit.evaluation.rows import SETTINGS
-    from dilkit.report.tables import settings_line
+    from dilkit.report.tables import LEGEND, settings_line
 
     s = rows.attrs[SETTINGS]
     leaks = rows[rows["leak"].fillna(False)].groupby("net")["image"].unique()
@@ -216,7 +213,7 @@ def _notes(rows: pd.DataFrame, novelties: set[str]) -> list[str]:
         for net, images in leaks.items()
     ]
     said += [f"{net}: trained on {about['trained']}" for net, about in s["nets"].items() if about["trained"]]
-    said += [text for kind, text in _LEGEND.items() if kind in novelties]
+    said += [text.lstrip("\\") for kind, text in LEGEND.items() if kind in novelties]
     return [*said, *([f"protocol {s['protocol']}"] if s["protocol"] else []), settings_line(rows)]
 
 
