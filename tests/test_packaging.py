@@ -91,7 +91,6 @@ def test_the_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: P
     assert where.startswith(str(env))
     assert dilkit("--version").startswith("dilkit 0.")
     assert "denoise-gaussian-small" in dilkit("recipes", "ls")
-    making = "augment deadleaves:4@64 --tile 64 --out store.h5 --distort".split()
-    dilkit(*making, "awgn[5, 20] >> clip")
+    dilkit("augment", "deadleaves:4@64", "--tile=64", "--out=store.h5", "--distort=awgn[5, 20] >> clip")
     dilkit("train", "denoise-gaussian-small", "data.store=store.h5", "steps=10", "--out", "run")
     assert list((tmp_path / "run" / "checkpoints").glob("*.safetensors"))
