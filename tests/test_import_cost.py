@@ -25,5 +25,6 @@ def test_import_dilkit_loads_nothing_heavy() -> None:
     "arguments", [["--help"], ["train", "--help"], ["augment", "--help"], ["eval", "--help"]]
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    code = f"sys.argv = ['dilkit', *{arguments}]\nfrom dilkit.cli import main\ntry: main()\nexcept SystemExit: pass"
+    run = "from dilkit.cli import main\ntry: main()\nexcept SystemExit: pass"
+    code = f"sys.argv = ['dilkit', *{arguments}]\n{run}"
     assert not modules_after(code) & set(HEAVY)
