@@ -133,8 +133,9 @@ class Hvp:
         self, enter: Enter, forward: Forward, phi: Sequence[Tensor], v: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor]:
         right, loss = reverse_over_reverse(enter, forward, phi, v)
+        chosen = right, loss
         try:
-            other, _ = self._over_forward(enter, forward, phi, v)
+            other, other_loss = self._over_forward(enter, forward, phi, v)
         except (CheckpointError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -145,9 +146,11 @@ class Hvp:
             agrees = _distance(right, other) <= _tolerance(phi)
             if self._mode == "rof" and not agrees:
                 raise _unusable(f"they are off by {_distance(right, other):.1e}")
+            if agrees:  # a resumed run compares anew: its first product must have the bits of any other
+                chosen = other, other_loss
         if _size(right) > 0:  # a product of zero proves nothing
             _verdicts.setdefault(self._net, {})[self._key] = agrees
-        return right, loss
+        return chosen
 
     def _over_forward(
         self, enter: Enter, forward: Forward, phi: Sequence[Tensor], v: Sequence[Tensor]

@@ -175,3 +175,15 @@ def test_settings_that_contradict_each_other_are_refused():
         build("dil_ss", loss=loss, outer="others").gradients(small_net(), episode(n=1))
     with pytest.raises(UsageError, match="hvp"):
         build("dil_ps", loss=loss, hvp="fd")
+
+
+def test_the_first_product_on_a_net_has_the_bits_of_any_other():
+    """Else a resumed run, whose engine is new, would part from one that went on."""
+    net, ep = small_net().float(), episode()
+    ep = Episode(
+        {k: v.float() for k, v in ep.views.items()}, {k: v.float() for k, v in ep.targets.items()}, 1
+    )
+    objective = build("dil_ss", loss=loss, inner={"name": "sgd", "lr": A})
+    first = objective.gradients(net, ep).grads
+    again = objective.gradients(net, ep).grads
+    assert all(torch.equal(first[name], again[name]) for name in first)
