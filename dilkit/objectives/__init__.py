@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _CLASSES = {
     "erm": "Erm",
+    "erm_pure": "ErmPure",
     "dil_sf": "DilSf",
     "dil_pf": "DilPf",
     "dil_ss": "DilSs",

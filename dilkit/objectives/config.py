@@ -44,6 +44,12 @@ class ErmConfig(_Config):
     name: Literal["erm"] = "erm"
 
 
+class ErmPureConfig(_Config):
+    """The control of mixing: each step takes the gradient of one distortion, all of them in turn."""
+
+    name: Literal["erm_pure"] = "erm_pure"
+
+
 class DilSfConfig(_Config):
     """Serial, first order (section 3.4 and the authors' script): the defaults are theirs.
 
@@ -108,7 +114,7 @@ class DilPsConfig(SecondOrderConfig):
 
 
 ObjectiveConfig = Annotated[
-    ErmConfig | DilSfConfig | DilPfConfig | DilSsConfig | DilPsConfig | LookaheadConfig,
+    ErmConfig | ErmPureConfig | DilSfConfig | DilPfConfig | DilSsConfig | DilPsConfig | LookaheadConfig,
     Field(discriminator="name"),
 ]
 """Any objective, told apart by `name`."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dilkit.confounders.episodes import Episode
+from dilkit.confounders.episodes import Batch, Episode
 from dilkit.meta.chain import Reduce
 from dilkit.meta.finite import require_finite, size
 from dilkit.objectives.base import Gradients, Loss, summed_up
@@ -29,28 +29,9 @@ class Erm:
         self._reduce = reduce
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
-        params = {name: p for name, p in net.named_parameters() if p.requires_grad}
-        before = [p.grad for p in params.values()]
-        losses: dict[str, Tensor] = {}
-        try:
-            for p in params.values():
-                p.grad = None
-            for label, batch in episode.batches().items():
-                loss = self._loss(net, batch)
-                (loss / len(episode.labels)).backward()
-                losses[label] = loss.detach()
-            grads = {
-                name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in params.items()
-            }
-        finally:
-            for p, grad in zip(params.values(), before, strict=True):
-                p.grad = grad
-        if self._reduce is not None:
-            self._reduce(list(grads.values()))
-        scalars = {f"the loss of {label}": loss for label, loss in losses.items()}
-        scalars["the gradient of all distortions"] = size(grads.values())
-        require_finite(scalars, where=f"step {episode.step}")
-        return summed_up(grads, losses)
+        return mean_gradient(
+            net, self._loss, episode.batches(), reduce=self._reduce, where=f"step {episode.step}"
+        )
 
     def passes(self, n: int) -> int:
         return n
@@ -60,3 +41,29 @@ class Erm:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         pass
+
+
+def mean_gradient(
+    net: nn.Module, loss: Loss, batches: Mapping[str, Batch], *, reduce: Reduce | None, where: str
+) -> Gradients:
+    """The gradient of the mean loss of batches, by label; one accumulated pass for each."""
+    params = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    before = [p.grad for p in params.values()]
+    losses: dict[str, Tensor] = {}
+    try:
+        for p in params.values():
+            p.grad = None
+        for label, batch in batches.items():
+            value = loss(net, batch)
+            (value / len(batches)).backward()
+            losses[label] = value.detach()
+        grads = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in params.items()}
+    finally:
+        for p, grad in zip(params.values(), before, strict=True):
+            p.grad = grad
+    if reduce is not None:
+        reduce(list(grads.values()))
+    scalars = {f"the loss of {label}": value for label, value in losses.items()}
+    scalars[f"the gradient of {', '.join(losses)}"] = size(grads.values())
+    require_finite(scalars, where=where)
+    return summed_up(grads, losses)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from torch import nn
 from dilkit.confounders.episodes import Episode
 from dilkit.errors import DilkitError, UsageError
 from dilkit.objectives import NAMES, build
+from dilkit.objectives.erm_pure import taken
 from dilkit.objectives.lookahead import mixed
 from dilkit.objectives.order import shuffled
 
@@ -62,6 +64,32 @@ def test_erm_is_the_gradient_of_the_mean_loss():
     assert set(got.log) == {f"loss/{x}" for x in episode().labels}
 
 
+@pytest.mark.parametrize("step", range(4))
+def test_erm_pure_is_the_gradient_of_one_distortion(step):
+    net, given = net_with_everything().eval(), episode(step)
+    objective = build("erm_pure", loss=l1, seed=3)
+    got = objective.gradients(net, given)
+    label = given.labels[shuffled(3, seed=3, step=step // 3)[step % 3]]
+    value = l1(net, given.batch(label))
+    params = {k: p for k, p in net.named_parameters() if p.requires_grad}
+    want = torch.autograd.grad(value, list(params.values()), allow_unused=True, materialize_grads=True)
+    for name, g in zip(params, want, strict=True):
+        torch.testing.assert_close(got.grads[name], g, rtol=1e-12, atol=0)
+    assert set(got.log) == {f"loss/{label}"}
+    assert float(got.loss) == pytest.approx(float(value.detach()), rel=1e-12)
+    assert objective.passes(3) == 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_erm_pure_meets_every_distortion_once_per_cycle(n):
+    labels = [f"d{i}" for i in range(n)]
+    cycles = [
+        tuple(taken(labels, seed=0, step=cycle * n + turn) for turn in range(n)) for cycle in range(200)
+    ]
+    assert all(sorted(cycle) == labels for cycle in cycles)
+    assert len(set(cycles)) == math.factorial(n)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_and_their_grads_stay_as_they_were(name):
     net = net_with_everything()
@@ -99,7 +127,7 @@ def test_a_poisoned_view_is_named_with_its_step(name, value):
     bad.views["awgn(1)"][0, 0, 0, 0] = value
     before = snapshot(net)
     with pytest.raises(DilkitError, match="step 5") as caught:
-        build(name, loss=l1).gradients(net, bad)
+        build(name, loss=l1, seed=4).gradients(net, bad)  # the seed by which erm_pure takes it at step 5
     assert ("mixed batch" if name == "lookahead" else "awgn(1)") in str(caught.value)
     assert same(before, snapshot(net))
 

@@ -54,7 +54,7 @@ def in_two_processes(work: Callable[[int], None]) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-@pytest.mark.parametrize("objective", ["erm", "dil_sf", "dil_pf", "dil_ss", "dil_ps"])
+@pytest.mark.parametrize("objective", ["erm", "erm_pure", "dil_sf", "dil_pf", "dil_ss", "dil_ps"])
 def test_two_processes_equal_one(objective: str, tiny: list[str], tmp_path: Path) -> None:
     words = [*tiny, f"objective={objective}", "hardware.precision=fp64", "steps=4", "data.batch=4"]
     train(words, tmp_path / "one")
