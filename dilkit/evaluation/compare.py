@@ -23,6 +23,7 @@ from dilkit.evaluation.bootstrap import scores
 from dilkit.evaluation.grid import evaluate
 from dilkit.evaluation.images import Data
 from dilkit.evaluation.nets import Net, open_nets
+from dilkit.evaluation.novelty import novelty
 from dilkit.evaluation.rows import SETTINGS, read_rows, write_rows
 
 Tell = Callable[[str], None]
@@ -72,8 +73,9 @@ class Run:
 @dataclass(frozen=True)
 class Comparison:
     """Attributes:
-    rows: what `evaluate` gives, with the columns arm, lr and train_seed.
-    scores: what `bootstrap.scores` gives, resampling images and training seeds.
+    rows: what `evaluate` gives, with the columns arm, lr and train_seed; seen and unseen are each net's own.
+    scores: what `bootstrap.scores` gives, resampling images and training seeds; seen and unseen are those of
+        the shared recipe, the same for all arms.
     cost: one line per arm: lr, parameters, passes and seconds of one run, seeds, runs in all.
     chosen: by arm, the learning rates tried and the mean PSNR that chose among them.
     """
@@ -160,7 +162,11 @@ def compare(
     }
     members = {arm.member: arm.name for arm in made if arm.member}
     table = scores(
-        rows, by="arm", seeds="train_seed", baseline=baseline or made[0].name, specialists=members or None
+        _relative_to(trained, rows, test),
+        by="arm",
+        seeds="train_seed",
+        baseline=baseline or made[0].name,
+        specialists=members or None,
     )
     result = Comparison(rows, table, _cost(runs), chosen)
     _write(result, out)
@@ -176,6 +182,13 @@ def training_set(recipe: Any) -> ConfounderSet:
     store = open_store(recipe)
     labels = recipe.data.labels or store.labels
     return ConfounderSet.of(word for word in store.confounders if word.label in labels)
+
+
+def _relative_to(trained: ConfounderSet, rows: pd.DataFrame, test: Test) -> pd.DataFrame:
+    """Seen and unseen as the shared recipe has them. To an oracle nothing is unseen, to a specialist most is:
+    by their own rows, their scores would be means over other distortions than those of the other arms."""
+    kinds = {word.label: novelty(word, trained) for word in confounder_set(test.distort)}
+    return rows.assign(novelty=rows["distortion"].map(kinds))
 
 
 def _run(recipe: Sequence[str], arm: Arm, lr: float, seed: int, out: Path) -> Run:

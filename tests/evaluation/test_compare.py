@@ -17,6 +17,7 @@ from dilkit.distortions import confounder_set
 from dilkit.errors import UsageError
 from dilkit.evaluation.arms import parse_arms
 from dilkit.evaluation.compare import Comparison, Test, compare
+from dilkit.training.checkpoint import load
 
 RECIPE = """
 passes: 8
@@ -107,6 +108,37 @@ def test_specialists_give_the_worst_case_gap(recipe: Path, pictures: Path, tmp_p
     means = found.rows.groupby(["arm", "distortion"])["psnr"].mean()
     labels = ("awgn(5)", "awgn(10)")
     assert gap == pytest.approx(max(means[f"specialist[{d}]", d] - means["erm", d] for d in labels))
+
+
+def test_the_oracle_trains_on_the_distortions_of_the_test_too(
+    recipe: Path, pictures: Path, tmp_path: Path
+) -> None:
+    live = tmp_path / "live.yaml"
+    made = f"{{store: {recipe.parent / 'store.h5'},"
+    text = recipe.read_text().replace(
+        made, "{sources: ['deadleaves:4@48'], distort: 'awgn[5, 10]', tile: 48,"
+    )
+    live.write_text(text.replace("passes: 8", "passes: 12"))
+    found, _ = run(live, pictures, tmp_path / "out", ["erm", "oracle"], seeds=1)
+    loaded = load(tmp_path / "out/oracle/lr-0.001/seed-0/checkpoints/last.safetensors")
+    assert confounder_set(loaded.recipe.data.distort) == confounder_set("awgn[5, 10, 50]")
+    assert (loaded.metadata["step"], loaded.metadata["passes"]) == (4, 12)
+    assert set(found.rows.query("arm == 'oracle'")["novelty"]) == {"seen"}
+    means = found.rows.groupby(["arm", "distortion"])["psnr"].mean()
+    for arm in ("erm", "oracle"):  # one meaning of unseen for both: that of the recipe
+        value = found.scores.query("arm == @arm and score == 'unseen degree'")["value"].item()
+        assert value == pytest.approx(means[arm, "awgn(50)"])
+
+
+def test_pure_batches_take_n_times_the_steps_at_equal_passes(
+    recipe: Path, pictures: Path, tmp_path: Path
+) -> None:
+    found, _ = run(recipe, pictures, tmp_path, ["erm", "erm_pure"], seeds=1)
+    assert found.cost["passes"].tolist() == [8, 8]
+    done = [
+        json.loads((tmp_path / arm / "lr-0.001/seed-0/done.json").read_text()) for arm in ("erm", "erm_pure")
+    ]
+    assert [each["step"] for each in done] == [4, 8]
 
 
 def test_the_command_prints_the_table(recipe: Path, pictures: Path, tmp_path: Path) -> None:
