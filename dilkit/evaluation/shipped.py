@@ -6,6 +6,7 @@ print a number, the summary says that the number is ours.
 
 from __future__ import annotations
 
+from dilkit.distortions.presets import PRESETS
 from dilkit.evaluation.protocols import Protocol
 
 _PAPER = "Li et al., CVPR 2023, arXiv 2303.06859"
@@ -15,16 +16,8 @@ _HENDRYCKS = "Hendrycks and Dietterich, ICLR 2019"
 _MASKED = "Chen et al., masked image training, CVPR 2023"
 
 
-def _hybrid(third: int) -> str:
-    """Blur, noise and JPEG, each from one third of the ranges of RL-Restore (Yu et al., CVPR 2018)."""
-
-    def span(low: float, high: float) -> str:
-        width = (high - low) / 3
-        return f"uniform({low + third * width:.6g}, {low + (third + 1) * width:.6g})"
-
-    quality = (70, 100) if third == 0 else (40, 70) if third == 1 else (10, 40)
-    return f"gaussian_blur({span(0.05, 5)}) >> awgn({span(0, 50)}) >> jpeg(integers{quality})"
-
+_HYBRID = tuple(PRESETS[f"hybrid-{degree}"].text for degree in ("mild", "moderate", "severe"))
+"""Spelt out, so that a preset that changes changes the hash of the protocol."""
 
 _PROTOCOLS = (
     Protocol(
@@ -38,10 +31,10 @@ _PROTOCOLS = (
         trained="gaussian_blur[1, 2, 3, 4]", distort="gaussian_blur[1, 2, 3, 4, 4.2, 4.4, 4.6, 4.8, 5]",
     ),
     Protocol(
-        name="hybrid", sets=("BSD100", "Set5", "Urban100"), source=_PAPER, channel="y",
-        summary="Blur, then noise, then JPEG; trained severe, tested on all. Levels are thirds of "
-        "RL-Restore's ranges: ours, since the paper prints none.",
-        trained=_hybrid(2), distort=" | ".join(map(_hybrid, range(3))),
+        name="hybrid", version=2, sets=("BSD100", "Set5", "Urban100"), source=_PAPER, channel="y",
+        summary="Blur, then noise, then JPEG; trained severe, tested on all. The presets "
+        "hybrid_mild to hybrid_severe: ours, from RL-Restore's levels, since the paper prints none.",
+        trained=_HYBRID[-1], distort=" | ".join(_HYBRID),
     ),
     Protocol(
         name="real-denoise", sets=("SIDD", "DND"), source=_PAPER, channel="y",

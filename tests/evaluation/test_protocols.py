@@ -28,6 +28,7 @@ from dilkit.evaluation.protocols import (
     to_yaml,
 )
 from dilkit.evaluation.shipped import PROTOCOLS
+from dilkit.recipe import compose
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
@@ -49,7 +50,7 @@ HASHES = {
     "denoise-types": "28a540a2",
     "denoise-unclipped": "1f409c19",
     "derain": "8b3d69f1",
-    "hybrid": "04cc1255",
+    "hybrid": "59a7ebe8",
     "jpeg": "ba2cafdc",
     "real-denoise": "bb5c6db9",
     "real-sr": "67f414af",
@@ -58,7 +59,17 @@ HASHES = {
 
 def test_numbers_do_not_change_without_a_version() -> None:
     """If this fails, raise the version of the protocol that changed, and note its new hash here."""
-    assert {p.name: p.hash for p in PROTOCOLS.values() if p.version == 1} == HASHES
+    assert {p.name: p.hash for p in PROTOCOLS.values()} == HASHES
+    assert {p.name: p.version for p in PROTOCOLS.values() if p.version > 1} == {"hybrid": 2}
+
+
+def test_hybrid_degrees_are_defined_once() -> None:
+    hybrid = PROTOCOLS["hybrid"]
+    assert hybrid.distort and hybrid.trained
+    assert confounder_set(hybrid.distort) == confounder_set("hybrid_mild | hybrid_moderate | hybrid_severe")
+    assert confounder_set(hybrid.trained) == confounder_set("hybrid_severe")
+    recipe = compose(["hybrid"]).recipe
+    assert confounder_set(recipe.test.distort) == confounder_set("hybrid_mild | hybrid_moderate")
 
 
 def test_a_changed_protocol_does_not_keep_its_name() -> None:
