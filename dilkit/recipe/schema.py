@@ -10,8 +10,8 @@ from dilkit.models.config import AnyModel
 from dilkit.objectives.config import ErmConfig, ObjectiveConfig
 
 POOLED = frozenset({"erm", "dil_pf", "dil_ps"})
-SECOND_ORDER = frozenset({"dil_ss", "dil_ps", "mldg", "irm"})
-CHAINS = frozenset({"dil_sf", "dil_pf", "lookahead", "fish"})
+SECOND_ORDER = frozenset({"dil_ss", "dil_ps"})
+CHAINS = frozenset({"dil_sf", "dil_pf", "lookahead"})
 Positive = Annotated[int, Field(ge=1)]
 
 
