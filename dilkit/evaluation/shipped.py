@@ -82,6 +82,20 @@ _PROTOCOLS = (
         distort="defocus[3, 4, 6, 8, 10] | gaussian_blur[1, 2, 3, 4, 6] | jpeg[25, 18, 15, 10, 7]",
         quantize=True,
     ),
+    Protocol(
+        name="bsrgan", sets=("DIV2K", "BSD100"), source="Zhang et al., BSRGAN, ICCV 2021",
+        channel="y", border=4,
+        summary="Blind super-resolution, scale 4: the preset bsrgan. Sets, channel and border are ours.",
+        distort=PRESETS["bsrgan"].text,
+    ),
+    Protocol(
+        name="real-esrgan", sets=("DIV2K", "BSD100"), source="Wang et al., Real-ESRGAN, ICCVW 2021",
+        channel="y", border=4,
+        summary="Blind super-resolution, scale 4, first and second order: the presets real-esrgan-1 and -2. "
+        "Sets, channel and border are ours.",
+        trained=PRESETS["real-esrgan-1"].text,
+        distort=" | ".join(PRESETS[f"real-esrgan-{order}"].text for order in (1, 2)),
+    ),
 )  # fmt: skip
 
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in _PROTOCOLS}

@@ -42,6 +42,7 @@ def test_every_protocol_prints_parses_and_names_its_source(protocol: Protocol, t
 
 
 HASHES = {
+    "bsrgan": "7d636510",
     "corruptions-blur": "5becb4d0",
     "corruptions-noise": "999b84f0",
     "deblur-gaussian": "7d8a4547",
@@ -53,6 +54,7 @@ HASHES = {
     "hybrid": "59a7ebe8",
     "jpeg": "ba2cafdc",
     "real-denoise": "bb5c6db9",
+    "real-esrgan": "d0629ab3",
     "real-sr": "67f414af",
 }
 
