@@ -90,6 +90,8 @@ def test_the_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: P
     ).stdout
     assert where.startswith(str(env))
     assert dilkit("--version").startswith("dilkit 0.")
+    module = [str(python), "-m", "dilkit", "--version"]
+    assert subprocess.check_output(module, cwd=tmp_path, text=True) == dilkit("--version")
     assert "denoise-gaussian-small" in dilkit("recipes", "ls")
     dilkit("augment", "deadleaves:4@64", "--tile=64", "--out=store.h5", "--distort=awgn[5, 20] >> clip")
     dilkit("train", "denoise-gaussian-small", "data.store=store.h5", "steps=10", "--out", "run")

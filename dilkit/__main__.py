@@ -1,0 +1,5 @@
+"""`python -m dilkit` is the program `dilkit`."""
+
+from dilkit.cli import main
+
+main()
