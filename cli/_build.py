@@ -8,6 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from dilkit.confounders.builder import Built
     from dilkit.confounders.estimate import Estimate
 
@@ -19,7 +21,7 @@ class BuildProgress:
 
     def __init__(self) -> None:
         self._quiet = bool(os.environ.get("DILKIT_QUIET"))
-        self._bar = None
+        self._bar: Progress | None = None
         self._phase = ""
 
     def __enter__(self) -> BuildProgress:

@@ -8,7 +8,7 @@ import time
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
 class Count:
@@ -18,7 +18,7 @@ class Count:
         self.what = what
         self._quiet = bool(os.environ.get("DILKIT_QUIET"))
         self._bar: Progress | None = None
-        self._task = None
+        self._task: TaskID | None = None
         self._started = self._said = time.monotonic()
 
     def __enter__(self) -> Self:

@@ -139,7 +139,7 @@ def augment_command(
         return _edit(sources or [], add, drop, workers)
     if merge:
         return _merge(sources or [], _needed(out, "--out"), allow_duplicates, overwrite)
-    settings = {
+    settings: dict[str, Any] = {
         "tile": tile, "stride": stride if stride is not None else tile, "small": small.value,
         "alpha": alpha.value, "seed": seed, "storage": storage.value, "coupling": coupling.value,
         "validation": validation, "licence": licence, "limit": limit,

@@ -15,7 +15,7 @@ from .app import app
 class Existing(StrEnum):
     refuse = "refuse"
     skip = "skip"
-    replace = "replace"
+    overwrite = "replace"
 
 
 _EPILOG = """

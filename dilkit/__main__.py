@@ -1,5 +1,5 @@
 """`python -m dilkit` is the program `dilkit`."""
 
-from dilkit.cli import main
+import importlib
 
-main()
+importlib.import_module("dilkit.cli").main()
