@@ -125,7 +125,9 @@ def test_the_whole_table_and_its_correlations() -> None:
     assert len(found.layers) == 4 * 2
     assert found.nets["seen_psnr"].notna().all() and found.nets["unseen_psnr"].notna().all()
     ranks = rank_correlations(found.layers, found.nets)
-    assert ranks["correlation"].between(-1, 1).all()
+    defined = ranks["correlation"].dropna()  # an index that is equal for all nets has no rank correlation
+    assert len(defined) >= 10
+    assert defined.between(-1, 1).all()
     assert (ranks["nets"] == 4).all()
     assert len(indices_over_layers(found.layers).axes) == 5
 
