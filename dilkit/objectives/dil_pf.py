@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import nn
 
 from dilkit.confounders.episodes import Episode
-from dilkit.meta.chain import FirstOrderChain, Reduce
+from dilkit.meta.chain import Reduce
 from dilkit.objectives.base import Gradients, Loss, on, summed_up
+from dilkit.objectives.chained import Chained
 from dilkit.objectives.config import DilPfConfig
-from dilkit.objectives.inner import optimizer_of
 
 
-class DilPf:
+class DilPf(Chained):
     """phi_0 = theta; phi_k = inner step of phi_{k-1} on mean_i L(.; d_i), K times (the update of Eq. 5). The
     direction is theta - phi_K. With K = 1 it would be ERM's up to scale.
 
@@ -26,9 +23,8 @@ class DilPf:
     def __init__(
         self, config: DilPfConfig, loss: Loss, *, seed: int = 0, reduce: Reduce | None = None
     ) -> None:
-        self._loss = loss
+        super().__init__(config, loss, seed=seed, reduce=reduce)
         self._steps = config.steps
-        self._chain = FirstOrderChain(optimizer_of(config.inner), buffers=config.buffers, reduce=reduce)
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         pooled = {label: on(self._loss, batch) for label, batch in episode.batches().items()}
@@ -37,9 +33,3 @@ class DilPf:
 
     def passes(self, n: int) -> int:
         return self._steps * n
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"inner": self._chain.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._chain.load_state_dict(state["inner"])

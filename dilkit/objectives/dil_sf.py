@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import nn
 
 from dilkit.confounders.episodes import Episode
-from dilkit.meta.chain import FirstOrderChain, Reduce
-from dilkit.objectives.base import Gradients, Loss, on, summed_up
-from dilkit.objectives.config import DilSfConfig
-from dilkit.objectives.inner import optimizer_of
+from dilkit.objectives.base import Gradients, on, summed_up
+from dilkit.objectives.chained import Chained
 from dilkit.objectives.order import shuffled
 
 
-class DilSf:
+class DilSf(Chained):
     """phi_0 = theta; phi_k = inner step of phi_{k-1} on L(.; d_pi(k)), pi fresh each outer step (Eq. 3 in
     series, section 3.4). The direction is theta - phi_n, not divided by the inner learning rate.
 
@@ -23,13 +18,6 @@ class DilSf:
     """
 
     name = "dil_sf"
-
-    def __init__(
-        self, config: DilSfConfig, loss: Loss, *, seed: int = 0, reduce: Reduce | None = None
-    ) -> None:
-        self._loss = loss
-        self._seed = seed
-        self._chain = FirstOrderChain(optimizer_of(config.inner), buffers=config.buffers, reduce=reduce)
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         order = shuffled(len(episode.labels), seed=self._seed, step=episode.step)
@@ -43,9 +31,3 @@ class DilSf:
 
     def passes(self, n: int) -> int:
         return n
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"inner": self._chain.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._chain.load_state_dict(state["inner"])

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import nn
 
 from dilkit.confounders.episodes import Batch, Episode
 from dilkit.errors import UsageError
-from dilkit.meta.chain import FirstOrderChain, Reduce
-from dilkit.objectives.base import Gradients, Loss, on
-from dilkit.objectives.config import LookaheadConfig
-from dilkit.objectives.inner import optimizer_of
+from dilkit.objectives.base import Gradients, on
+from dilkit.objectives.chained import Chained
 from dilkit.objectives.order import shuffled
 
 
-class Lookahead:
+class Lookahead(Chained):
     """Lookahead (Zhang et al., NeurIPS 2019) with k = n: what is left of DIL_sf once an inner step no
     longer intervenes on one distortion. Same images, passes, inner optimiser and direction theta - phi_n.
     """
 
     name = "lookahead"
-
-    def __init__(
-        self, config: LookaheadConfig, loss: Loss, *, seed: int = 0, reduce: Reduce | None = None
-    ) -> None:
-        self._loss = loss
-        self._seed = seed
-        self._chain = FirstOrderChain(optimizer_of(config.inner), buffers=config.buffers, reduce=reduce)
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         batches = mixed(episode, seed=self._seed)
@@ -43,12 +31,6 @@ class Lookahead:
 
     def passes(self, n: int) -> int:
         return n
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"inner": self._chain.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._chain.load_state_dict(state["inner"])
 
 
 def mixed(episode: Episode, *, seed: int) -> list[Batch]:
