@@ -43,7 +43,18 @@ from dilkit.distortions.words import (
     none,
 )
 
-for _family in ("noise", "blur", "compression", "pointwise", "resampling", "weather", "camera", "foreign"):
+for _family in (
+    "noise",
+    "blur",
+    "warp",
+    "compression",
+    "pointwise",
+    "resampling",
+    "weather",
+    "winter",
+    "camera",
+    "foreign",
+):
     importlib.import_module(f"{__name__}.{_family}")  # each registers its kinds
 
 register = REGISTRY.add

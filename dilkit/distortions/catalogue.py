@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,8 +83,12 @@ def _within(param: Param, share: float) -> Any:
 def locality(kind: PrimitiveKind) -> str:
     """point, halo or global; several where it depends on the parameters."""
     free: Mapping[str, Any] = {param.name: param.default for param in kind.params} | example(kind)
-    flags = [param for param in kind.params if param.type is bool]
-    tried = [free] + [{**free, flag.name: not free[flag.name]} for flag in flags]
+    tried = [free]
+    for param in kind.params:
+        if param.type is bool:
+            tried.append({**free, param.name: not free[param.name]})
+        elif param.type is float and param.name != kind.degree and math.isfinite(param.high):
+            tried.append({**free, param.name: param.high})
     return " or ".join(dict.fromkeys(kind.locality(params).name for params in tried))
 
 

@@ -133,33 +133,61 @@ _CAMERAS = ("huawei-nexus-6p", "sony-a7r", "olympus-e-m10", "sony-rx100-iv")
 _SENSOR = "loguniform(0.0001, 0.012), read=loguniform(0.00000001, 0.0002)"
 _GAINS = "red_gain=uniform(1.9, 2.4), blue_gain=uniform(1.5, 1.9)"
 
-_SEVERITIES = (
-    # awgn, peak, impulses, defocus, motion, zoom, step, fog, decay, brightness, contrast, pixelate, jpeg
-    (20.4, 60, 0.03, 3, 6, 1.1, 0.01, 1.5, 2, 0.1, 0.4, 0.6, 25),
-    (30.6, 25, 0.06, 4, 10, 1.15, 0.01, 2, 2, 0.2, 0.3, 0.5, 18),
-    (45.9, 12, 0.09, 6, 17, 1.2, 0.02, 2.5, 1.7, 0.3, 0.2, 0.4, 15),
-    (66.3, 5, 0.17, 8, 25, 1.24, 0.02, 2.5, 1.5, 0.4, 0.1, 0.3, 10),
-    (96.9, 3, 0.27, 10, 31, 1.3, 0.03, 3, 1.4, 0.5, 0.05, 0.25, 7),
+_CORRUPTIONS = (
+    ("awgn({})", (20.4, 30.6, 45.9, 66.3, 96.9)),
+    ("poisson(1, peak={})", (60, 25, 12, 5, 3)),
+    ("salt_pepper({})", (0.03, 0.06, 0.09, 0.17, 0.27)),
+    ("defocus({})", (3, 4, 6, 8, 10)),
+    (
+        "glass_blur({}, sigma={}, iterations={})",
+        ((1, 0.7, 2), (2, 0.9, 1), (2, 1, 3), (3, 1.1, 2), (4, 1.5, 2)),
+    ),
+    ("motion_blur({}, angle=uniform(-45, 45))", (7, 11, 17, 24, 30)),
+    ("zoom_blur({}, step={})", ((1.1, 0.01), (1.15, 0.01), (1.2, 0.02), (1.24, 0.02), (1.3, 0.03))),
+    (
+        "snow({}, zoom={}, threshold={}, length={}, angle=uniform(45, 135), whiten={})",
+        (
+            (0.1, 3, 0.5, 9, 0.2),
+            (0.2, 2, 0.5, 9, 0.3),
+            (0.55, 4, 0.9, 17, 0.3),
+            (0.55, 4.5, 0.85, 17, 0.35),
+            (0.55, 2.5, 0.85, 22, 0.45),
+        ),
+    ),
+    ("frost({}, keep={})", ((0.4, 1), (0.6, 0.8), (0.7, 0.7), (0.7, 0.65), (0.75, 0.6))),
+    ("fog({}, decay={})", ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))),
+    ("brightness({})", (0.1, 0.2, 0.3, 0.4, 0.5)),
+    ("contrast({})", (0.4, 0.3, 0.2, 0.1, 0.05)),
+    (
+        "elastic({}, sigma={}, jitter={})",
+        (
+            (488, 170.8, 24.4),
+            (488, 19.52, 48.8),
+            (12.2, 2.44, 4.88),
+            (17.08, 2.44, 4.88),
+            (29.28, 2.44, 4.88),
+        ),
+    ),
+    ("pixelate({})", (0.6, 0.5, 0.4, 0.3, 0.25)),
+    ("jpeg({})", (25, 18, 15, 10, 7)),
 )
+"""The fifteen in their source's order, with what each severity fills in."""
 
 
 def _corruptions(severity: int) -> Preset:
-    a, peak, impulses, disk, line, zoom, step, fog, decay, light, contrast, pixel, quality = _SEVERITIES[
-        severity - 1
-    ]
-    words = (
-        f"awgn({a}) | poisson(1, peak={peak}) | salt_pepper({impulses}) | defocus({disk}) | "
-        f"motion_blur({line}, angle=uniform(-45, 45)) | zoom_blur({zoom}, step={step}) | "
-        f"fog({fog}, decay={decay}) | brightness({light}) | contrast({contrast}) | pixelate({pixel}) | "
-        f"jpeg({quality})"
-    )
+    words = []
+    for form, severities in _CORRUPTIONS:
+        numbers = severities[severity - 1]
+        words.append(form.format(*numbers) if isinstance(numbers, tuple) else form.format(numbers))
     return Preset(
         f"corruptions-s{severity}",
-        f"Eleven of the fifteen common corruptions, severity {severity} of 5; for evaluation.",
-        f"({words}) >> clip",
+        f"The fifteen common corruptions, severity {severity} of 5; for evaluation.",
+        f"({' | '.join(words)}) >> clip",
         "ImageNet-C (Hendrycks and Dietterich, ICLR 2019)",
-        "Glass blur, snow, frost and elastic warp are left out. The motion's one-sided Gaussian is a line "
-        "of the same deviation; values are clipped, not rounded.",
+        "Frost is a drawn texture, not their photographs. Glass moves all pixels at once, not one after the "
+        "other; elastic interpolates once, not twice, and draws where corners come from, not where they go; "
+        "the one-sided Gaussian of motion and snow is a line of the same deviation. Lengths are in pixels, "
+        "chosen for images of 224 x 224. Values are clipped, not rounded.",
     )
 
 

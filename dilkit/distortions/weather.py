@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dilkit.distortions import _curves, _kernels
 from dilkit.distortions._filters import inner
-from dilkit.distortions.draw import Draw, Window
+from dilkit.distortions._lattice import plasma
+from dilkit.distortions.draw import Draw
 from dilkit.distortions.primitive import REGISTRY, Image, Param, PrimitiveKind
-
-Plane = npt.NDArray[np.float32]
-
-_LEVELS = 8
 
 
 def _rain(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
@@ -55,51 +50,6 @@ def _fog(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
     cloud *= density
     out = image + cloud[..., None]
     out /= np.float32(1) + density
-    return out
-
-
-def plasma(draw: Draw, decay: float) -> Plane:
-    """(h, w) in [0, 1], mean 1/2, standard deviation about 0.2: midpoint displacement from cells of 256 px.
-
-    Each halving of the cells adds a uniform displacement `decay` times smaller than the one before.
-    """
-    amplitudes = [decay**-level for level in range(_LEVELS + 1)]
-    plane = _lattice(draw, _LEVELS, amplitudes[0])
-    for level in range(1, _LEVELS + 1):
-        scale = _LEVELS - level
-        window, before = _cells(draw.window, scale), _cells(draw.window, scale + 1)
-        finer = _halved(plane)
-        y, x = window.y - 2 * before.y, window.x - 2 * before.x
-        plane = finer[y : y + window.h, x : x + window.w] + _lattice(draw, scale, amplitudes[level])
-    plane = plane[: draw.window.h, : draw.window.w] * np.float32(0.5 / math.hypot(*amplitudes))
-    plane += np.float32(0.5)
-    return np.clip(plane, np.float32(0), np.float32(1), out=plane)
-
-
-def _cells(window: Window, scale: int) -> Window:
-    """The corners of the cells of 2**scale pixels that a window touches."""
-    y, x = window.y >> scale, window.x >> scale
-    bottom, right = (window.y + window.h - 1) >> scale, (window.x + window.w - 1) >> scale
-    return Window(y, x, bottom - y + 2, right - x + 2)
-
-
-def _lattice(draw: Draw, scale: int, amplitude: float) -> Plane:
-    """Uniform displacements on [-amplitude, amplitude) at the corners of the window's cells."""
-    height, width = ((side - 1 >> scale) + 2 for side in draw.shape)
-    corners = Draw(draw.key, (height, width), _cells(draw.window, scale))
-    lot = corners.bits(1, stream=f"cells {scale}")[..., 0] * np.float32(2 * amplitude / 65536)
-    lot -= np.float32(amplitude)
-    return lot
-
-
-def _halved(plane: Plane) -> Plane:
-    """Bilinear values at the corners and midpoints of the cells: (2 h - 1, 2 w - 1)."""
-    height, width = plane.shape
-    out = np.empty((2 * height - 1, 2 * width - 1), np.float32)
-    out[::2, ::2] = plane
-    half = np.float32(0.5)
-    np.multiply(plane[:, 1:] + plane[:, :-1], half, out=out[::2, 1::2])
-    np.multiply(out[2::2] + out[:-2:2], half, out=out[1::2])
     return out
 
 

@@ -33,6 +33,13 @@ EXAMPLES = {
     "motion_blur": [{"length": 9, "angle": 25}, {"length": 16}],
     "defocus": [{"radius": 4.3}],
     "zoom_blur": [{"zoom": 1.1}],
+    "glass_blur": [{"delta": 1, "sigma": 0.7}, {"delta": 4, "sigma": 1.5, "iterations": 3}],
+    "elastic": [
+        {"alpha": 29.28, "sigma": 2.44},
+        {"alpha": 488, "sigma": 19.52, "jitter": 48.8},
+        {"alpha": 60, "sigma": 36},
+        {"alpha": 0.7, "sigma": 0.5},
+    ],
     "jpeg": [{"quality": 30}, {"quality": 90, "subsampling": "4:4:4"}, {"quality": 5}],
     "webp": [{"quality": 30}],
     "resize": [{"factor": 0.4, "method": "area"}, {"factor": 1.3}],
@@ -43,6 +50,11 @@ EXAMPLES = {
     "rain": [{"density": 0.01}, {"density": 0.02, "length": 21, "angle": 100, "blend": "screen"}],
     "haze": [{"transmission": 0.6}, {"transmission": 0.4, "variation": 0.5}],
     "fog": [{"density": 2}],
+    "snow": [
+        {"mean": 0.1},
+        {"mean": 0.55, "zoom": 4.5, "threshold": 0.85, "length": 17, "angle": 60, "whiten": 0.35},
+    ],
+    "frost": [{"weight": 0.7}],
     "camera_noise": [{"shot": 0.01}, {"shot": 0.01, "camera": "sony-a7r", "mosaic": False}],
     "brightness": [{"shift": 0.2}],
     "contrast": [{"factor": 0.4}],
@@ -54,7 +66,17 @@ CASES = [(name, params) for name, cases in EXAMPLES.items() for params in cases]
 IDS = [f"{name}-{'-'.join(f'{v}' for v in params.values())}" for name, params in CASES]
 FAMILIES = {
     f"dilkit.distortions.{family}"
-    for family in ("noise", "blur", "compression", "pointwise", "resampling", "weather", "camera")
+    for family in (
+        "noise",
+        "blur",
+        "warp",
+        "compression",
+        "pointwise",
+        "resampling",
+        "weather",
+        "winter",
+        "camera",
+    )
 }
 
 

@@ -153,13 +153,63 @@ def test_real_esrgan_second_order():
     assert all([n for n, _ in steps][-2:] == ["clip", "quantize"] for steps in drawn)
 
 
-def test_common_corruptions_grow_with_severity():
-    levels = [parse(f"corruptions-s{severity}") for severity in range(1, 6)]
-    assert all(len(level) == 11 for level in levels)
-    sigmas = [next(w.steps[0].degree for w in level if w.steps[0].name == "awgn") for level in levels]
-    assert sigmas == pytest.approx([255 * s for s in (0.08, 0.12, 0.18, 0.26, 0.38)])
-    qualities = [next(w.steps[0].degree for w in level if w.steps[0].name == "jpeg") for level in levels]
-    assert qualities == [25, 18, 15, 10, 7]
+SEVERITIES = [
+    {word.steps[0].name: word.steps[0].params for word in parse(f"corruptions-s{k}")} for k in range(1, 6)
+]
+
+
+def severities(name, *params):
+    """The numbers of a corruption at severities 1 to 5."""
+    return [tuple(level[name][param] for param in params) for level in SEVERITIES]
+
+
+def test_common_corruptions_are_fifteen():
+    assert all(len(parse(f"corruptions-s{k}")) == len(level) == 15 for k, level in enumerate(SEVERITIES, 1))
+    assert [s for (s,) in severities("awgn", "sigma")] == pytest.approx(
+        [255 * s for s in (0.08, 0.12, 0.18, 0.26, 0.38)]
+    )
+    assert severities("jpeg", "quality") == [(25,), (18,), (15,), (10,), (7,)]
+    assert severities("glass_blur", "sigma", "delta", "iterations") == [
+        (0.7, 1, 2),
+        (0.9, 2, 1),
+        (1, 2, 3),
+        (1.1, 3, 2),
+        (1.5, 4, 2),
+    ]
+    assert severities("frost", "keep", "weight") == [
+        (1, 0.4),
+        (0.8, 0.6),
+        (0.7, 0.7),
+        (0.65, 0.7),
+        (0.6, 0.75),
+    ]
+    assert severities("snow", "mean", "deviation", "zoom", "threshold") == [
+        (0.1, 0.3, 3, 0.5),
+        (0.2, 0.3, 2, 0.5),
+        (0.55, 0.3, 4, 0.9),
+        (0.55, 0.3, 4.5, 0.85),
+        (0.55, 0.3, 2.5, 0.85),
+    ]
+    assert [1 - w for (w,) in severities("snow", "whiten")] == pytest.approx([0.8, 0.7, 0.7, 0.65, 0.55])
+    assert np.array(severities("elastic", "alpha", "sigma", "jitter")) / 244 == pytest.approx(
+        np.array([[2, 0.7, 0.1], [2, 0.08, 0.2], [0.05, 0.01, 0.02], [0.07, 0.01, 0.02], [0.12, 0.01, 0.02]])
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "blurs"),
+    [
+        ("motion_blur", [(10, 3), (15, 5), (15, 8), (15, 12), (20, 15)]),
+        ("snow", [(10, 4), (12, 4), (12, 8), (12, 8), (12, 12)]),
+    ],
+)
+def test_lines_deviate_as_the_one_sided_gaussians_that_they_stand_for(name, blurs):
+    for (length,), (radius, sigma) in zip(severities(name, "length"), blurs, strict=True):
+        k = np.arange(2 * radius + 1)
+        weight = np.exp(-(k**2) / (2 * sigma**2))
+        mean = np.average(k, weights=weight)
+        variance = np.average((k - mean) ** 2, weights=weight)
+        assert length == round(np.sqrt(12 * variance + 1))
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -1,0 +1,146 @@
+"""Glass and elastic warp move pixels as far as they say."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from dilkit.distortions import Draw, Window, elastic
+from dilkit.distortions._lattice import smooth
+from dilkit.distortions.warp import _moved
+
+SIDE = 256
+PLACES = np.stack([*np.mgrid[:SIDE, :SIDE], np.zeros((SIDE, SIDE))], axis=2).astype(np.float32)
+"""An image that says where each pixel came from: its row in red, its column in green."""
+
+
+def steps(distort, name, margin, **params):
+    """How far down and to the right of it each pixel was taken from, (h, w, 2), away from the border."""
+    moved = (distort(PLACES, name, **params) - PLACES)[margin:-margin, margin:-margin, :2]
+    return moved.astype(float)
+
+
+@pytest.mark.parametrize("delta", [1, 2, 4])
+def test_a_step_through_glass_is_uniform_on_minus_delta_to_delta_less_one(distort, delta):
+    found = steps(distort, "glass_blur", 8, delta=delta, sigma=0.05, iterations=1)
+    whole = np.rint(found)
+    assert np.abs(found - whole).max() < 0.1  # the blur of 0.05 px leaves them whole
+    n = whole[..., 0].size
+    for axis in (0, 1):
+        values, counts = np.unique(whole[..., axis], return_counts=True)
+        assert values.tolist() == list(range(-delta, delta))
+        assert ((counts - n / (2 * delta)) ** 2).sum() * 2 * delta / n < 30
+    deviation = (4 * delta**2 - 1) / 12
+    centred = whole + 0.5
+    for a, b in (
+        (centred[..., 0], centred[..., 1]),
+        (centred[1:], centred[:-1]),
+        (centred[:, 1:], centred[:, :-1]),
+    ):
+        assert abs((a * b).mean()) < 5 * deviation / math.sqrt(n)
+
+
+@pytest.mark.parametrize("iterations", [2, 3, 5])
+def test_steps_through_glass_add_up(distort, iterations):
+    found = steps(distort, "glass_blur", 16, delta=2, sigma=0.05, iterations=iterations)
+    assert np.abs(found).max() <= 2 * iterations + 0.1
+    assert found.mean(axis=(0, 1)) == pytest.approx([-iterations / 2] * 2, abs=0.05)
+    assert found.var(axis=(0, 1)) == pytest.approx([iterations * 15 / 12] * 2, rel=0.03)
+
+
+def test_glass_blurs_before_and_after(distort):
+    """Its mean response to a line has the variance of two Gaussians and of the steps between them."""
+    line = np.zeros((2000, 65, 3), np.float32)
+    line[:, 32] = 1
+    profile = distort(line, "glass_blur", delta=3, sigma=1.1, iterations=2)[..., 0].mean(axis=0, dtype=float)
+    x = np.arange(65) - 32
+    assert profile.sum() == pytest.approx(1, abs=0.02)
+    centre = (profile * x).sum() / profile.sum()
+    assert centre == pytest.approx(1, abs=0.1)  # taken from half a pixel to the left, twice
+    variance = (profile * (x - centre) ** 2).sum() / profile.sum()
+    assert variance == pytest.approx(2 * 1.1**2 + 2 * 35 / 12, rel=0.05)
+
+
+def test_the_smooth_noise_has_its_deviation_and_width():
+    for sigma in (1.5, 2.44, 7.9, 8.0, 19.52, 40.0):
+        side = 800 if sigma > 10 else 400
+        planes = [smooth(Draw.whole(bytes([k]), (side, side)), sigma).astype(float) for k in range(6)]
+        expected = 1 / (2 * sigma * math.sqrt(3 * math.pi))
+        variance = np.mean([np.mean(plane**2) for plane in planes])
+        assert math.sqrt(variance) == pytest.approx(expected, rel=0.05 if sigma < 10 else 0.12)
+        lag = round(sigma)
+        for plane in (np.stack(planes), np.stack(planes).swapaxes(1, 2)):
+            along = np.mean(plane[:, lag:] * plane[:, :-lag]) / variance
+            assert along == pytest.approx(math.exp(-((lag / sigma) ** 2) / 4), abs=0.05)
+
+
+@pytest.mark.parametrize("sigma", [2.44, 11.0, 170.8])
+def test_the_smooth_noise_of_a_window_is_its_cut(sigma):
+    whole = Draw.whole(b"field", (150, 203))
+    plane = smooth(whole, sigma)
+    assert plane.shape == (150, 203, 2)
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        y, x = int(rng.integers(0, 150)), int(rng.integers(0, 203))
+        h, w = int(rng.integers(1, 151 - y)), int(rng.integers(1, 204 - x))
+        part = smooth(whole.at(Window(y, x, h, w)), sigma)
+        np.testing.assert_array_equal(part, plane[y : y + h, x : x + w])
+
+
+@pytest.mark.parametrize(("alpha", "sigma"), [(12.2, 2.44), (29.28, 2.44), (60.0, 5.0)])
+def test_elastic_displaces_by_its_alpha(distort, alpha, sigma):
+    found = steps(distort, "elastic", 20, alpha=alpha, sigma=sigma)
+    assert found.std(axis=(0, 1)) == pytest.approx(
+        [alpha / (2 * sigma * math.sqrt(3 * math.pi))] * 2, rel=0.1
+    )
+    assert found.mean(axis=(0, 1)) == pytest.approx([0, 0], abs=0.03 * alpha / sigma)
+    halo = elastic(alpha, sigma=sigma).locality.halo
+    assert np.abs(found).max() < halo < 1.2 * 6 * found.std() + 2
+
+
+def test_jitter_takes_three_corners_from_as_far_as_it_says(distort):
+    image = PLACES[:224, :224]
+    corners = np.array([[112 + 74, 112 + 74], [112 - 74, 112 + 74], [112 - 74, 112 - 74]])
+    inner = np.mgrid[60:164, 60:164].reshape(2, -1).T
+    basis = np.c_[inner, np.ones(len(inner))]
+    found = []
+    for seed in range(60):
+        made = distort(image, "elastic", seed=seed, alpha=0, jitter=20)
+        moved = (made - image)[60:164, 60:164, :2].reshape(-1, 2).astype(float)
+        fit, *_ = np.linalg.lstsq(basis, moved, rcond=None)
+        np.testing.assert_allclose(basis @ fit, moved, atol=1e-3)  # affine
+        found.append(np.c_[corners, np.ones(3)] @ fit)
+    lots = np.array(found) / 20
+    assert np.abs(lots).max() <= 1.001
+    assert np.abs(lots).max() > 0.95
+    np.testing.assert_allclose(lots.var(axis=0), 1 / 3, rtol=0.5)
+    assert lots.var() == pytest.approx(1 / 3, rel=0.1)
+    assert abs(lots.mean()) < 0.1
+
+
+def test_pixels_are_interpolated_linearly_and_reflected(photo):
+    rng = np.random.default_rng(0)
+    for spread in (3, 400):
+        down, right = (rng.uniform(-spread, spread, photo.shape[:2]).astype(np.float32) for _ in range(2))
+        y, x = np.mgrid[: photo.shape[0], : photo.shape[1]]
+        expected = [
+            scipy.ndimage.map_coordinates(
+                photo[..., c].astype(float), [y + down, x + right], order=1, mode="mirror"
+            )
+            for c in range(3)
+        ]
+        np.testing.assert_allclose(_moved(photo, down, right), np.stack(expected, axis=2), atol=1e-4)
+    point = np.full((1, 1, 3), 0.3, np.float32)
+    np.testing.assert_array_equal(_moved(point, *np.full((2, 1, 1), 5.5, np.float32)), point)
+
+
+def test_nothing_moves_without_alpha(distort, photo):
+    np.testing.assert_array_equal(distort(photo, "elastic", alpha=0), photo)
+
+
+def test_elastic_looks_everywhere_only_with_jitter():
+    assert elastic(29.28, sigma=2.44).locality.name == "halo"
+    assert elastic(29.28, sigma=2.44, jitter=1).locality.name == "global"
