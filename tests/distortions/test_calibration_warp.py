@@ -98,7 +98,22 @@ def test_elastic_displaces_by_its_alpha(distort, alpha, sigma):
     )
     assert found.mean(axis=(0, 1)) == pytest.approx([0, 0], abs=0.03 * alpha / sigma)
     halo = elastic(alpha, sigma=sigma).locality.halo
-    assert np.abs(found).max() < halo < 1.2 * 6 * found.std() + 2
+    assert 3.5 * found.std() < np.abs(found).max() < halo < 1.2 * 6 * found.std() + 2
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("elastic", {"alpha": 60, "sigma": 2}), ("glass_blur", {"delta": 5, "sigma": 0.6, "iterations": 4})],
+)
+def test_windows_of_what_is_moved_are_cuts(distort, name, params):
+    """Many and small, since few pixels come from far away."""
+    image = np.random.default_rng(1).random((97, 110, 3), dtype=np.float32)
+    whole = distort(image, name, **params)
+    for y in range(0, 97, 6):
+        for x in range(0, 110, 10):
+            window = Window(y, x, min(6, 97 - y), 10)
+            made = distort(image, name, window=window, **params)
+            np.testing.assert_array_equal(made, whole[y : y + window.h, x : x + window.w])
 
 
 def test_jitter_takes_three_corners_from_as_far_as_it_says(distort):
