@@ -5,6 +5,7 @@ A preset is a name for a text, with the source of its numbers; what departs from
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 METHODS = "method=choice('area', 'bilinear', 'bicubic')"
@@ -91,14 +92,6 @@ _ESRGAN = "Real-ESRGAN (Wang et al., ICCVW 2021), section 3 and its released opt
 
 # -- BSRGAN ------------------------------------------------------------------------------------------------
 
-_BSRGAN_BLUR = _weighted(
-    (1, "anisotropic_blur({0}, across={0}, angle=uniform(0, 180), radius=integers(3, 12))"),
-    (1, "gaussian_blur(uniform(0.05, 2.8), radius=integers(3, 12))"),
-).format("root_uniform(0.05, 2.82842712)")
-_BSRGAN_RESIZE = _weighted(
-    (0.75, f"resize(inverse_uniform(0.125, 1), {METHODS}) >> clip"),
-    (0.25, "gaussian_blur(uniform(0.1, 2.4), radius=12) >> resize(0.25, method='nearest')"),
-)
 _BSRGAN_LAST_RESIZE = _weighted(
     (1, "resize(0.25, method='area', of='clean')"),
     (1, "resize(0.25, method='bilinear', of='clean')"),
@@ -110,10 +103,33 @@ _BSRGAN_NOISE = _weighted(
     (0.2, "awgn(integers(2, 25), channels='correlated') >> clip"),
 )
 _BSRGAN_CAMERA = "prob(0.25, camera_noise(loguniform(0.0001, 0.012)) >> clip)"
-_BSRGAN = (
-    f"interleave({_BSRGAN_BLUR}, {_BSRGAN_BLUR}, {_BSRGAN_RESIZE} >> {_BSRGAN_LAST_RESIZE}, {_BSRGAN_NOISE}, "
-    f"prob(0.9, {_JPEG}), {_BSRGAN_CAMERA}) >> {_JPEG}"
-)
+_HALF = f"mix(resize(0.5, {METHODS}), resize(0.5, method='antialiased')) >> clip"
+
+
+def _bsrgan(scale: int) -> str:
+    """The chain of an image that is still `scale` times too large.
+
+    Its nearest resize samples a kernel which is shifted to the middle of each scale x scale pixels: bilinear
+    values between the pixels there are the same.
+    """
+    width = f"root_uniform(0.05, {math.sqrt(4 + scale):.9g})"
+    blur = _weighted(
+        (1, f"anisotropic_blur({width}, across={width}, angle=uniform(0, 180), radius=integers(3, 12))"),
+        (1, f"gaussian_blur(uniform(0.05, {2 + 0.2 * scale:g}), radius=integers(3, 12))"),
+    )
+    nearest = (
+        f"gaussian_blur(uniform(0.1, {0.6 * scale:g}), radius=12) >> resize({1 / scale:g}, method='bilinear')"
+    )
+    resize = _weighted(
+        (0.75, f"resize(inverse_uniform({0.5 / scale:g}, 1), {METHODS}) >> clip"), (0.25, nearest)
+    )
+    return (
+        f"interleave({blur}, {blur}, {resize} >> {_BSRGAN_LAST_RESIZE}, {_BSRGAN_NOISE}, "
+        f"prob(0.9, {_JPEG}), {_BSRGAN_CAMERA}) >> {_JPEG}"
+    )
+
+
+_BSRGAN = _weighted((0.75, _bsrgan(4)), (0.25, f"{_HALF} >> {_bsrgan(2)}"))
 
 # -- hybrid distortions, cameras, common corruptions -------------------------------------------------------
 
@@ -255,8 +271,7 @@ PRESETS: dict[str, Preset] = {
             "Blind super-resolution x4: a random order of blurs, resizes, noise, JPEG and camera noise.",
             _BSRGAN,
             "BSRGAN (Zhang et al., ICCV 2021), scale 4",
-            "The camera is sensor noise in place of a learned pipeline; the halving before everything and "
-            "the half-pixel shift of the nearest resize are left out.",
+            "The camera is sensor noise in place of a learned pipeline.",
         ),
         Preset(
             "real-esrgan-1",

@@ -26,6 +26,9 @@ _ANTIALIASED = "antialiased"
 
 def _resized(image: Image, height: int, width: int, method: str) -> Image:
     size = (max(1, width), max(1, height))
+    if method == _ANTIALIASED:
+        planes = (Pil.fromarray(np.ascontiguousarray(image[..., channel])) for channel in range(3))
+        return np.stack([np.asarray(plane.resize(size, Pil.Resampling.BICUBIC)) for plane in planes], axis=2)
     return np.asarray(cv2.resize(image, size, interpolation=METHODS[method]), np.float32)
 
 
@@ -107,7 +110,8 @@ def _pixelate(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
 
 
 def _method(name: str, default: str, doc: str) -> Param:
-    return Param(name, str, default=default, choices=tuple(METHODS), doc=doc)
+    doc += "; OpenCV's, or Pillow's bicubic with antialiasing"
+    return Param(name, str, default=default, choices=(*METHODS, _ANTIALIASED), doc=doc)
 
 
 resize = REGISTRY.add(
@@ -115,7 +119,7 @@ resize = REGISTRY.add(
         name="resize",
         family="resampling",
         summary="Resize by a factor; the shape changes.",
-        source="OpenCV, no antialiasing but by area; as BSRGAN and Real-ESRGAN chain them",
+        source="as BSRGAN and Real-ESRGAN chain them; no antialiasing but by area or where it is asked for",
         params=(
             Param("factor", float, low=1 / 64, high=16, doc="new side by old side, rounded to whole pixels"),
             _method("method", "bicubic", "interpolation"),

@@ -83,7 +83,7 @@ _PROTOCOLS = (
         quantize=True,
     ),
     Protocol(
-        name="bsrgan", sets=("DIV2K", "BSD100"), source="Zhang et al., BSRGAN, ICCV 2021",
+        name="bsrgan", version=2, sets=("DIV2K", "BSD100"), source="Zhang et al., BSRGAN, ICCV 2021",
         channel="y", border=4,
         summary="Blind super-resolution, scale 4: the preset bsrgan. Sets, channel and border are ours.",
         distort=PRESETS["bsrgan"].text,

@@ -322,7 +322,15 @@ def test_downsample_refuses_sides_that_do_not_divide(distort):
         distort(FLAT, "downsample", factor=3)
 
 
-@pytest.mark.parametrize("method", ["nearest", "area", "bilinear", "bicubic"])
+def test_antialiased_resizes_are_bicubic_averages(distort, photo):
+    photo = np.ascontiguousarray(photo[:, :144])
+    made = distort(photo, "resize", factor=0.5, method="antialiased")
+    inside = (slice(4, -4), slice(4, -4))
+    np.testing.assert_allclose(made[inside], distort(photo, "downsample", factor=2)[inside], atol=1e-5)
+    assert distort(photo[:31, :45], "resize", factor=0.5, method="antialiased").shape == (16, 22, 3)
+
+
+@pytest.mark.parametrize("method", ["nearest", "area", "bilinear", "bicubic", "antialiased"])
 def test_resize_changes_the_shape_and_keeps_what_is_flat(distort, method):
     assert distort(FLAT, "resize", factor=0.3, method=method).shape == (77, 77, 3)
     made = distort(FLAT, "resize_to", height=300, width=10, method=method)

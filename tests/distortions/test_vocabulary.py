@@ -42,7 +42,11 @@ EXAMPLES = {
     ],
     "jpeg": [{"quality": 30}, {"quality": 90, "subsampling": "4:4:4"}, {"quality": 5}],
     "webp": [{"quality": 30}],
-    "resize": [{"factor": 0.4, "method": "area"}, {"factor": 1.3}],
+    "resize": [
+        {"factor": 0.4, "method": "area"},
+        {"factor": 1.3},
+        {"factor": 0.5, "method": "antialiased"},
+    ],
     "resize_to": [{"height": 20, "width": 31}],
     "updown": [{"factor": 0.3}, {"factor": 1.5, "there": "bilinear"}],
     "downsample": [{"factor": 3}],

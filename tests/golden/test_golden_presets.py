@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from dilkit.distortions import (
     SampleKey,
@@ -70,24 +71,40 @@ def test_unseen_noises():
 
 
 def test_bsrgan_draws_what_the_paper_says():
-    drawn = samples("bsrgan")
-    names = [[name for name, _ in steps] for steps in drawn]
-    assert all(order[-1] == "jpeg" for order in names)
+    drawn = samples("bsrgan", 5000)
+    assert all(steps[-1][0] == "jpeg" for steps in drawn)
     assert share(lambda steps: [n for n, _ in steps].count("jpeg") == 2, drawn) == near(0.9)
-    resizes = [[params for name, params in steps if name == "resize"] for steps in drawn]
-    assert all(len(two) == 2 and two[1]["of"] == "clean" and two[1]["factor"] == 0.25 for two in resizes)
-    random = [1 / first["factor"] for first, _ in resizes if first["method"] != "nearest"]
-    assert len(random) / len(drawn) == near(0.75)
-    assert spread(random) == (near(1, 0.05), near(8, 0.05))
-    assert np.mean(random) == near(4.5, 0.2)  # 1 / U(1, 2 scale)
+    halved = [steps for steps in drawn if steps[0][0] == "resize" and steps[0][1]["factor"] == 0.5]
+    assert len(halved) / len(drawn) == near(0.25)
+    methods = Counter(steps[0][1]["method"] for steps in halved)
+    assert methods["antialiased"] / len(halved) == near(0.5)
+    assert all(methods[name] / len(halved) == near(1 / 6, 0.04) for name in ("area", "bilinear", "bicubic"))
+    assert all(steps[1][0] == "clip" for steps in halved)
+    in_full = [steps for steps in drawn if steps[0][0] != "resize" or steps[0][1]["factor"] != 0.5]
+    for scale, chains in ((4, in_full), (2, [steps[2:] for steps in halved])):
+        check_bsrgan_chain(scale, chains)
+
+
+def check_bsrgan_chain(scale, drawn):
+    resizes = [[(k, p) for k, (name, p) in enumerate(steps) if name == "resize"] for steps in drawn]
+    assert all(len(two) == 2 and two[1][1]["of"] == "clean" for two in resizes)
+    assert all(two[1][1]["factor"] == 0.25 for two in resizes)
+    filtered = [
+        [n for n, _ in steps[:k]].count("gaussian_blur") > 0 and p["factor"] == 1 / scale
+        for steps, ((k, p), _) in zip(drawn, resizes, strict=True)
+    ]
+    assert np.mean(filtered) == near(0.25)
+    random = [1 / two[0][1]["factor"] for two, fixed in zip(resizes, filtered, strict=True) if not fixed]
+    assert spread(random) == (near(1, 0.05), near(2 * scale, 0.05))
+    assert np.mean(random) == near((1 + 2 * scale) / 2, 0.2)  # 1 / U(1, 2 scale)
     blurs = [(name, p) for steps in drawn for name, p in steps if name.endswith("blur")]
     assert {p["radius"] for _, p in blurs} == set(range(3, 13))  # 7 to 25 pixels
     assert len(blurs) / len(drawn) == near(2.25)  # two, and the filter of the nearest resize
     oval = [p["sigma"] ** 2 for name, p in blurs if name == "anisotropic_blur"]
-    assert len(oval) / len(drawn) == near(1)
-    assert spread(oval) == (near(0, 0.1), near(8, 0.1))
-    assert np.mean(oval) == near(4, 0.2)  # eigenvalues U(0, 4 + scale)
-    assert max(p["sigma"] for name, p in blurs if name == "gaussian_blur") == near(2.8, 0.1)
+    assert len(oval) / len(drawn) == near(1, 0.05)
+    assert spread(oval) == (near(0, 0.1), near(4 + scale, 0.1))
+    assert np.mean(oval) == near((4 + scale) / 2, 0.2)  # eigenvalues U(0, 4 + scale)
+    assert max(p["sigma"] for name, p in blurs if name == "gaussian_blur") == near(2 + 0.2 * scale, 0.1)
     noises = [p for steps in drawn for name, p in steps if name == "awgn"]
     assert len(noises) == len(drawn)
     assert spread(p["sigma"] for p in noises) == (2, 25)
@@ -95,8 +112,25 @@ def test_bsrgan_draws_what_the_paper_says():
         assert np.mean([p["channels"] == channels for p in noises]) == near(expected)
     quality = [p["quality"] for steps in drawn for name, p in steps if name == "jpeg"]
     assert spread(quality) == (30, 95)
-    first_is = Counter(order[0] for order in names)
-    assert len(first_is) >= 6  # a random order
+    assert len(Counter(steps[0][0] for steps in drawn)) >= 6  # a random order
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("sigma", [0.1, 0.7, 1.2])
+def test_bsrgan_samples_its_shifted_kernel(scale, sigma):
+    """One kernel value for each pixel, moved by (scale - 1) / 2 by linear interpolation, then [::scale]."""
+    y, x = np.mgrid[-12:13, -12:13]
+    kernel = np.exp(-(x**2 + y**2) / (2 * sigma**2))
+    shifted = scipy.ndimage.shift(kernel, (1 - scale) / 2, order=1, mode="nearest")
+    planes = [
+        scipy.ndimage.convolve(IMAGE[..., c].astype(float), shifted / shifted.sum(), mode="mirror")
+        for c in range(3)
+    ]
+    expected = np.stack(planes, axis=2)[::scale, ::scale]
+    text = f"gaussian_blur({sigma}, radius=12) >> resize({1 / scale:g}, method='bilinear')"
+    made = parse(text).apply(IMAGE, SampleKey(0, b""))
+    np.testing.assert_allclose(made, expected, atol=2e-6)
+    assert f"radius=12) >> resize({1 / scale:g}, method='bilinear')" in PRESETS["bsrgan"].text
 
 
 def test_real_esrgan_first_order():
