@@ -33,9 +33,8 @@ import numpy as np
 import primitives
 
 from dilkit.confounders.builder import augment
-from dilkit.confounders.pixels import to_float
 from dilkit.confounders.sources import expand, read_image
-from dilkit.distortions import SampleKey, confounder_set, pixel_hash
+from dilkit.distortions import SampleKey, as_float, confounder_set, pixel_hash
 from dilkit.distortions._memory import keep_freed_memory
 
 FOUR = "awgn[5, 10, 15, 20] >> clip >> quantize"
@@ -70,7 +69,7 @@ def bare(folder: Path, words: str) -> Callable[[], None]:
 
     def run() -> None:
         for tile in held:
-            image, key = to_float(tile), SampleKey(0, pixel_hash(tile))
+            image, key = as_float(tile), SampleKey(0, pixel_hash(tile))
             for word in chosen:
                 word.apply(image, key)
 

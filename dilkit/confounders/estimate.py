@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dilkit.confounders.pixels import to_float
 from dilkit.confounders.plan import Plan
 from dilkit.confounders.reading import UnreadableImage
 from dilkit.confounders.work import one_thread
-from dilkit.distortions import SampleKey, pixel_hash
+from dilkit.distortions import SampleKey, as_float, pixel_hash
 from dilkit.errors import DilkitError
 
 _TRIALS = 3
@@ -78,7 +77,7 @@ def _first_tile(plan: Plan) -> np.ndarray:
 
 def _views(plan: Plan, pixels: np.ndarray) -> None:
     image, key = (
-        to_float(pixels),
+        as_float(pixels),
         SampleKey(plan.settings.seed, pixel_hash(pixels), 0, plan.settings.coupling),
     )
     for word in plan.confounders:

@@ -12,10 +12,9 @@ import numpy as np
 
 from dilkit import __version__
 from dilkit.confounders.builder import plan_for
-from dilkit.confounders.pixels import to_float
 from dilkit.confounders.plan import Plan
 from dilkit.confounders.store import Array, Head, Store, StoredView
-from dilkit.distortions import SampleKey, Word, confounder_set, pixel_hash
+from dilkit.distortions import SampleKey, Word, as_float, confounder_set, pixel_hash
 from dilkit.distortions.draw import Window
 from dilkit.errors import DilkitError, UsageError
 
@@ -108,7 +107,7 @@ class LiveStore(Store):
 
     def _keep(self, image: int) -> None:
         pixels = self.plan.images[image].load(self.plan.settings.alpha)
-        pixels = to_float(pixels) if self.plan.clean_dtype == "float32" else pixels
+        pixels = as_float(pixels) if self.plan.clean_dtype == "float32" else pixels
         first = self._first[image]
         boxes = [self.plan.window(first + k) for k in range(int((self.plan.image == image).sum()))]
         self._kept[image] = [np.ascontiguousarray(pixels[y : y + h, x : x + w]) for y, x, h, w in boxes]

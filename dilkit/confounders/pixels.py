@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from dilkit.distortions import Primitive, Word
+from dilkit.distortions import Primitive, SampleKey, Word, as_float
+from dilkit.distortions.compression import to_uint8
+from dilkit.distortions.draw import Window
+from dilkit.distortions.words import Step
 from dilkit.errors import DilkitError
+
+Render = Callable[[npt.NDArray[np.float32], SampleKey, Window | None], npt.NDArray[Any]]
+"""(whole clean image, its key, the part that is wanted) -> the view as it is stored, uint8 or float32."""
 
 _EIGHT_BIT_ENDS = frozenset({"jpeg", "webp"})
 """Primitives whose result is on the 8-bit grid by nature."""
@@ -16,22 +23,61 @@ _HARMLESS = frozenset({"clip", "quantize"})
 """Primitives that leave the 8-bit grid where it is, and together bring anything onto it."""
 
 
-def to_float(pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """uint8 as k / 255 in float32; float32 as it is."""
-    if pixels.dtype == np.uint8:
-        return np.divide(pixels, np.float32(255), dtype=np.float32)
-    return np.asarray(pixels, np.float32)
-
-
 def to_eight_bit(image: npt.NDArray[np.float32], what: object = None) -> npt.NDArray[np.uint8]:
     """float32 values k / 255 as the k they are; raises DilkitError where something would be lost."""
-    import cv2
-
-    levels = np.asarray(cv2.convertScaleAbs(np.ascontiguousarray(image), alpha=255.0), np.uint8)
+    levels = to_uint8(image)
     step = max(1, image.shape[0] // 3)
-    if not np.array_equal(to_float(levels[::step]), image[::step]):
+    if not np.array_equal(as_float(levels[::step]), image[::step]):
         raise DilkitError("values are not on the 8-bit grid they were declared to be on", where=what)
     return levels
+
+
+def renderer(word: Word, dtype: str) -> Render:
+    """How a word's view is made in the type it is stored in (`storage_dtype`).
+
+    A closing `clip >> quantize` and the way to bytes are one step, which gives the same levels. The function
+    returned raises DilkitError where a distortion made values that are no numbers.
+    """
+    tail = _tail(word)
+    rounds = dtype == "uint8" and _HARMLESS.issubset(tail)
+    body = Word(word.sequence[: -len(tail)]) if rounds else word
+
+    def render(
+        image: npt.NDArray[np.float32], key: SampleKey, window: Window | None = None
+    ) -> npt.NDArray[Any]:
+        made = body.apply(image, key, window)
+        _require_numbers(made, word.label)
+        if rounds:
+            return to_uint8(made)
+        return to_eight_bit(made, word.label) if dtype == "uint8" else made
+
+    return render
+
+
+def _tail(word: Word) -> list[str]:
+    """The names of the steps at a word's end that do nothing but clip and round to 8 bits."""
+    names = []
+    for step in reversed(word.sequence):
+        if not _is_harmless(step):
+            break
+        names.append(step.name)
+    return names
+
+
+def _is_harmless(step: Step) -> TypeGuard[Primitive]:
+    return isinstance(step, Primitive) and step.name in _HARMLESS and step.params.get("bits", 8) == 8
+
+
+def _require_numbers(image: npt.NDArray[np.float32], label: str) -> None:
+    """The square of the length is no number where one value is none, and costs next to nothing."""
+    flat = image.reshape(-1)
+    if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(flat).all():
+        raise DilkitError(
+            "the distortion made values that are no numbers",
+            where=label,
+            found=f"{np.count_nonzero(~np.isfinite(flat))} of {flat.size}",
+            expected="finite values",
+        )
 
 
 def storage_dtype(word: Word, clean_dtype: str = "float32") -> np.dtype[Any]:
@@ -39,24 +85,17 @@ def storage_dtype(word: Word, clean_dtype: str = "float32") -> np.dtype[Any]:
 
     So nothing is clipped or rounded but by the expression, and nothing is lost by storing.
     """
-    tail: set[str] = set()
-    for step in reversed(word.sequence):
-        if not isinstance(step, Primitive):
-            break
-        if step.name in _EIGHT_BIT_ENDS:
-            return np.dtype(np.uint8)
-        if step.name not in _HARMLESS or step.params.get("bits", 8) != 8:
-            break
-        tail.add(step.name)
+    tail = _tail(word)
+    rest = word.sequence[: len(word.sequence) - len(tail)]
+    if rest:
+        on_the_grid = isinstance(rest[-1], Primitive) and rest[-1].name in _EIGHT_BIT_ENDS
     else:
-        tail |= _HARMLESS if clean_dtype == "uint8" else set()
-    return np.dtype(np.uint8 if tail == _HARMLESS else np.float32)
+        on_the_grid = clean_dtype == "uint8"
+    return np.dtype(np.uint8 if on_the_grid or _HARMLESS.issubset(tail) else np.float32)
 
 
 def output_scale(word: Word) -> int:
     """How many times smaller the word's result is than its input (1 for all but downsampling words)."""
-    from dilkit.distortions import SampleKey
-
     probe = np.zeros((96, 96, 3), np.float32)
     height, width = word.apply(probe, SampleKey(0, b"probe" * 8)).shape[:2]
     if height != width or height == 0 or 96 % height:

@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from dilkit.confounders.pixels import to_float
 from dilkit.confounders.plan import Plan
 from dilkit.confounders.reading import UnreadableImage
 from dilkit.confounders.store import Store
-from dilkit.distortions import SampleKey, pixel_hash
+from dilkit.distortions import SampleKey, as_float, pixel_hash
 from dilkit.errors import DilkitError, UsageError
 
 GAIN = 4
@@ -46,7 +45,7 @@ def rows_of_plan(plan: Plan, count: int = 4) -> list[Row]:
         except UnreadableImage:
             continue
         key = SampleKey(plan.settings.seed, pixel_hash(pixels), 0, plan.settings.coupling)
-        clean = to_float(pixels)
+        clean = as_float(pixels)
         views = {word.label: word.apply(clean, key) for word in plan.confounders}
         rows.append(Row(source.name, clean, views))
     if not rows:
@@ -59,8 +58,8 @@ def rows_of_store(store: Store, count: int = 4) -> list[Row]:
     return [
         Row(
             store.index["source"][item].decode(),
-            to_float(store.clean(item)),
-            {label: to_float(store.view(item, label)) for label in store.labels},
+            as_float(store.clean(item)),
+            {label: as_float(store.view(item, label)) for label in store.labels},
         )
         for item in _spread(len(store), count)
     ]

@@ -74,8 +74,10 @@ def read_image(path: str | Path, *, alpha: Alpha = "refuse") -> Pixels:
     with _open(path) as image:
         bits, _ = _depth(image, path)
         turn = _orientation(image, path)
-        _load(image, path)
-        pixels = _deep(path, image, alpha) if bits > 8 else _shallow(path, image, alpha)
+        pixels = _jpeg(path) if image.format == "JPEG" and image.mode == "RGB" else None
+        if pixels is None:
+            _load(image, path)
+            pixels = _deep(path, image, alpha) if bits > 8 else _shallow(path, image, alpha)
         return np.ascontiguousarray(_TURNS[turn](pixels)) if turn in _TURNS else pixels
 
 
@@ -133,6 +135,16 @@ def _depth(image: Pil.Image, path: Path) -> tuple[int, bool]:
         with path.open("rb") as file:
             return file.read(25)[24], False
     return 8, False
+
+
+def _jpeg(path: Path) -> Pixels | None:
+    """The pixels that Pillow decodes, in a third of its time; None where the decoder has to complain."""
+    import simplejpeg
+
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(path.read_bytes(), "RGB", fastdct=False, fastupsample=False))
+    except ValueError:
+        return None
 
 
 def _shallow(path: Path, image: Pil.Image, alpha: Alpha) -> Pixels:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dilkit.confounders.pixels import to_float
 from dilkit.confounders.store import Store
+from dilkit.distortions import as_float
 from dilkit.evaluation.metrics import psnr, ssim
 
 _SSIM_WINDOW = 11
@@ -26,7 +26,7 @@ def statistics(store: Store, samples: int = 32) -> dict[str, dict[str, Any]]:
     items = np.unique(np.linspace(0, len(store) - 1, min(samples, len(store))).astype(int)).tolist()
     found: dict[str, dict[str, Any]] = {}
     for label in store.labels:
-        rows = [_measure(to_float(store.clean(i)), to_float(store.view(i, label))) for i in items]
+        rows = [_measure(as_float(store.clean(i)), as_float(store.view(i, label))) for i in items]
         found[label] = {name: _combine(name, [row[name] for row in rows]) for name in rows[0]}
     return found
 

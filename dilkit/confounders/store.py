@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dilkit.confounders.layout import FORMAT, LAYOUT, Region, is_pixels, regions
-from dilkit.confounders.pixels import to_eight_bit, to_float
-from dilkit.distortions import ConfounderSet, SampleKey, Word, parse
+from dilkit.confounders.pixels import Render, renderer
+from dilkit.distortions import ConfounderSet, SampleKey, Word, as_float, parse
 from dilkit.distortions.draw import Window
 from dilkit.errors import DilkitError, UsageError, nearest
 
@@ -200,8 +200,10 @@ class Store:
 
     def make(self, image: Array, item: int, label: str, window: Window | None = None) -> Array:
         """A view made anew from the item's clean pixels as float32, in the type that is stored."""
-        made = self.word(label).apply(image, self.key(item), window)
-        return to_eight_bit(made, label) if self._stored_view(label).dtype == "uint8" else made
+        renders: dict[str, Render] = self.__dict__.setdefault("_renders", {})
+        if label not in renders:
+            renders[label] = renderer(self.word(label), self._stored_view(label).dtype)
+        return renders[label](image, self.key(item), window)
 
     def digests(self, label: str) -> Array:
         """xxh3-64 of the bytes of each item of a stored view."""
@@ -212,12 +214,12 @@ class Store:
         pixels = self.clean(item)
         halos = [self.word(label).locality.halo for label in labels]
         if window is None or pixels.dtype != np.uint8 or None in halos:
-            return to_float(pixels)
+            return as_float(pixels)
         reach = max((halo for halo in halos if halo is not None), default=0)
         y = slice(max(0, window.y - reach), window.y + window.h + reach)
         x = slice(max(0, window.x - reach), window.x + window.w + reach)
         image = np.empty(pixels.shape, np.float32)
-        image[y, x] = to_float(pixels[y, x])
+        image[y, x] = as_float(pixels[y, x])
         return image
 
     def _stored_view(self, label: str) -> StoredView:

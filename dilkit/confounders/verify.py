@@ -11,9 +11,8 @@ import numpy as np
 import xxhash
 
 from dilkit.confounders import layout
-from dilkit.confounders.pixels import to_float
 from dilkit.confounders.store import Array, Store, StoredView
-from dilkit.distortions import pixel_hash
+from dilkit.distortions import as_float, pixel_hash
 from dilkit.errors import DilkitError
 
 
@@ -84,7 +83,7 @@ def _remake(store: Store, item: int, view: StoredView) -> Iterator[str]:
         yield f"{_name(store, item)}: the pixel hash does not belong to the clean pixels"
         return
     try:
-        again = store.make(to_float(clean), item, view.label)
+        again = store.make(as_float(clean), item, view.label)
     except DilkitError as error:
         yield str(error)
         return

@@ -18,11 +18,11 @@ import xxhash
 
 from dilkit.confounders.layout import Region, Regions
 from dilkit.confounders.perceptual import perceptual_hash
-from dilkit.confounders.pixels import to_eight_bit, to_float
+from dilkit.confounders.pixels import renderer
 from dilkit.confounders.plan import Plan
 from dilkit.confounders.reading import Pixels, UnreadableImage
 from dilkit.confounders.sources import Failure, failure
-from dilkit.distortions import SampleKey, pixel_hash
+from dilkit.distortions import SampleKey, as_float, pixel_hash
 from dilkit.distortions._memory import keep_freed_memory
 from dilkit.errors import DilkitError
 
@@ -121,7 +121,7 @@ def _load(plan: Plan, image: int) -> tuple[Pixels | None, Failure | None]:
     needed = (plan.box[first:last, :2] + plan.box[first:last, 2:]).max(axis=0)
     if (pixels.shape[:2] < needed).any() or (pixels.dtype != np.uint8 and plan.clean_dtype == "uint8"):
         return None, Failure(source.name, "the file changed while it was being read")
-    return (to_float(pixels) if plan.clean_dtype == "float32" else pixels), None
+    return (as_float(pixels) if plan.clean_dtype == "float32" else pixels), None
 
 
 def distort(desk: Desk, part: int) -> list[Failure]:
@@ -129,14 +129,13 @@ def distort(desk: Desk, part: int) -> list[Failure]:
     plan, settings = desk.plan, desk.plan.settings
     first, last = plan.parts[part]
     digests = np.zeros((len(plan.views), last - first), "<u8")
+    renders = [renderer(word, view.dtype) for view, word in zip(plan.views, plan.confounders, strict=True)]
     for item in range(first, last):
-        image = to_float(desk.read_clean(item))
+        image = as_float(desk.read_clean(item))
         key = SampleKey(settings.seed, desk.read("index/pixel_hash", item), 0, settings.coupling)
-        for row, (view, word) in enumerate(zip(plan.views, plan.confounders, strict=True)):
-            made = word.apply(image, key)
-            stored = to_eight_bit(made, view.label) if view.dtype == "uint8" else made
-            name = f"distorted/{view.label}"
-            digests[row, item - first] = desk.write_pixels(name, item, view.scale, stored)
+        for row, (view, render) in enumerate(zip(plan.views, renders, strict=True)):
+            made = render(image, key, None)
+            digests[row, item - first] = desk.write_pixels(f"distorted/{view.label}", item, view.scale, made)
     for row, view in enumerate(plan.views):
         desk.write(f"digest/{view.label}", first, digests[row])
     return []

@@ -9,10 +9,12 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image as Pil
 
 from dilkit.distortions.draw import Draw, Window
 from dilkit.distortions.primitive import GLOBAL, REGISTRY, Image, Locality, Param, PrimitiveKind
+from dilkit.distortions.sampling import as_float
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -28,13 +30,10 @@ _SAMPLING = {
 
 def to_uint8(image: Image) -> Bytes:
     """[0, 1] float32 -> 0 .. 255, clipped and rounded half to even."""
-    inside = np.clip(image, np.float32(0), np.float32(1))
-    return np.asarray(cv2.convertScaleAbs(inside, alpha=255), np.uint8)
-
-
-def to_float(image: Bytes) -> Image:
-    """0 .. 255 -> [0, 1] float32, correctly rounded."""
-    return np.divide(image, np.float32(255), dtype=np.float32)
+    low, high, _, _ = cv2.minMaxLoc(image.reshape(len(image), -1))
+    if low < 0 or high > 1:
+        image = np.clip(image, np.float32(0), np.float32(1))
+    return np.asarray(cv2.convertScaleAbs(image, alpha=255), np.uint8)
 
 
 def _jpeg(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
@@ -61,14 +60,14 @@ def _through_jpeg(image: Image, params: Mapping[str, Any]) -> Image:
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLING[params["subsampling"]]]
     bgr = cv2.cvtColor(to_uint8(image), cv2.COLOR_RGB2BGR)
     _, file = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, params["quality"], *sampling])
-    return to_float(np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR_RGB), np.uint8))
+    return as_float(simplejpeg.decode_jpeg(file, "RGB", fastdct=False, fastupsample=False))
 
 
 def _webp(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
     file = io.BytesIO()
     Pil.fromarray(to_uint8(image)).save(file, "WEBP", quality=params["quality"])
     with Pil.open(file) as decoded:
-        return to_float(np.asarray(decoded.convert("RGB")))
+        return as_float(np.asarray(decoded.convert("RGB")))
 
 
 jpeg = REGISTRY.add(

@@ -135,9 +135,9 @@ def _arrangement(step: Shuffle, token: bytes) -> list[tuple[int, int]]:
 def apply(word: Word, image: Image, key: SampleKey, window: Window | None) -> Image:
     """`Word.apply`."""
     _check_image(image)
-    clean = image.shape[:2]
+    given, clean = image, image.shape[:2]
     todo = list(plan(word, key))
-    reaches = [p.kind.locality(p.params).halo for p in todo]
+    reaches = [p.kind.locality(p.params).halo for p in todo] if window is not None else [None] * len(todo)
     split = max((i + 1 for i, halo in enumerate(reaches) if halo is None), default=0)
     for planned in todo[:split]:
         image = _run(planned, image, Window(0, 0, *image.shape[:2]), image.shape[:2], clean)
@@ -149,7 +149,7 @@ def apply(word: Word, image: Image, key: SampleKey, window: Window | None) -> Im
     part = _cut(image, windows[0])
     for planned, before, after in zip(todo[split:], windows, windows[1:], strict=False):
         part = _cut(_run(planned, part, before, shape, clean), _inside(after, before))
-    return part.copy() if part.base is not None or part is image else part
+    return part.copy() if part.base is not None or part is given else part
 
 
 def _run(

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from dilkit.confounders.pixels import to_float
 from dilkit.confounders.sources import expand
 from dilkit.confounders.store import Store
-from dilkit.distortions import ConfounderSet, Image, SampleKey, Word, confounder_set, pixel_hash
+from dilkit.distortions import ConfounderSet, Image, SampleKey, Word, as_float, confounder_set, pixel_hash
 from dilkit.errors import UsageError
 from dilkit.evaluation.metrics import Channel, psnr
 from dilkit.recipe import Recipe
@@ -85,7 +84,7 @@ class Validation:
 
 def _images(plan: Validate, store: Store) -> list[Image]:
     if plan.images is not None:
-        found = [to_float(image.load("refuse")) for image in expand(plan.images)[: plan.limit]]
+        found = [as_float(image.load("refuse")) for image in expand(plan.images)[: plan.limit]]
     else:
         if "validation" not in store.index["split"].astype(str):
             raise UsageError(
@@ -93,7 +92,7 @@ def _images(plan: Validate, store: Store) -> list[Image]:
                 where="validate.images",
                 remedy="name images in validate.images, or make the store with --validation 0.1",
             )
-        found = [to_float(store.clean(int(i))) for i in store.items("validation")[: plan.limit]]
+        found = [as_float(store.clean(int(i))) for i in store.items("validation")[: plan.limit]]
     if not found:
         raise UsageError("there is no image to validate on", where="validate.images", found=plan.images)
     return [_centre(image, plan.crop) for image in found]

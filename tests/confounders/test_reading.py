@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
+import skimage.data
 from PIL import Image
 
 from dilkit.confounders.reading import UnreadableImage, read_header, read_image
@@ -29,6 +32,31 @@ def test_lossy_formats_are_close(tmp_path: Path, suffix: str) -> None:
     pixels = np.full((16, 16, 3), (200, 100, 50), np.uint8)
     Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", quality=95)
     assert np.abs(read_image(tmp_path / f"a.{suffix}").astype(int) - pixels).max() <= 4
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_blocks": 3}, {"optimize": True}]
+)
+def test_a_jpeg_has_the_pixels_that_pillow_decodes(
+    tmp_path: Path, subsampling: str, options: dict[str, Any]
+) -> None:
+    photo = skimage.data.astronaut()
+    for height, width, quality in ((61, 47, 30), (64, 5, 95), (1, 3, 75)):
+        file = tmp_path / "a.jpg"
+        crop = Image.fromarray(photo[100 : 100 + height, 200 : 200 + width])
+        crop.save(file, quality=quality, subsampling=subsampling, **options)
+        assert np.array_equal(read_image(file), np.asarray(Image.open(file)))
+
+
+def test_a_jpeg_that_the_fast_decoder_complains_of_is_left_to_pillow(tmp_path: Path) -> None:
+    file = tmp_path / "a.jpg"
+    Image.fromarray(np.rint(gradient(64, 64) * 255).astype(np.uint8)).save(file, restart_marker_blocks=2)
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"\xff\xd1", b"\xff\xd5", 1))
+    with pytest.raises(ValueError, match="Corrupt"):
+        simplejpeg.decode_jpeg(file.read_bytes())
+    assert np.array_equal(read_image(file), np.asarray(Image.open(file)))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])

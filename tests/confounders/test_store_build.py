@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from dilkit.confounders.builder import augment
-from dilkit.confounders.pixels import storage_dtype, to_float
+from dilkit.confounders.pixels import storage_dtype
 from dilkit.confounders.sources import read_image
 from dilkit.confounders.store import Store
-from dilkit.distortions import SampleKey, parse, pixel_hash
+from dilkit.distortions import SampleKey, as_float, parse, pixel_hash
 from dilkit.distortions.draw import Window
 from dilkit.errors import DilkitError, UsageError
 
@@ -30,8 +30,8 @@ def test_views_are_the_word_applied_to_the_clean_tile(store: Store) -> None:
         word = store.confounders[label]
         for item in range(len(store)):
             clean = store.clean(item)
-            made = word.apply(to_float(clean), SampleKey(3, pixel_hash(clean)))
-            assert np.array_equal(to_float(store.view(item, label)), made)
+            made = word.apply(as_float(clean), SampleKey(3, pixel_hash(clean)))
+            assert np.array_equal(as_float(store.view(item, label)), made)
 
 
 def test_only_the_expression_rounds(store: Store) -> None:

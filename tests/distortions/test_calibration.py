@@ -10,8 +10,8 @@ import pytest
 import scipy.stats
 from PIL import Image as Pil
 
-from dilkit.distortions import _poisson
-from dilkit.distortions.compression import to_float, to_uint8
+from dilkit.distortions import _poisson, as_float
+from dilkit.distortions.compression import to_uint8
 from dilkit.distortions.draw import Draw
 from dilkit.errors import UsageError
 
@@ -195,7 +195,7 @@ def test_the_way_to_eight_bits_rounds_half_to_even_and_clips():
     expected = np.clip(np.rint(values * np.float32(255)), 0, 255).astype(np.uint8)
     np.testing.assert_array_equal(to_uint8(values), expected)
     whole = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
-    np.testing.assert_array_equal(to_uint8(to_float(whole)), whole)
+    np.testing.assert_array_equal(to_uint8(as_float(whole)), whole)
 
 
 def test_clip_and_quantize(distort):

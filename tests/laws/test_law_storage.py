@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from dilkit.confounders.builder import augment
 from dilkit.confounders.episodes import EpisodeSampler
+from dilkit.confounders.pixels import renderer, storage_dtype
 from dilkit.confounders.store import Store
-from dilkit.distortions import REGISTRY
+from dilkit.distortions import REGISTRY, SampleKey, as_float, parse
 from dilkit.distortions.draw import Window
+from dilkit.errors import DilkitError
 
 WORDS = [
     "clean",
@@ -82,6 +86,32 @@ def test_a_virtual_crop_is_the_stored_crop(pair: Pair, data: st.DataObject) -> N
     a, b = stored.view(item, label, window), virtual.view(item, label, window)
     assert a.dtype == b.dtype and np.array_equal(a, b)
     assert np.array_equal(stored.view(item, label)[y : y + window.h, x : x + window.w], a)
+
+
+ENDINGS = ["", " >> clip >> quantize", " >> quantize >> clip", " >> clip >> quantize >> clip >> quantize"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    word=st.sampled_from(
+        [w + end for w in ("awgn(60)", "jpeg(20)", "gaussian_blur(1)", "contrast(1.5)") for end in ENDINGS]
+    ),
+    values=hnp.arrays(np.uint8, (9, 7, 3)),
+    seed=st.integers(0, 9),
+)
+def test_a_view_is_stored_as_the_word_makes_it(word: str, values: npt.NDArray[np.uint8], seed: int) -> None:
+    parsed, key = parse(word), SampleKey(seed, b"some pixels")
+    image, dtype = as_float(values), storage_dtype(parse(word)).name
+    stored = renderer(parsed, dtype)(image, key, None)
+    assert stored.dtype == dtype and np.array_equal(as_float(stored), parsed.apply(image, key))
+
+
+@pytest.mark.parametrize("ending", ["", " >> clip >> quantize"])
+def test_values_that_are_no_numbers_are_refused(ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    word = parse("brightness(0.1)" + ending)
+    monkeypatch.setitem(REGISTRY.kinds["brightness"].__dict__, "apply", lambda image, *_: image / 0 * 0)
+    with pytest.raises(DilkitError, match="no numbers"), np.errstate(all="ignore"):
+        renderer(word, storage_dtype(word).name)(np.ones((4, 4, 3), np.float32), SampleKey(0, b""), None)
 
 
 def test_every_view_and_every_episode_agree(pair: Pair) -> None:
