@@ -17,6 +17,7 @@ from typing import Any
 
 from dilkit.distortions.primitive import PrimitiveKind
 from dilkit.distortions.words import (
+    MAX_SET_STEPS,
     MAX_STEPS,
     MAX_WORDS,
     ConfounderSet,
@@ -54,8 +55,16 @@ def exact_weight(value: Any) -> Fraction:
     else:
         exact = Fraction(repr(value)) if isinstance(value, float) else Fraction(value)
     if exact and not Fraction(1, 10**9) <= exact <= MAX_WEIGHT:
-        raise UsageError(f"the weight {value!r} is out of range", expected="0, or at least 1e-9")
+        raise UsageError(f"the weight {value!r} is out of range", expected="0, or from 1e-9 to 1e30")
     return exact
+
+
+def exact_chance(value: Any) -> Fraction:
+    """A probability as the exact decimal that was written."""
+    chance = exact_weight(value)
+    if chance > 1:
+        raise UsageError(f"{value} is no probability", expected="a number from 0 to 1")
+    return chance
 
 
 def as_expression(value: Any) -> Expression:
@@ -95,6 +104,12 @@ def then(first: Any, second: Any) -> Expression:
     if len(left) * len(right) > MAX_WORDS:
         raise UsageError(
             f"a set of {len(left) * len(right)} distortions is too large", expected=f"at most {MAX_WORDS}"
+        )
+    steps = len(right) * sum(word.size for word in left) + len(left) * sum(word.size for word in right)
+    if steps > MAX_SET_STEPS:
+        raise UsageError(
+            f"a set with {steps} primitives is too large",
+            expected=f"at most {MAX_SET_STEPS} in all its words",
         )
     return ConfounderSet.of(Word(x.sequence + y.sequence) for x in left for y in right)
 
@@ -190,9 +205,7 @@ def _flat(weighted: Weighted) -> Iterator[tuple[Fraction, Word]]:
 
 def prob(p: float, word: Any) -> Word:
     """The word with probability p, else `clean`."""
-    chance = exact_weight(p)
-    if not 0 <= chance <= 1:
-        raise UsageError(f"{p!r} is no probability", expected="a number from 0 to 1")
+    chance = exact_chance(p)
     made = as_word(word, "the argument of prob")
     return mix(Weighted(chance, made), Weighted(1 - chance, clean))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -46,9 +47,10 @@ def build(name: str, arguments: Mapping[str, Any]) -> Any:
     from dilkit.distortions._albumentations import A
 
     abstract = (A.BasicTransform, A.DualTransform, A.ImageOnlyTransform, A.Transform3D)
-    classes = {n: c for n, c in vars(A).items() if isinstance(c, type) and issubclass(c, A.BasicTransform)}
-    cls: Any = classes.get(name)
-    if cls is None or cls in abstract:
+    known_classes = (c for c in vars(A).values() if isinstance(c, type) and issubclass(c, A.BasicTransform))
+    classes: dict[str, Any] = {c.__name__: c for c in known_classes if c not in abstract}
+    cls = classes.get(name)
+    if cls is None:
         close = difflib.get_close_matches(name, classes, n=1)
         raise ParameterError(
             f"albumentations has no transform {name!r}", parameter=0, nearest=close[0] if close else None
@@ -65,13 +67,15 @@ def build(name: str, arguments: Mapping[str, Any]) -> Any:
             )
     try:
         strict = {"strict": True} if "InitSchema" in vars(cls) else {}  # the others have no such switch
-        return cls(**arguments, **strict, p=1.0)
-    except (ValueError, TypeError, NotImplementedError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*automatically adjusted", UserWarning)
+            return cls(**arguments, **strict, p=1.0)
+    except (ValueError, TypeError, NotImplementedError, UserWarning) as error:
         reason = " ".join(str(error).split())
         raise ParameterError(f"albumentations refuses {name}", found=reason[:300]) from None
 
 
-def arguments(name: str, **given: Any) -> dict[str, Any]:
+def arguments(name: str, /, **given: Any) -> dict[str, Any]:
     """All arguments of the transform as it would serialise them, defaults filled in, JSON-able."""
     if name == "Lambda":
         raise ParameterError("a Lambda cannot be written down", remedy="register a distortion of your own")

@@ -104,6 +104,8 @@ def _node(node: Any) -> Word:
     """What a node does when it is called without force."""
     from dilkit.distortions._albumentations import A
 
+    if not isinstance(node, A.BaseCompose | A.BasicTransform):
+        raise UsageError("not a pipeline of albumentations", found=type(node).__name__)
     if isinstance(node, A.SomeOf):
         return _some_of(node)
     return _perhaps(node.p, _forced(node))

@@ -13,15 +13,18 @@ from typing import Any
 from dilkit.distortions import algebra
 from dilkit.distortions.algebra import Weighted
 from dilkit.distortions.laws import LAWS, Law, make
+from dilkit.distortions.mistakes import ExpressionError, ExpressionTypeError
 from dilkit.distortions.presets import PRESETS
 from dilkit.distortions.primitive import REGISTRY, ParameterError, PrimitiveKind
-from dilkit.distortions.words import ConfounderSet, Expression, KindError, Word, clean, none
+from dilkit.distortions.words import ConfounderSet, Expression, Word, clean, none
 from dilkit.errors import UsageError, nearest
 
-MAX_TEXT = 10_000
+MAX_TEXT = 100_000
 """The longest expression, in characters."""
-MAX_NODES = 5_000
+MAX_NODES = 50_000
 """The most nodes of its syntax tree."""
+_LONGEST_INTEGER = 1024
+"""Bits; no parameter takes a larger one, and its digits could not be shown."""
 MAX_WORK = 200_000
 """The most primitives that all intermediate results may have together."""
 
@@ -37,31 +40,8 @@ _FORMS: dict[str, Callable[..., Word]] = {
 
 _PRESETS = {name: preset.identifier for name, preset in PRESETS.items()}
 _BY_IDENTIFIER = {preset.identifier: preset for preset in PRESETS.values()}
-_DASHED = re.compile("|".join(["'[^']*'", '"[^"]*"', *(rf"\b{name}\b" for name in _PRESETS)]))
-"""Quoted words, which stay as they are, or names of presets, whose dashes are no minus signs."""
-
-
-class ExpressionError(UsageError):
-    """A mistake at a place in an expression; `column` counts from 1."""
-
-    def __init__(self, message: str, *, text: str, start: int, end: int, **details: Any) -> None:
-        self.column = start + 1
-        super().__init__(f"{message}\n{_pointed(text, start, end)}", where=f"column {self.column}", **details)
-
-
-class ExpressionTypeError(ExpressionError, KindError):
-    """A set where one word was expected, or nothing that is a distortion."""
-
-
-def _pointed(text: str, start: int, end: int, around: int = 50) -> str:
-    """The text about a place, with carets under it."""
-    left, right = max(0, start - around), min(len(text), max(end, start + 1) + around)
-    before = ("..." if left else "") + text[left:start]
-    after = text[end:right] + ("..." if right < len(text) else "")
-    shown = text[start:end]
-    if len(shown) > 2 * around:
-        shown, after = shown[: 2 * around], "..."
-    return f"  {before}{shown}{after}\n  {' ' * len(before)}{'^' * max(1, len(shown))}"
+_SPECIAL = re.compile("|".join(["'[^']*'", '"[^"]*"', r"#[^\r\n]*", *(rf"\b{name}\b" for name in _PRESETS)]))
+"""Quoted words, which stay; comments, which go; names of presets, whose dashes are no minus signs."""
 
 
 def parse(text: str) -> Expression:
@@ -81,10 +61,15 @@ def preset(name: str) -> Expression:
     return parse(PRESETS[name].text)
 
 
+def _plain(found: re.Match[str]) -> str:
+    word = found[0]
+    return " " * len(word) if word.startswith("#") else _PRESETS.get(word, word)
+
+
 class _Reader:
     def __init__(self, text: str) -> None:
-        spaced = "".join(" " if c.isspace() else c for c in text)
-        self.text = _DASHED.sub(lambda found: _PRESETS.get(found[0], found[0]), spaced)
+        plain = _SPECIAL.sub(_plain, text)
+        self.text = "".join(" " if c.isspace() else c for c in plain)
         self.work = 0
 
     def read(self) -> Expression:
@@ -238,11 +223,14 @@ class _Reader:
             raise self.error(node, f"{node.id} cannot stand here")
         if (kind := REGISTRY.find(node.id)) is not None:
             return kind
+        if node.id in _BY_IDENTIFIER:
+            raise self.error(node, "a preset takes neither arguments nor degrees")
         known = [*REGISTRY.kinds, *_CONSTANTS, *_FORMS, *_PRESETS]
+        dashed = re.match(r"[\w-]*", self.text[self.span(node)[0] :])
         raise self.error(
             node,
             f"unknown distortion {node.id!r}",
-            nearest=nearest(node.id, known),
+            nearest=(dashed and nearest(dashed[0], _PRESETS)) or nearest(node.id, known),
             remedy="`dilkit ls distortions` and `dilkit ls presets` list them",
         )
 
@@ -265,7 +253,7 @@ class _Reader:
         if name == "prob":
             if len(node.args) != 2:
                 raise self.error(node, "prob takes a probability and a word", expected="prob(0.5, jpeg(30))")
-            p = self.at(node.args[0], algebra.exact_weight, self.value(node.args[0]))
+            p = self.at(node.args[0], algebra.exact_chance, self.value(node.args[0]))
             word = self.at(node.args[1], algebra.as_word, self.operand(node.args[1]), "the argument of prob")
             return self.at(node, algebra.prob, p, word)
         branches = [self.branch(arg, name) for arg in node.args]
@@ -293,20 +281,23 @@ class _Reader:
 
     def value(self, node: ast.expr) -> Any:
         match node:
+            case ast.Constant(value=int() as number) if number.bit_length() > _LONGEST_INTEGER:
+                raise self.error(node, "the number is too large")
             case ast.Constant(value=bool() | int() | float() | str() | None):
                 return node.value
-            case ast.UnaryOp(
-                op=ast.USub() | ast.UAdd(), operand=ast.Constant(value=int() | float() as number)
-            ):
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=ast.Constant(value=int() | float())):
+                number = self.value(node.operand)
                 return -number if isinstance(node.op, ast.USub) else number
             case ast.List() | ast.Tuple():
                 return [self.value(item) for item in node.elts]
             case ast.Call(func=ast.Name(id=name)) if name in LAWS and not node.keywords:
                 return self.at(node, make, name, *(self.plain(arg) for arg in node.args))
+        called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
         raise self.error(
             node,
             f"{self.what(node)} is no value",
             expected="a number, a quoted word, or a law such as uniform(1, 30)",
+            nearest=nearest(called, LAWS),
         )
 
     def plain(self, node: ast.expr) -> Any:

@@ -97,10 +97,15 @@ def _degrees(degrees: list[float]) -> str:
     return ", ".join(map(show_value, degrees))
 
 
+_WORDED = re.compile(r"'(?!None'|True'|False')([^\W\d]\w*)'")
+"""A quoted word that cannot be taken for another value without its quotes."""
+_READABLE = re.compile(r"[\w.,=()\[\]*>:~-]+")
+
+
 def label(word: Word) -> str:
     """The text without spaces and quotes; where it is long or holds what a path cannot, cut, with a hash."""
-    short = str(word).translate({ord(" "): None, ord("'"): None})
-    if len(short) <= MAX_LABEL and re.fullmatch(r"[\w.,=()\[\]*>:~-]*", short):
+    short = _WORDED.sub(r"\1", str(word)).replace(" ", "")
+    if len(short) <= MAX_LABEL and _READABLE.fullmatch(short):
         return short
-    plain = re.sub(r"[^\w.,=()\[\]*>:~-]", "", short)
+    plain = "".join(_READABLE.findall(short))
     return f"{plain[: MAX_LABEL - 12]}~{word.hash[:8]}"

@@ -26,6 +26,8 @@ MAX_WORDS = 1024
 """The most words in one set."""
 MAX_STEPS = 1024
 """The most primitives in one word, branches included."""
+MAX_SET_STEPS = 65_536
+"""The most primitives in all words of a product of sets."""
 MAX_DEPTH = 16
 """The deepest nesting of `mix` and `shuffle`."""
 

@@ -166,6 +166,8 @@ def test_pipelines_of_others_become_words():
         (lambda: A.SelectiveChannelTransform([A.Blur()]), "no counterpart"),
         (lambda: {"transform": {"__class_fullname__": "Nothing", "p": 1.0}}, "unknown class"),
         (lambda: A.FDA(reference_images=[U8], read_fn=lambda x: x), "cannot be written down"),
+        (lambda: A.Lambda(image=np.flipud), "cannot be written down"),
+        (lambda: "awgn(5)", "not a pipeline"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")

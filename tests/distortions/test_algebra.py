@@ -89,6 +89,16 @@ def test_labels_are_short_unique_and_without_a_slash():
     long = [mix(*(awgn(s) >> jpeg(q) for s in range(1, 20))) for q in (30, 40)]
     assert len({word.label for word in long}) == 2
     assert all(len(word.label) <= 72 and "/" not in word.label for word in long)
+    kind = PrimitiveKind(
+        "tape", "", "", "", (Param("brand", str), Param("side", str, "a")), np.copy, degree="brand"
+    )
+    told_apart = [kind("x"), kind("None"), kind("x", side="b"), kind("x,side=b"), kind("5"), kind("a b")]
+    assert [word.label for word in told_apart[:3]] == [
+        "tape(x)",
+        "tape(None)~" + told_apart[1].hash[:8],
+        "tape(x,side=b)",
+    ]
+    assert len({word.label for word in told_apart}) == 6
 
 
 def test_one_word_and_the_set_of_it_alone_are_equal():

@@ -59,6 +59,7 @@ def test_the_shortest_text_is_printed(text):
         ("awgn(+5)", "awgn(5)"),
         ("awgn(5)\n  | awgn(10)", "awgn[5, 10]"),
         ("  awgn(5)", "awgn(5)"),
+        ("awgn(5)  # don't stop\n| awgn(10) # (", "awgn[5, 10]"),
         ("awgn[5.0, 10]", "awgn[5, 10]"),
         ("jpeg(30) | awgn(5)", "awgn(5) | jpeg(30)"),
         ("awgn[5, 10] - awgn(5) - none", "awgn(10)"),
@@ -108,6 +109,14 @@ ERRORS = [
     ("awgn(5) >> é(3)", 12, "unknown distortion 'é'", ""),
     ("clip >> é.x", 9, "é.x is no distortion", ""),
     ("prob(0.5)", 1, "a probability and a word", ""),
+    ("prob(1.5, clip)", 6, "1.5 is no probability", "from 0 to 1"),
+    ("mix(1e300*awgn(5), clip)", 5, "out of range", "from 1e-9 to 1e30"),
+    ("awgn(unifrm(1, 3))", 6, "is no value", "did you mean: uniform?"),
+    ("clip | real-esrgan-3", 8, "unknown distortion 'real'", "did you mean: real-esrgan-2?"),
+    ("bsrgan(5)", 1, "a preset takes neither", ""),
+    ("bsrgan[5]", 1, "a preset takes neither", ""),
+    ("alb('BasicTransfrm')", 5, "no transform", ""),
+    ("alb('MotionBlur', blur_limit=-3)", 1, "refuses MotionBlur", "automatically adjusted"),
     ("alb('MotionBlr')", 5, "no transform 'MotionBlr'", "did you mean: MotionBlur?"),
     ("alb('MotionBlur', blur_limt=3)", 19, "no parameter 'blur_limt'", "did you mean: blur_limit?"),
     ("alb('MotionBlur', p=0.3)", 19, "always applied", "prob(0.3, alb"),
@@ -143,8 +152,24 @@ def test_a_long_expression_is_shown_around_the_mistake():
     assert len(line) < 120
 
 
+def test_carets_stand_under_wide_characters_and_controls_are_not_shown():
+    with pytest.raises(ExpressionError) as caught:
+        parse("alb('漢字e\u0301') >> awng(5)")
+    assert str(caught.value).split("\n")[2] == " " * 2 + " " * 4 + "^" * 7
+    with pytest.raises(ExpressionError) as caught:
+        parse("awgn(5)\x1b[31m")
+    assert "\x1b" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
-    "text", ["", "   ", "x" * (MAX_TEXT + 1), "(" * 500, "-" * 5000 + "1", "\0", "awgn(5) # ]\0"]
+    "text", ["awgn[5, 10] ** 9", "real-esrgan-2 | bsrgan ** 20", "awgn[0:255:0.5] >> alb('Blur')"]
+)
+def test_large_sets_have_a_text_too(text):
+    assert parse(str(parse(text))) == parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "   ", "#", "x" * (MAX_TEXT + 1), "(" * 500, "-" * 5000 + "1", "\0", "awgn(5) ]\0"]
 )
 def test_texts_that_are_no_expression(text):
     with pytest.raises(UsageError):
@@ -183,6 +208,9 @@ BOMBS = [
     "awgn(" + "9" * 9000 + ")",
     "awgn(5)" + "**9" * 900,
     "mix(" + "+".join(["1"] * 2000) + "*clip)",
+    "awgn[0:255:0.25] >> awgn(5)**1000",
+    "awgn[0:255:0.25]|" * 4000 + "clip",
+    "awgn(" + "5," * 40_000 + ")",
 ]
 
 
