@@ -19,7 +19,8 @@ from dilkit.distortions.algebra import confounder_set, interleave, mix, prob, sh
 from dilkit.distortions.draw import Draw, Window
 from dilkit.distortions.interchange import from_albumentations, to_albumentations
 from dilkit.distortions.laws import Law, choice, integers, inverse_uniform, loguniform, root_uniform, uniform
-from dilkit.distortions.parser import ExpressionError, parse
+from dilkit.distortions.mistakes import ExpressionError
+from dilkit.distortions.parser import parse
 from dilkit.distortions.primitive import (
     GLOBAL,
     POINT,

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dilkit.distortions import Word, parse
-from dilkit.distortions.parser import MAX_TEXT, ExpressionError
+from dilkit.distortions.mistakes import ExpressionError
+from dilkit.distortions.parser import MAX_TEXT
 from dilkit.errors import UsageError
 
 SHORTEST = [
