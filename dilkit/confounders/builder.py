@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dilkit.confounders.crew import Crew, Task
 from dilkit.confounders.draft import Draft
 from dilkit.confounders.duplicates import hashes_of, refuse_duplicates
 from dilkit.confounders.plan import Plan, as_settings, make_plan
 from dilkit.confounders.sources import Failure, expand, survey
-from dilkit.confounders.work import Desk, Task, distort, ingest, run
+from dilkit.confounders.work import Desk, distort, ingest
 from dilkit.distortions import ConfounderSet, Word, confounder_set
 from dilkit.errors import DilkitError, UsageError
 
@@ -67,7 +68,7 @@ def augment(
     overwrite: bool = False,
     restart: bool = False,
     progress: Progress | None = None,
-    checkpoint_every: float = 2.0,
+    checkpoint_every: float = 0.5,
 ) -> Built:
     """Make a paired confounder dataset: every clean tile under every distortion, in one HDF5 file.
 
@@ -198,31 +199,32 @@ def check_target(out: Path, overwrite: bool) -> None:
 def _fill(
     draft: Draft, workers: int, progress: Progress | None, excluded: dict[str, int], allow: bool
 ) -> None:
-    while True:
-        failures = _phase(draft, "read", ingest, workers, progress)
-        if not failures:
-            break
+    while len(draft.plan):
+        with Crew(Desk(draft.path, draft.plan, draft.regions), workers) as crew:
+            failures = _phase(draft, "read", ingest, crew, progress)
+            if not failures:
+                if excluded or not allow:
+                    _compare(draft, excluded, allow)
+                if draft.plan.settings.storage == "stored":
+                    _phase(draft, "distort", distort, crew, progress)
+                return
         draft.leave_out(failures)
-        if not len(draft.plan):
-            return
-    if excluded or not allow:
-        images, first = np.unique(draft.plan.image, return_index=True)
-        seen = draft.regions["index/perceptual_hash"].map(draft.path)[first]
-        names = [draft.plan.images[image].name for image in images]
-        refuse_duplicates(names, seen.tolist(), excluded, allow=allow)
-    if draft.plan.settings.storage == "stored":
-        _phase(draft, "distort", distort, workers, progress)
 
 
-def _phase(draft: Draft, phase: str, task: Task, workers: int, progress: Progress | None) -> list[Failure]:
+def _compare(draft: Draft, excluded: dict[str, int], allow: bool) -> None:
+    images, first = np.unique(draft.plan.image, return_index=True)
+    seen = draft.regions["index/perceptual_hash"].map(draft.path)[first]
+    refuse_duplicates([draft.plan.images[i].name for i in images], seen.tolist(), excluded, allow=allow)
+
+
+def _phase(draft: Draft, phase: str, task: Task, crew: Crew, progress: Progress | None) -> list[Failure]:
     parts = draft.plan.parts
     todo = [k for k in range(len(parts)) if (phase, k) not in draft.done]
     done = len(draft.plan) - sum(parts[k][1] - parts[k][0] for k in todo)
-    desk = Desk(draft.path, draft.plan, draft.regions)
     failures: dict[str, Failure] = {}
     report = progress or (lambda phase, done, total: None)
     report(phase, done, len(draft.plan))
-    for part, failed in run(task, desk, todo, workers):
+    for part, failed in crew.do(task, todo):
         failures |= {failure.name: failure for failure in failed}
         if not failures:
             draft.record((phase, part))

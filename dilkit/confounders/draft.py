@@ -31,7 +31,7 @@ Done = tuple[str, int]
 class Draft:
     """Open it with `with`; one process at a time may."""
 
-    def __init__(self, out: Path, plan: Plan, *, restart: bool = False, every: float = 2.0) -> None:
+    def __init__(self, out: Path, plan: Plan, *, restart: bool = False, every: float = 0.5) -> None:
         self.out = out
         self.path = out.with_name(out.name + ".tmp")
         self.journal_path = out.with_name(out.name + ".journal")

@@ -17,10 +17,11 @@ import h5py
 import numpy as np
 
 from dilkit.confounders import layout
+from dilkit.confounders.crew import Crew
 from dilkit.confounders.draft import seal_file
 from dilkit.confounders.plan import Plan, Settings, View
 from dilkit.confounders.store import Head, Store
-from dilkit.confounders.work import Desk, distort, run
+from dilkit.confounders.work import Desk, distort
 from dilkit.distortions import ConfounderSet, confounder_set
 from dilkit.errors import DilkitError, UsageError, nearest
 
@@ -70,10 +71,11 @@ def add(
             with h5py.File(path, "r") as file:
                 desk = Desk(path, plan, layout.regions(file))
             done = 0
-            for part, _ in run(distort, desk, list(range(len(plan.parts))), workers):
-                first, last = plan.parts[part]
-                done += last - first
-                progress("distort", done, len(plan))
+            with Crew(desk, workers) as crew:
+                for part, _ in crew.do(distort, list(range(len(plan.parts)))):
+                    first, last = plan.parts[part]
+                    done += last - first
+                    progress("distort", done, len(plan))
         seal_file(path, path)
     return tuple(view.label for view in plan.views)
 

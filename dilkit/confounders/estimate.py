@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dilkit.confounders.crew import one_thread
 from dilkit.confounders.plan import Plan
 from dilkit.confounders.reading import UnreadableImage
-from dilkit.confounders.work import one_thread
 from dilkit.distortions import SampleKey, as_float, pixel_hash
 from dilkit.errors import DilkitError
 

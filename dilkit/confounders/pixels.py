@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dilkit.distortions import Primitive, SampleKey, Word, as_float
-from dilkit.distortions.compression import to_uint8
+from dilkit.distortions.compression import levels
 from dilkit.distortions.draw import Window
 from dilkit.distortions.words import Step
 from dilkit.errors import DilkitError
@@ -25,11 +25,11 @@ _HARMLESS = frozenset({"clip", "quantize"})
 
 def to_eight_bit(image: npt.NDArray[np.float32], what: object = None) -> npt.NDArray[np.uint8]:
     """float32 values k / 255 as the k they are; raises DilkitError where something would be lost."""
-    levels = to_uint8(image)
+    whole = levels(image)
     step = max(1, image.shape[0] // 3)
-    if not np.array_equal(as_float(levels[::step]), image[::step]):
+    if not np.array_equal(as_float(whole[::step]), image[::step]):
         raise DilkitError("values are not on the 8-bit grid they were declared to be on", where=what)
-    return levels
+    return whole
 
 
 def renderer(word: Word, dtype: str) -> Render:
@@ -48,7 +48,7 @@ def renderer(word: Word, dtype: str) -> Render:
         made = body.apply(image, key, window)
         _require_numbers(made, word.label)
         if rounds:
-            return to_uint8(made)
+            return levels(np.clip(made, np.float32(0), np.float32(1), out=made))
         return to_eight_bit(made, word.label) if dtype == "uint8" else made
 
     return render

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +18,6 @@ from dilkit.confounders.plan import Plan
 from dilkit.confounders.reading import Pixels, UnreadableImage
 from dilkit.confounders.sources import Failure, failure
 from dilkit.distortions import SampleKey, as_float, pixel_hash
-from dilkit.distortions._memory import keep_freed_memory
-from dilkit.errors import DilkitError
 
 
 @dataclass
@@ -139,89 +132,3 @@ def distort(desk: Desk, part: int) -> list[Failure]:
     for row, view in enumerate(plan.views):
         desk.write(f"digest/{view.label}", first, digests[row])
     return []
-
-
-Task = Callable[[Desk, int], list[Failure]]
-_desk: Desk | None = None
-
-
-def run(task: Task, desk: Desk, parts: list[int], workers: int) -> Iterator[tuple[int, list[Failure]]]:
-    """Do a task on every part, in any order; yields each part when it is written.
-
-    Raises:
-        DilkitError: a worker process died.
-    """
-    if workers <= 1 or len(parts) <= 1:
-        with one_thread():
-            desk.open()
-            try:
-                for part in parts:
-                    yield part, task(desk, part)
-            finally:
-                desk.close()
-        return
-    context = get_context("fork" if os.uname().sysname == "Linux" else "spawn")
-    pool = ProcessPoolExecutor(min(workers, len(parts)), context, _settle_in, (desk, os.getpid()))
-    try:
-        futures = {pool.submit(_at_desk, task, part): part for part in parts}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool:
-        raise DilkitError(
-            "a worker process died (killed, or out of memory)",
-            where=desk.path,
-            remedy="repeat the command: it goes on from what is written; fewer --workers need less memory",
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _at_desk(task: Task, part: int) -> list[Failure]:
-    assert _desk is not None
-    return task(_desk, part)
-
-
-def _settle_in(desk: Desk, parent: int) -> None:
-    """A worker leaves interrupts to its parent, dies with it, and uses one thread."""
-    import signal
-    import threading
-
-    global _desk
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    _limit_threads()
-    keep_freed_memory()
-    _desk = desk.open()
-
-
-def _watch(parent: int) -> None:
-    import time
-
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
-
-
-def _limit_threads() -> Any:
-    import cv2
-    import threadpoolctl
-    from PIL import Image
-
-    # Pillow keeps 32 MB for its next image: fresh pages are slow.
-    Image.core.set_blocks_max(2)  # type: ignore[attr-defined]
-    cv2.setNumThreads(1)
-    return threadpoolctl.threadpool_limits(1)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One OpenCV and BLAS thread, for the time being."""
-    import cv2
-
-    before = cv2.getNumThreads()
-    limits = _limit_threads()
-    try:
-        yield
-    finally:
-        limits.restore_original_limits()
-        cv2.setNumThreads(before)

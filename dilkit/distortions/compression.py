@@ -31,8 +31,11 @@ _SAMPLING = {
 def to_uint8(image: Image) -> Bytes:
     """[0, 1] float32 -> 0 .. 255, clipped and rounded half to even."""
     low, high, _, _ = cv2.minMaxLoc(image.reshape(len(image), -1))
-    if low < 0 or high > 1:
-        image = np.clip(image, np.float32(0), np.float32(1))
+    return levels(np.clip(image, np.float32(0), np.float32(1)) if low < 0 or high > 1 else image)
+
+
+def levels(image: Image) -> Bytes:
+    """Values in [0, 1] -> 0 .. 255, rounded half to even."""
     return np.asarray(cv2.convertScaleAbs(image, alpha=255), np.uint8)
 
 

@@ -28,8 +28,10 @@ LEVELS = 1 << 16
 _NORMAL_TABLE_DIGEST = "7013eb3e874e925f"
 _SKIP_COST = 2000
 """Words that PCG64 makes in the time that jumping to another row costs."""
-_PIECE = 1 << 15
-"""Elements made at a time, so that what lies between stays in the cache and costs no fresh memory."""
+_PIECE = 1 << 17
+"""Elements of a field made at a time: few calls, and the bits are in the cache when they are looked up."""
+_BAND = 1 << 15
+"""Elements of a band: what a primitive needs in between stays in the cache and costs no fresh memory."""
 
 
 class Window(NamedTuple):
@@ -100,7 +102,7 @@ class Draw:
     def bands(self, channels: int = 3) -> Iterator[tuple[slice, Draw]]:
         """Bands of rows of the window, counted from its top, and the draw of each; they fit a cache."""
         y, x, h, w = self.window
-        for rows in _bands(h, w * channels):
+        for rows in _bands(h, w * channels, _BAND):
             yield rows, self.at(Window(y + rows.start, x, rows.stop - rows.start, w))
 
     def _field(
@@ -117,7 +119,7 @@ class Draw:
         row = (self.shape[1] + 2 * pad) * channels * halves
         out = np.empty((h, w, channels), np.float32)
         flat = out.reshape(h, w * channels)
-        for rows in _bands(h, row):
+        for rows in _bands(h, row, _PIECE):
             count = rows.stop - rows.start
             cut = _rows(state, row, y + rows.start, count, x * channels * halves, w * channels * halves)
             make(cut, flat[rows])
@@ -176,8 +178,8 @@ def checked(table: npt.NDArray[Any], digest: str, what: str) -> npt.NDArray[Any]
 _local = threading.local()
 
 
-def _bands(height: int, row: int) -> Iterator[slice]:
-    rows = max(1, _PIECE // row)
+def _bands(height: int, row: int, size: int) -> Iterator[slice]:
+    rows = max(1, size // row)
     return (slice(start, min(height, start + rows)) for start in range(0, height, rows))
 
 

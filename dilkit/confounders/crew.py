@@ -1,0 +1,121 @@
+"""Who does the work: this process, or several others, each at a desk of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from multiprocessing import get_context
+from types import TracebackType
+from typing import Any, Self
+
+from dilkit.confounders.sources import Failure
+from dilkit.confounders.work import Desk
+from dilkit.distortions._memory import keep_freed_memory
+from dilkit.errors import DilkitError
+
+Task = Callable[[Desk, int], list[Failure]]
+"""(desk, part) -> the images that failed."""
+
+_desk: Desk | None = None
+
+
+class Crew:
+    """Works on one dataset; open it with `with`. Processes start at the first task and stay to the end."""
+
+    def __init__(self, desk: Desk, workers: int) -> None:
+        self._desk = desk
+        self._workers = min(workers, len(desk.plan.parts))
+        self._pool: ProcessPoolExecutor | None = None
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Self:
+        if self._workers > 1:
+            context = get_context("fork" if os.uname().sysname == "Linux" else "spawn")
+            self._pool = ProcessPoolExecutor(self._workers, context, _settle_in, (self._desk, os.getpid()))
+        else:
+            self._closing.enter_context(one_thread())
+            self._closing.callback(self._desk.open().close)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._closing.close()
+
+    def do(self, task: Task, parts: list[int]) -> Iterator[tuple[int, list[Failure]]]:
+        """Do a task on every part, in any order; yields each part when it is written.
+
+        Raises:
+            DilkitError: a worker process died.
+        """
+        if self._pool is None:
+            for part in parts:
+                yield part, task(self._desk, part)
+            return
+        try:
+            futures = {self._pool.submit(_at_desk, task, part): part for part in parts}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise DilkitError(
+                "a worker process died (killed, or out of memory)",
+                where=self._desk.path,
+                remedy="repeat the command, which goes on from what is written; "
+                "fewer --workers need less memory",
+            ) from None
+
+
+def _at_desk(task: Task, part: int) -> list[Failure]:
+    assert _desk is not None
+    return task(_desk, part)
+
+
+def _settle_in(desk: Desk, parent: int) -> None:
+    """A worker leaves interrupts to its parent, dies with it, and uses one thread."""
+    import signal
+    import threading
+
+    global _desk
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    _limit_threads()
+    keep_freed_memory()
+    _desk = desk.open()
+
+
+def _watch(parent: int) -> None:
+    import time
+
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _limit_threads() -> Any:
+    import cv2
+    import threadpoolctl
+    from PIL import Image
+
+    # Pillow keeps 32 MB for its next image: fresh pages are slow.
+    Image.core.set_blocks_max(2)  # type: ignore[attr-defined]
+    cv2.setNumThreads(1)
+    return threadpoolctl.threadpool_limits(1)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One OpenCV and BLAS thread, for the time being."""
+    import cv2
+
+    before = cv2.getNumThreads()
+    limits = _limit_threads()
+    try:
+        yield
+    finally:
+        limits.restore_original_limits()
+        cv2.setNumThreads(before)
