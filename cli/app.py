@@ -76,3 +76,9 @@ def main() -> None:
     except KeyboardInterrupt:
         print("dilkit: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - the last stop before a person
+        if os.environ.get("DILKIT_DEBUG"):
+            traceback.print_exc()
+        print(f"dilkit: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+        print("  to do:    see where with --debug (dilkit --debug ...), and report it", file=sys.stderr)
+        sys.exit(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dilkit.confounders.perceptual import perceptual_hash
+from dilkit.confounders.perceptual import perceptual_hash, symmetries
 from dilkit.confounders.reading import Alpha, UnreadableImage
 from dilkit.confounders.sources import expand
 from dilkit.errors import DilkitError
@@ -21,11 +21,14 @@ _FLAT = 0
 
 
 def near_pairs(hashes: Sequence[int], near: int = NEAR) -> list[tuple[int, int]]:
-    """Positions (i < j) of hashes that differ in at most `near` bits.
+    """Positions (i < j) of hashes that differ in at most `near` bits, one of them turned or mirrored or not.
 
     Two such hashes agree in at least one of `near + 1` bands of bits, so only those that do are compared.
     """
-    values = np.array(hashes, np.uint64)
+    count = len(hashes)
+    values = symmetries(np.array(hashes, np.uint64)).reshape(-1)
+    owner = np.arange(len(values)) % count
+    values[values[owner] == _FLAT] = _FLAT
     edges = [64 * band // (near + 1) for band in range(near + 2)]
     found: set[tuple[int, int]] = set()
     for low, high in pairwise(edges):
@@ -34,21 +37,25 @@ def near_pairs(hashes: Sequence[int], near: int = NEAR) -> list[tuple[int, int]]
         order = order[values[order] != _FLAT]
         groups = np.split(order, np.flatnonzero(np.diff(band[order])) + 1)
         for group in groups:
-            for at, i in enumerate(group[:-1]):
-                rest = group[at + 1 :]
-                close = rest[np.bitwise_count(values[rest] ^ values[i]) <= near]
-                found.update((int(min(i, j)), int(max(i, j))) for j in close)
+            for i in group[group < count]:
+                close = owner[group[np.bitwise_count(values[group] ^ values[i]) <= near]]
+                found.update((int(min(i, j)), int(max(i, j))) for j in close if j != i)
     return sorted(found)
 
 
 def hashes_of(sources: Iterable[str | Path], alpha: Alpha = "refuse") -> dict[str, int]:
-    """The perceptual hash of every readable image of the sources, by name."""
+    """The perceptual hash of every image of the sources, by name; a DilkitError where one cannot be read."""
     found = {}
     for image in expand(sources):
         try:
             found[image.name] = perceptual_hash(image.load(alpha))
-        except UnreadableImage:
-            continue
+        except UnreadableImage as error:
+            raise DilkitError(
+                "an excluded image cannot be read, so nothing can be compared with it",
+                where=image.name,
+                found=error.message,
+                remedy="repair it, or take it out of the excluded folder",
+            ) from None
     return found
 
 

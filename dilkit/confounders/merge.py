@@ -15,7 +15,7 @@ from dilkit.confounders.builder import check_target
 from dilkit.confounders.draft import seal_file
 from dilkit.confounders.duplicates import refuse_duplicates
 from dilkit.confounders.store import Head
-from dilkit.errors import UsageError
+from dilkit.errors import DilkitError, UsageError
 
 _SUMMED = ("image", "offset")
 
@@ -45,16 +45,30 @@ def merge(
 
     Raises:
         UsageError: a shard is missing, twice there, unfinished, or of another plan.
-        DilkitError: images look alike, unless that is allowed.
+        DilkitError: images look alike, unless that is allowed, or the file cannot be written.
     """
-    import h5py
-
-    out = Path(out)
+    out, paths = Path(out), [Path(shard) for shard in shards]
     check_target(out, overwrite)
-    heads = _in_order([Path(shard) for shard in shards])
+    for path in paths:
+        if out.exists() and path.exists() and path.samefile(out):
+            raise UsageError("the output is one of the shards", where=out, remedy="choose another name")
+    heads = _in_order(paths)
     if not allow_duplicates:
         _refuse_duplicates([head for _, head in heads])
-    tmp = out.with_name(out.name + ".tmp")
+    tmp = out.with_name(out.name + ".joining")
+    try:
+        _write(tmp, out, heads)
+        seal_file(tmp, out)
+    except (OSError, RuntimeError) as error:  # h5py raises both where a disk is full
+        raise DilkitError(f"the shards cannot be joined: {error}", where=out) from error
+    finally:
+        tmp.unlink(missing_ok=True)
+    return out
+
+
+def _write(tmp: Path, out: Path, heads: list[tuple[Path, Head]]) -> None:
+    import h5py
+
     with h5py.File(tmp, "w") as file:
         _attributes(file, out, heads)
         layout.add_array(file, "seal", "<u8", (1,), fill=np.zeros(1, "<u8"))
@@ -66,8 +80,6 @@ def merge(
                 for view in head.views:
                     _copy_view(file, first, view.label, out, heads)
                 _join(file, "clean", first["clean"], out, heads)
-    seal_file(tmp, out)
-    return out
 
 
 def _refuse_duplicates(heads: list[Head]) -> None:
@@ -84,6 +96,12 @@ def _in_order(paths: list[Path]) -> list[tuple[Path, Head]]:
     heads = [(path, Head.read(path)) for path in paths]
     if not heads:
         raise UsageError("no shards given")
+    for path, head in heads:
+        if head.shards:
+            raise UsageError(
+                "this is a joined dataset itself", where=path,
+                remedy="name its shards: " + ", ".join(shard.name for shard in head.shards[:3]),
+            )  # fmt: skip
     first_path, first = heads[0]
     k_of: dict[int, Path] = {}
     n = int(first.attrs["shard"].split("/")[1])

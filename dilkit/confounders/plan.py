@@ -253,7 +253,7 @@ def as_settings(**given: Any) -> Settings:
             )
     if not 0 <= settings.seed < 2**63:
         raise UsageError(
-            "the seed must not be negative", where="seed", found=settings.seed, expected="0 .. 2**63 - 1"
+            "the seed is out of range", where="seed", found=settings.seed, expected="0 .. 2**63 - 1"
         )
     if not 0 <= settings.validation < 1:
         raise UsageError(

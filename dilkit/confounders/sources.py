@@ -63,9 +63,17 @@ class FileImage:
     path: Path
     licence: str = ""
 
+    @classmethod
+    def of(cls, name: str, path: Path, licence: str) -> FileImage:
+        """With a name that can be printed and stored, whatever bytes the path is made of."""
+        return cls("".join(c if c.isprintable() else repr(c)[1:-1] for c in name), path, licence)
+
     @property
     def stamp(self) -> str:
-        state = self.path.stat()
+        try:
+            state = self.path.stat()
+        except OSError:
+            return "gone"
         return f"{state.st_size}-{state.st_mtime_ns}"
 
     def header(self) -> Header:
@@ -175,11 +183,11 @@ def _expand_one(text: str, seed: int, licence: str) -> list[CleanImage]:
     if path.is_dir():
         return _folder(path, licence)
     if path.is_file():
-        return [FileImage(path.name, path, licence)]
+        return [FileImage.of(path.name, path, licence)]
     matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207
     files = [match for match in matches if match.is_file() and match.suffix.lower() in SUFFIXES]
     if files:
-        return [FileImage(f"{file.parent.name}/{file.name}", file, licence) for file in files]
+        return [FileImage.of(f"{file.parent.name}/{file.name}", file, licence) for file in files]
     raise UsageError(
         "no such folder, file or glob with images",
         where=text,
@@ -193,7 +201,7 @@ def _folder(folder: Path, licence: str) -> list[CleanImage]:
     if not files:
         raise UsageError("the folder holds no images", where=folder, expected=" ".join(sorted(SUFFIXES)))
     base = folder.resolve().name
-    return [FileImage(f"{base}/{p.relative_to(folder).as_posix()}", p, licence) for p in files]
+    return [FileImage.of(f"{base}/{p.relative_to(folder).as_posix()}", p, licence) for p in files]
 
 
 def _samples(text: str) -> list[CleanImage]:
@@ -233,5 +241,5 @@ def _dead_leaves(text: str, seed: int) -> list[CleanImage]:
 def _neighbour(path: Path) -> str | None:
     if not path.parent.is_dir():
         return None
-    found = nearest(path.name, (entry.name for entry in path.parent.iterdir()))
+    found = nearest(path.name, (e.name for e in path.parent.iterdir() if e.is_dir() or e.is_file()))
     return str(path.parent / found) if found else None

@@ -6,7 +6,7 @@ import json
 import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -16,11 +16,18 @@ import numpy.typing as npt
 
 from dilkit.confounders.layout import FORMAT, LAYOUT, Region, is_pixels, regions
 from dilkit.confounders.pixels import Render, renderer
+from dilkit.confounders.plan import COUPLINGS, STORAGES
 from dilkit.distortions import ConfounderSet, SampleKey, Word, as_float, parse
 from dilkit.distortions.draw import Window
 from dilkit.errors import DilkitError, UsageError, nearest
 
 Array = npt.NDArray[Any]
+
+_ATTRIBUTES = ("expression", "hash", "seed", "coupling", "storage", "policy", "licence", "shard", "plan")
+_INDEX = (
+    *("source", "licence", "split", "image", "y", "x", "h", "w", "offset"),
+    *("pixel_hash", "perceptual_hash", "digest"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,30 +59,38 @@ class Head:
     @classmethod
     def read(cls, path: Path) -> Head:
         """Raises UsageError where the file is foreign, of another layout, unfinished or cut short."""
-        import h5py
-
         try:
-            with h5py.File(path, "r", locking=False) as file:
-                attrs = _attributes(path, file)
-                where = regions(file)
-                _check_whole(path, file, where)
-                views = tuple(
-                    sorted((_view(item) for item in file["distorted"].values()), key=lambda v: v[0])
-                )
-                index = {name: item[...] for name, item in file["index"].items()}
-                head = cls(attrs, tuple(view for _, view in views), index, where, int(file["seal"][0]))
+            return cls._read(path)
+        except UsageError:
+            raise
         except FileNotFoundError:
             raise UsageError("no such dataset", where=path, remedy="make it with `dilkit augment`") from None
         except IsADirectoryError:
             raise UsageError("a folder, not a dataset", where=path) from None
-        except (OSError, KeyError) as error:
+        except (OSError, LookupError, RuntimeError, ValueError, TypeError, MemoryError) as error:
             raise UsageError(
                 "not a whole HDF5 file",
                 where=path,
-                found=str(error).strip("'\""),
-                remedy="it was cut short or is another kind of file; copy it again or make it again",
+                found=str(error).split("\n")[0].strip("'\""),
+                remedy="it was cut short, damaged or is another kind of file; copy it again or make it again",
             ) from None
-        return replace(head, shards=_check_shards(path, attrs)) if "shards" in attrs else head
+
+    @classmethod
+    def _read(cls, path: Path) -> Head:
+        import h5py
+
+        with h5py.File(path, "r", locking=False) as file:
+            attrs = _attributes(path, file)
+            where = regions(file)
+            _check_whole(path, file, where)
+            views = sorted((_view(item) for item in file["distorted"].values()), key=lambda v: v[0])
+            index = {name: file["index"][name][...] for name in _INDEX}
+            seal = int(file["seal"][0])
+        shards = _check_shards(path, attrs) if "shards" in attrs else ()
+        pixels = ["clean", *(f"distorted/{view.label}" for _, view in views if attrs["storage"] == "stored")]
+        if not shards and not {*pixels, *(f"digest/{name[10:]}" for name in pixels[1:])} <= where.keys():
+            raise ValueError("an array is missing")
+        return cls(attrs, tuple(view for _, view in views), index, where, seal, shards)
 
 
 class Store:
@@ -289,7 +304,10 @@ def _attributes(path: Path, file: Any) -> dict[str, Any]:
             expected=f"layout {LAYOUT}",
             remedy="make it again" if attrs["layout"] < LAYOUT else "use a newer dilkit",
         )
-    return attrs
+    json.loads(attrs["settings"]), json.loads(attrs["versions"])
+    if attrs["storage"] not in STORAGES or attrs["coupling"] not in COUPLINGS:
+        raise ValueError("an unknown storage or coupling")
+    return attrs | {name: attrs[name] for name in _ATTRIBUTES}
 
 
 def _check_whole(path: Path, file: Any, where: Mapping[str, Region]) -> None:
@@ -301,6 +319,8 @@ def _check_whole(path: Path, file: Any, where: Mapping[str, Region]) -> None:
         )
     size = os.stat(path).st_size  # noqa: PTH116
     for name, region in where.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the name {name!r} is no text")
         if region.offset + region.nbytes > size:
             raise UsageError(
                 "the file is cut short",

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -55,13 +56,23 @@ def verify(
     for file in files:
         digests = {} if file.virtual else {label: file.digests(label) for label in file.labels}
         for item in range(len(file)):
-            faults += _digests(file, item, digests)
+            faults += _tried(_digests, file, item, digests)
             done += 1
             progress(done, len(store))
-    chosen = random.Random(seed)
-    for _ in range(samples):
-        faults += _remake(store, chosen.randrange(len(store)), chosen.choice(store.head.views))
-    return Verdict(len(store), samples, tuple(dict.fromkeys(faults)))
+    views = store.head.views
+    everything = range(len(store) * len(views))
+    chosen = random.Random(seed).sample(everything, min(samples, len(everything)))
+    for item, view in (divmod(number, len(views)) for number in chosen):
+        faults += _tried(_remake, store, item, views[view])
+    return Verdict(len(store), len(chosen), tuple(dict.fromkeys(faults)))
+
+
+def _tried(check: Callable[..., Iterator[str]], store: Store, item: int, *given: Any) -> Iterator[str]:
+    """The faults that a check finds; a damaged index may lead it nowhere."""
+    try:
+        yield from check(store, item, *given)
+    except (ValueError, IndexError) as error:
+        yield f"{_name(store, item)}: cannot be read: {error}"
 
 
 def _seal(store: Store) -> Iterator[str]:
@@ -92,6 +103,6 @@ def _remake(store: Store, item: int, view: StoredView) -> Iterator[str]:
 
 
 def _name(store: Store, item: int) -> str:
-    source = store.index["source"][item].decode()
+    source = store.index["source"][item].decode(errors="replace")
     y, x = int(store.index["y"][item]), int(store.index["x"][item])
     return f"{store.path.name}: item {item} ({source} at {y}, {x})"

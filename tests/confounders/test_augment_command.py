@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from dilkit.cli.app import app
+from dilkit.cli.app import app, main
 from typer.testing import CliRunner
 
 from dilkit.errors import DilkitError, UsageError
@@ -158,3 +158,18 @@ def test_the_examples_in_the_help_parse(command: str) -> None:
         assert name == command
         for expression in context.params.get("distort") or []:
             parse(expression)
+
+
+def test_what_nobody_foresaw_is_one_line_not_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("dilkit.cli.app.app", fail)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr().err
+    assert stopped.value.code == 1
+    assert said.startswith("dilkit: unexpected ZeroDivisionError: by zero\n") and "--debug" in said
+    assert "Traceback" not in said

@@ -12,6 +12,7 @@ from PIL import Image
 from dilkit.confounders.builder import augment
 from dilkit.confounders.duplicates import NEAR, hashes_of, near_pairs
 from dilkit.confounders.merge import merge
+from dilkit.confounders.perceptual import perceptual_hash, symmetries
 from dilkit.errors import DilkitError
 
 
@@ -22,8 +23,12 @@ def test_pairs_are_those_of_the_full_comparison() -> None:
         flips = draw.sample(range(64), k % 12)
         hashes.append(hashes[k] ^ sum(1 << flip for flip in flips))
     hashes += [0, 0]
+    turned = symmetries(np.array(hashes, np.uint64)).tolist()
     brute = [
-        (i, j) for i in range(100) for j in range(i + 1, 100) if (hashes[i] ^ hashes[j]).bit_count() <= NEAR
+        (i, j)
+        for i in range(100)
+        for j in range(i + 1, 100)
+        if min((way[i] ^ hashes[j]).bit_count() for way in turned) <= NEAR
     ]
     assert near_pairs(hashes) == brute and len(brute) >= 20
 
@@ -50,6 +55,22 @@ def _photographs() -> list[tuple[str, np.ndarray]]:
 
 def test_photographs_are_not_taken_for_each_other() -> None:
     assert near_pairs(list(hashes_of(["samples:", "deadleaves:20"]).values())) == []
+
+
+def test_mirrored_and_turned_copies_are_found() -> None:
+    for _, image in _photographs():
+        ways = [
+            way for flipped in (image, image[:, ::-1]) for way in (np.rot90(flipped, k) for k in range(4))
+        ]
+        hashes = [perceptual_hash(image), *(perceptual_hash(way) for way in ways)]
+        assert {(0, k) for k in range(1, 9)} <= set(near_pairs(hashes))
+    assert (symmetries(np.array([5], np.uint64))[0] == 5).all()
+
+
+def test_an_excluded_image_that_cannot_be_read_is_named(copied: Path, tmp_path: Path) -> None:
+    (copied / "c.png").write_bytes(b"")
+    with pytest.raises(DilkitError, match=r"photos/c.png: an excluded image cannot be read"):
+        augment("samples:test", "clean", tmp_path / "x.h5", tile=64, stride=64, exclude=[copied])
 
 
 def test_copies_are_refused_unless_allowed(copied: Path, tmp_path: Path) -> None:

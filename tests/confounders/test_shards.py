@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 from PIL import Image
 
 from dilkit.confounders.builder import augment
+from dilkit.confounders.layout import is_pixels
 from dilkit.confounders.merge import merge, shard_path, shards_of
 from dilkit.confounders.store import Store
 from dilkit.confounders.verify import verify
 from dilkit.distortions.draw import Window
-from dilkit.errors import UsageError
+from dilkit.errors import DilkitError, UsageError
 
 WORDS = "awgn[5, 10] | gaussian_blur(1) >> clip >> quantize"
 
@@ -86,6 +88,29 @@ def test_missing_doubled_and_foreign_shards_are_refused(
         len(Store(out))
 
 
+def test_joining_takes_no_joined_file_and_overwrites_no_shard(
+    shards: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, parts = shards
+    joined = merge(parts, tmp_path / "part.h5")
+    with pytest.raises(UsageError, match=r"joined dataset itself(.|\n)*part.1-of-3.h5"):
+        merge([joined], tmp_path / "again.h5")
+    before = parts[0].read_bytes()
+    (tmp_path / "link.h5").symlink_to(parts[0])
+    for out in (parts[0], tmp_path / "link.h5"):
+        with pytest.raises(UsageError, match="one of the shards"):
+            merge(parts, out, overwrite=True)
+    assert parts[0].read_bytes() == before and verify(joined).sound
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dilkit.confounders.merge.seal_file", full)
+    with pytest.raises(DilkitError, match=r"cannot be joined: .*No space"):
+        merge(parts, tmp_path / "full.h5")
+    assert not list(tmp_path.glob("full.h5*"))
+
+
 def test_impossible_shards_are_refused(pictures: Path, tmp_path: Path) -> None:
     for shard, message in (((0, 3), "k/n"), ((4, 3), "k/n"), ((1, 9), "empty")):
         with pytest.raises(UsageError, match=message):
@@ -110,7 +135,7 @@ def flip(path: Path, offset: int) -> None:
 def test_a_sound_dataset_is_sound(store: Store) -> None:
     seen: list[tuple[int, int]] = []
     verdict = verify(store.path, progress=lambda done, total: seen.append((done, total)))
-    assert verdict.sound and verdict.items == 6 and verdict.remade == 32 and seen[-1] == (6, 6)
+    assert verdict.sound and verdict.items == 6 and verdict.remade == 24 and seen[-1] == (6, 6)
 
 
 def test_a_flipped_byte_is_found_wherever_it_is(store: Store, copy: Path) -> None:
@@ -132,6 +157,28 @@ def test_a_flipped_byte_is_found_wherever_it_is(store: Store, copy: Path) -> Non
         assert re.search(message, faults), (message, faults)
         flip(copy, offset)
     assert verify(copy).sound
+
+
+def test_damage_to_what_is_no_pixel_is_a_fault_or_a_refusal(store: Store, copy: Path) -> None:
+    """Of attributes, names, sizes, offsets: nothing passes, nothing else is raised."""
+    data = copy.read_bytes()
+    pixels = [r for name, r in store.head.regions.items() if is_pixels(name)]
+    rest = [
+        at for at, byte in enumerate(data)
+        if byte and not any(r.offset <= at < r.offset + r.nbytes for r in pixels)
+    ]  # fmt: skip
+    draw = random.Random(0)
+    for at in draw.sample(rest, 80):
+        with copy.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes([data[at] ^ 1 << draw.randrange(8)]))
+            file.flush()
+            try:
+                assert not verify(copy, samples=2).sound, at
+            except UsageError as error:
+                assert str(copy) in str(error)
+            file.seek(at)
+            file.write(data[at : at + 1])
 
 
 def test_pixels_that_are_not_what_the_recipe_makes_are_found(store: Store, copy: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dilkit.confounders.builder import augment
 from dilkit.confounders.deadleaves import dead_leaves
 from dilkit.confounders.sources import expand, survey
+from dilkit.confounders.store import Store
 from dilkit.confounders.tiling import boxes, check_tiling
 from dilkit.errors import UsageError
 
@@ -33,6 +36,14 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
         Image.fromarray(dead_leaves(0, 0, 16)).save(tmp_path / folder / "img" / "1.png")
     found = expand([tmp_path / "a" / "img", tmp_path / "b" / "img"])
     assert [image.name for image in found] == ["img/1.png", "img/1.png#2"]
+
+
+def test_names_of_any_bytes_can_be_printed_and_stored(pictures: Path, tmp_path: Path) -> None:
+    for name, picture in zip((b"a\xff.png", b"b\n.png"), sorted(pictures.iterdir()), strict=False):
+        picture.rename(pictures / os.fsdecode(name))
+    store = Store(augment(pictures, "clean", tmp_path / "x.h5", tile=0, allow_duplicates=True).path)
+    names = [name.decode().removeprefix("pictures/") for name in store.index["source"]]
+    assert sorted(names) == ["2.png", "3.png", "a\\udcff.png", "b\\n.png"]
 
 
 def test_the_samples_are_colour_photographs_with_a_fixed_split() -> None:
