@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -56,6 +57,12 @@ class UsageError(DilkitError, ValueError):
     """Wrong usage or configuration (exit code 2)."""
 
     exit_code = 2
+
+
+def reason(error: BaseException) -> str:
+    """Why the system refused something, in one line."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else str(error).split("\n")[0]
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from dilkit.confounders.plan import Plan, as_settings, make_plan
 from dilkit.confounders.sources import Failure, expand, survey
 from dilkit.confounders.work import Desk, distort, ingest
 from dilkit.distortions import ConfounderSet, Word, confounder_set
-from dilkit.errors import DilkitError, UsageError
+from dilkit.errors import DilkitError, UsageError, reason
 
 Progress = Callable[[str, int, int], None]
 """(phase, items done, items in all)"""
@@ -119,7 +120,7 @@ def augment(
     )
     if shard is not None:
         plan = _part_of(plan, *shard)
-    check_target(out, overwrite)
+    out = check_target(out, overwrite)
     excluded = hashes_of(exclude, plan.settings.alpha) if exclude else {}
     _require_images(plan, failures, plan.skipped)
     try:
@@ -130,7 +131,7 @@ def augment(
             draft.seal()
     except OSError as error:
         raise DilkitError(
-            f"writing failed: {error.strerror or error}",
+            f"writing failed: {reason(error)}",
             where=draft.path,
             remedy="make room, then repeat the command: it goes on from what is written",
         ) from error
@@ -158,7 +159,7 @@ def plan_for(
     """What `augment` would make, and the images whose headers cannot be read."""
     confounders = confounder_set(distort)
     if not len(confounders):
-        raise UsageError("there is no distortion in the set", where=str(distort), expected="at least one")
+        raise UsageError("there is no distortion in the set", found=confounders, expected="at least one")
     if limit is not None and limit < 1:
         raise UsageError("the limit must be positive", where="limit", found=limit)
     chosen = as_settings(**settings)
@@ -180,20 +181,32 @@ def _part_of(plan: Plan, k: int, n: int) -> Plan:
     return part
 
 
-def check_target(out: Path, overwrite: bool) -> None:
-    """Raises UsageError where the file exists, or cannot be made."""
+def check_target(out: Path, overwrite: bool) -> Path:
+    """The file to write, that which a link points to; a UsageError where it exists, or cannot be made."""
+    out = Path(os.path.realpath(out)) if out.is_symlink() else out
     if out.is_dir():
         raise UsageError("the output is a folder", where=out, expected="a file name such as train.h5")
     if out.exists() and not overwrite:
         raise UsageError(
             "the output exists already", where=out, remedy="choose another name or give --overwrite"
         )
+    if out.exists() and not _is_hdf5(out):
+        raise UsageError("the output exists, and is no dataset", where=out, remedy="choose another name")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"cannot write there: {error.strerror}", where=out, remedy="choose another --out"
+            f"cannot write there: {reason(error)}", where=out, remedy="choose another --out"
         ) from None
+    return out
+
+
+def _is_hdf5(path: Path) -> bool:
+    """So that nobody's picture or device is taken for an earlier dataset; an empty file is nobody's."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(8) in (b"", b"\x89HDF\r\n\x1a\n")
 
 
 def _fill(

@@ -22,7 +22,7 @@ import numpy as np
 from dilkit.confounders import layout
 from dilkit.confounders.plan import Plan
 from dilkit.confounders.sources import Failure
-from dilkit.errors import DilkitError, UsageError
+from dilkit.errors import DilkitError, UsageError, reason
 
 Done = tuple[str, int]
 """A phase and the number of a part."""
@@ -130,7 +130,7 @@ class Draft:
             needed = sum(self.plan.nbytes().values())
             self.discard()
             raise DilkitError(
-                f"no room for the dataset: {error.strerror or error}",
+                f"no room for the dataset: {reason(error)}",
                 where=self.out,
                 expected=f"{needed / 1e9:.2f} GB free",
                 remedy="free some space, choose another disk, or use --storage virtual",
@@ -193,7 +193,7 @@ class Draft:
 
 def seal_file(path: Path, out: Path) -> None:
     """Write the seal, flush everything, and give the file its name."""
-    with h5py.File(path, "r") as file:
+    with h5py.File(path, "r", locking=False) as file:
         where = layout.regions(file)
     value = np.array([layout.seal_of(path, where)], "<u8")
     with path.open("r+b") as raw:

@@ -6,6 +6,7 @@ the next one begins by putting them back.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from dilkit.confounders.plan import Plan, Settings, View
 from dilkit.confounders.store import Head, Store
 from dilkit.confounders.work import Desk, distort
 from dilkit.distortions import ConfounderSet, confounder_set
-from dilkit.errors import DilkitError, UsageError, nearest
+from dilkit.errors import DilkitError, UsageError, nearest, reason
 
 _BLOCK = 1 << 20
 
@@ -40,11 +41,18 @@ def add(
     An interrupted call leaves the dataset as it was.
 
     Raises:
-        UsageError: a confounder is there already, or the dataset is a merged one.
+        UsageError: a confounder is there already, the dataset is a merged one, or another run is changing it.
         DilkitError: the disk is full, or a worker died.
     """
     path = Path(path)
-    recover(path)
+    with _alone(path):
+        recover(path)
+        return _add(path, distort_with, workers, progress)
+
+
+def _add(
+    path: Path, distort_with: Any, workers: int, progress: Callable[[str, int, int], None]
+) -> tuple[str, ...]:
     store = Store(path)
     head = _changeable(path)
     old, new = store.confounders, confounder_set(distort_with)
@@ -57,10 +65,8 @@ def add(
         )
     plan = _plan_of(head, new)
     with _changing(path, head):
-        with h5py.File(
-            path, "r+", alignment_threshold=layout.ALIGNMENT, alignment_interval=layout.ALIGNMENT
-        ) as file:
-            file["seal"][0] = 0
+        with layout.writing(path, "r+") as file:
+            _unseal(file)
             for view in plan.views:
                 layout.declare_view(file, plan, view)
                 if plan.settings.storage == "stored":
@@ -68,7 +74,7 @@ def add(
             _rename(file, ConfounderSet.of([*old, *new]))
         layout.reserve(path)
         if plan.settings.storage == "stored":
-            with h5py.File(path, "r") as file:
+            with h5py.File(path, "r", locking=False) as file:
                 desk = Desk(path, plan, layout.regions(file))
             done = 0
             with Crew(desk, workers) as crew:
@@ -81,16 +87,23 @@ def add(
 
 
 def drop(path: str | Path, distort_with: Any) -> tuple[str, ...]:
-    """Take confounders out of a dataset; gives their labels. The file does not shrink..
+    """Take confounders out of a dataset; gives their labels. The file does not shrink.
 
     Raises:
-        UsageError: one is not there, or none would be left.
+        UsageError: one is not there, none would be left, or another run is changing the dataset.
     """
     path = Path(path)
-    recover(path)
+    gone = confounder_set(distort_with)
+    with _alone(path):
+        if recover(path) and not any(word in Store(path).confounders for word in gone):
+            return gone.labels
+        return _drop(path, gone)
+
+
+def _drop(path: Path, gone: ConfounderSet) -> tuple[str, ...]:
     store = Store(path)
     head = _changeable(path)
-    old, gone = store.confounders, confounder_set(distort_with)
+    old = store.confounders
     for word in gone:
         if word not in old.words:
             raise UsageError(
@@ -103,7 +116,8 @@ def drop(path: str | Path, distort_with: Any) -> tuple[str, ...]:
     if not len(left):
         raise UsageError("no confounder would be left", where=path, remedy="delete the file instead")
     with _changing(path, head, dropping=str(gone)):
-        with h5py.File(path, "r+") as file:
+        with layout.writing(path, "r+") as file:
+            _unseal(file)
             for label in gone.labels:
                 del file[f"distorted/{label}"]
                 if f"digest/{label}" in file:
@@ -114,10 +128,33 @@ def drop(path: str | Path, distort_with: Any) -> tuple[str, ...]:
 
 
 def recover(path: Path) -> bool:
-    """Put back what an interrupted change has left; says whether there was one."""
-    undo = _undo_path(path)
-    if not undo.exists():
+    """Take back what an interrupted change has left, or finish a drop; says whether there was one."""
+    if not _undo_path(path).exists():
         return False
+    if dropping := _put_back(path):
+        _drop(path, confounder_set(dropping))
+    return True
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One change of a dataset at a time; its workers keep the lock until the last has stopped."""
+    if not path.is_file():
+        yield
+        return
+    with path.open("rb") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                "another run is changing this dataset", where=path, remedy="wait until it has ended"
+            ) from None
+        yield
+
+
+def _put_back(path: Path) -> str:
+    """Make the dataset what it was before a change; gives what was to be dropped."""
+    undo = _undo_path(path)
     with undo.open("rb") as saved:
         notes = json.loads(saved.readline())
         with path.open("r+b") as file:
@@ -128,9 +165,7 @@ def recover(path: Path) -> bool:
             file.truncate(notes["size"])
             os.fsync(file.fileno())
     undo.unlink()
-    if notes["dropping"]:
-        drop(path, notes["dropping"])
-    return True
+    return str(notes["dropping"])
 
 
 def _changeable(path: Path) -> Head:
@@ -168,20 +203,29 @@ def _rename(file: Any, words: ConfounderSet) -> None:
 
 @contextmanager
 def _changing(path: Path, head: Head, dropping: str = "") -> Iterator[None]:
-    """Save what may be changed; put it back on an error, forget it on success."""
+    """Save what may be changed; put it back on an error, forget it on success.
+
+    HDF5 may have written over what was to be dropped, so a drop is not put back, but finished next time.
+    """
     _save(path, head, dropping)
     try:
         yield
-    except OSError as error:
-        recover(path)
-        raise DilkitError(
-            f"writing failed: {error.strerror or error}", where=path,
-            remedy="the dataset is as it was; make room and repeat the command",
-        ) from error  # fmt: skip
-    except BaseException:
-        recover(path)
+    except BaseException as error:
+        if not dropping:
+            _put_back(path)
+        if isinstance(error, OSError):
+            done = "repeat the command, which finishes it" if dropping else "the dataset is as it was"
+            raise DilkitError(
+                f"writing failed: {reason(error)}", where=path, remedy=f"make room; {done}"
+            ) from error
         raise
     _undo_path(path).unlink()
+
+
+def _unseal(file: Any) -> None:
+    """From now on readers refuse it."""
+    file["seal"][0] = 0
+    file.flush()
 
 
 def _save(path: Path, head: Head, dropping: str) -> None:
@@ -205,7 +249,7 @@ def _save(path: Path, head: Head, dropping: str) -> None:
             os.fsync(saved.fileno())
     except OSError as error:
         tmp.unlink(missing_ok=True)
-        raise DilkitError(f"the dataset cannot be changed: {error.strerror or error}", where=path) from None
+        raise DilkitError(f"the dataset cannot be changed: {reason(error)}", where=path) from None
     tmp.replace(undo)
 
 

@@ -21,7 +21,9 @@ import functools
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,9 +65,7 @@ Regions = dict[str, Region]
 
 def create(path: Path, plan: Plan) -> None:
     """Write a file of the plan's layout with no pixel in it, and reserve its space on the disk."""
-    import h5py
-
-    with h5py.File(path, "w", alignment_threshold=ALIGNMENT, alignment_interval=ALIGNMENT) as file:
+    with writing(path, "w") as file:
         _attributes(file, plan)
         file.create_group("distorted")
         file.create_group("digest")
@@ -78,6 +78,20 @@ def create(path: Path, plan: Plan) -> None:
             for view in plan.views:
                 add_view(file, plan, view)
     reserve(path)
+
+
+@contextmanager
+def writing(path: Path, mode: str) -> Iterator[Any]:
+    """An HDF5 file whose every failure is an OSError; h5py reports a full disk in several ways."""
+    import h5py
+
+    aligned = {"alignment_threshold": ALIGNMENT, "alignment_interval": ALIGNMENT}
+    try:
+        with h5py.File(path, mode, locking=False, **aligned) as file:
+            yield file
+    except RuntimeError as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        raise OSError(int(number[1]) if number else 0, str(error)) from error
 
 
 def reserve(path: Path) -> None:

@@ -15,7 +15,7 @@ from dilkit.confounders.builder import check_target
 from dilkit.confounders.draft import seal_file
 from dilkit.confounders.duplicates import refuse_duplicates
 from dilkit.confounders.store import Head
-from dilkit.errors import DilkitError, UsageError
+from dilkit.errors import DilkitError, UsageError, reason
 
 _SUMMED = ("image", "offset")
 
@@ -48,7 +48,7 @@ def merge(
         DilkitError: images look alike, unless that is allowed, or the file cannot be written.
     """
     out, paths = Path(out), [Path(shard) for shard in shards]
-    check_target(out, overwrite)
+    out = check_target(out, overwrite)
     for path in paths:
         if out.exists() and path.exists() and path.samefile(out):
             raise UsageError("the output is one of the shards", where=out, remedy="choose another name")
@@ -59,8 +59,8 @@ def merge(
     try:
         _write(tmp, out, heads)
         seal_file(tmp, out)
-    except (OSError, RuntimeError) as error:  # h5py raises both where a disk is full
-        raise DilkitError(f"the shards cannot be joined: {error}", where=out) from error
+    except OSError as error:
+        raise DilkitError(f"the shards cannot be joined: {reason(error)}", where=out) from error
     finally:
         tmp.unlink(missing_ok=True)
     return out
@@ -69,14 +69,14 @@ def merge(
 def _write(tmp: Path, out: Path, heads: list[tuple[Path, Head]]) -> None:
     import h5py
 
-    with h5py.File(tmp, "w") as file:
+    with layout.writing(tmp, "w") as file:
         _attributes(file, out, heads)
         layout.add_array(file, "seal", "<u8", (1,), fill=np.zeros(1, "<u8"))
         file.create_group("distorted")
         for name in heads[0][1].index:
             _index_column(file, name, [head for _, head in heads])
         for path, head in heads[:1]:
-            with h5py.File(path) as first:
+            with h5py.File(path, locking=False) as first:
                 for view in head.views:
                     _copy_view(file, first, view.label, out, heads)
                 _join(file, "clean", first["clean"], out, heads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,15 @@ from dilkit.confounders.sources import Failure, failure
 from dilkit.distortions import SampleKey, as_float, pixel_hash
 
 
+class Held(NamedTuple):
+    """An image of the plan with its perceptual hash, or why it cannot be used."""
+
+    image: int
+    pixels: Pixels | None
+    looks: int
+    problem: Failure | None
+
+
 @dataclass
 class Desk:
     """What one process needs to work on one dataset."""
@@ -28,6 +37,7 @@ class Desk:
     plan: Plan
     regions: Regions
     file: int = -1
+    held: Held | None = None
     offsets: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     def open(self) -> Desk:
@@ -37,6 +47,13 @@ class Desk:
 
     def close(self) -> None:
         os.close(self.file)
+
+    def hold(self, image: int) -> Held:
+        """An image, read once for all the parts that are made of it in turn."""
+        if self.held is None or self.held.image != image:
+            self.held = None  # before the next is read, so that memory is that of one
+            self.held = _load(self.plan, image)
+        return self.held
 
     def write(self, name: str, row: int, values: npt.NDArray[Any]) -> None:
         """Put rows of an index or digest array in their place."""
@@ -82,14 +99,10 @@ def ingest(desk: Desk, part: int) -> list[Failure]:
     digests = np.zeros(last - first, "<u8")
     seen = np.zeros(last - first, "<u8")
     hashes = [b""] * (last - first)
-    at = -1
     for item in range(first, last):
-        if plan.image[item] != at:
-            at = int(plan.image[item])
-            pixels, problem = _load(plan, at)
-            if problem is not None:
-                failures.append(problem)
-            looks = perceptual_hash(pixels) if pixels is not None else 0
+        _, pixels, looks, problem = desk.hold(int(plan.image[item]))
+        if problem is not None and problem not in failures:
+            failures.append(problem)
         if pixels is None:
             hashes[item - first] = bytes(desk.regions["index/pixel_hash"].shape[1])
             continue
@@ -104,22 +117,24 @@ def ingest(desk: Desk, part: int) -> list[Failure]:
     return failures
 
 
-def _load(plan: Plan, image: int) -> tuple[Pixels | None, Failure | None]:
+def _load(plan: Plan, image: int) -> Held:
     source = plan.images[image]
     try:
         pixels = source.load(plan.settings.alpha)
     except UnreadableImage as error:
-        return None, failure(source, error)
+        return Held(image, None, 0, failure(source, error))
     first, last = np.searchsorted(plan.image, [image, image + 1])
     needed = (plan.box[first:last, :2] + plan.box[first:last, 2:]).max(axis=0)
     if (pixels.shape[:2] < needed).any() or (pixels.dtype != np.uint8 and plan.clean_dtype == "uint8"):
-        return None, Failure(source.name, "the file changed while it was being read")
-    return (as_float(pixels) if plan.clean_dtype == "float32" else pixels), None
+        return Held(image, None, 0, Failure(source.name, "the file changed while it was being read"))
+    pixels = as_float(pixels) if plan.clean_dtype == "float32" else pixels
+    return Held(image, pixels, perceptual_hash(pixels), None)
 
 
 def distort(desk: Desk, part: int) -> list[Failure]:
     """Make and write every view of a part's items; it cannot fail but by an exception."""
     plan, settings = desk.plan, desk.plan.settings
+    desk.held = None
     first, last = plan.parts[part]
     digests = np.zeros((len(plan.views), last - first), "<u8")
     renders = [renderer(word, view.dtype) for view, word in zip(plan.views, plan.confounders, strict=True)]

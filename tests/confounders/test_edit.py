@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import time
@@ -80,6 +81,49 @@ def test_a_failed_change_leaves_the_dataset_as_it_was(path: Path, monkeypatch: p
     with pytest.raises(DilkitError, match="as it was"):
         add(path, "jpeg(30)")
     assert path.read_bytes() == before
+
+
+def test_whatever_hdf5_says_of_a_full_disk_is_an_error_of_the_system(path: Path) -> None:
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for change, words in ((add, "jpeg(30)"), (add, "poisson[1, 2]")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limits[1]))
+        try:
+            with pytest.raises(DilkitError, match=r"writing failed: File too large(.|\n)*as it was"):
+                change(path, words)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_bytes() == before
+
+
+def test_a_drop_that_fails_is_finished_by_the_next(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    left = Store(path).labels[1:]
+    with monkeypatch.context() as patch:
+        patch.setattr(edit, "seal_file", fail)
+        with pytest.raises(DilkitError, match="finishes it"):
+            drop(path, Store(path).labels[0])
+    with pytest.raises(UsageError, match="was interrupted"):
+        len(Store(path))
+    assert drop(path, "awgn(5)") == ("awgn(5)",)
+    assert Store(path).labels == left and verify(path).sound
+    with pytest.raises(UsageError, match="no confounder"):
+        drop(path, "awgn(5)")
+
+
+def test_only_one_run_at_a_time_changes_a_dataset(path: Path) -> None:
+    second: list[str] = []
+
+    def meanwhile(phase: str, done: int, total: int) -> None:
+        with pytest.raises(UsageError, match="another run is changing") as refused:
+            drop(path, "awgn(5)")
+        second.append(str(refused.value))
+
+    add(path, "jpeg(30)", progress=meanwhile)
+    assert second and "awgn(5)" in Store(path).labels and verify(path).sound
+    drop(path, "awgn(5)")
 
 
 def test_a_change_killed_at_any_moment_is_taken_back_or_done(path: Path) -> None:

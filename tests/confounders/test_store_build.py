@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dilkit.confounders.builder import augment
+from dilkit.confounders.builder import augment, plan_for
+from dilkit.confounders.deadleaves import dead_leaves
 from dilkit.confounders.pixels import storage_dtype
-from dilkit.confounders.sources import read_image
+from dilkit.confounders.reading import Alpha, Pixels
+from dilkit.confounders.sources import FileImage, read_image
 from dilkit.confounders.store import Store
 from dilkit.distortions import SampleKey, as_float, parse, pixel_hash
 from dilkit.distortions.draw import Window
@@ -185,6 +188,35 @@ def test_senseless_settings_are_refused(tmp_path: Path, change: dict[str, object
         augment("deadleaves:1@16", "awgn(5)", tmp_path / "x.h5", **({"tile": 16, "stride": 16} | change))
 
 
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "large disk").mkdir()
+    target, link = tmp_path / "large disk" / "x.h5", tmp_path / "x.h5"
+    link.symlink_to(target)
+    for overwrite in (False, True):
+        built = augment("deadleaves:1@16", "awgn(5)", link, overwrite=overwrite)
+        assert built.path == target and link.is_symlink() and len(Store(target)) == 1
+
+
+def test_a_large_image_is_read_once_for_all_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    load = FileImage.load
+
+    def counted(image: FileImage, alpha: Alpha) -> Pixels:
+        read.append(image.name)
+        return load(image, alpha)
+
+    monkeypatch.setattr(FileImage, "load", counted)
+    monkeypatch.setattr("dilkit.confounders.plan._PART_PIXELS", 64 * 16 * 16)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(dead_leaves(1, ord(name[0]), 256)).save(tmp_path / name)
+    sources = [tmp_path / "a.png", tmp_path / "b.png"]
+    built = augment(sources, "clean", tmp_path / "x.h5", tile=16, stride=16)
+    assert built.items == 512 and len(plan_for(sources, "clean", tile=16, stride=16)[0].parts) == 8
+    assert read == ["a.png", "b.png"]
+
+
 def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
     (tmp_path / "there.h5").touch()
     with pytest.raises(UsageError, match="--overwrite"):
@@ -193,6 +225,11 @@ def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
     assert len(Store(tmp_path / "there.h5")) == 1
     with pytest.raises(UsageError, match="a folder"):
         augment("deadleaves:1@16", "awgn(5)", tmp_path)
+    (tmp_path / "photo.png").write_bytes(b"somebody's picture")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("photo.png", "pipe"):
+        with pytest.raises(UsageError, match="is no dataset"):
+            augment("deadleaves:1@16", "awgn(5)", tmp_path / name, overwrite=True)
     with pytest.raises(UsageError, match="cannot write there"):
         augment("deadleaves:1@16", "awgn(5)", tmp_path / "there.h5" / "x.h5")
     with pytest.raises(UsageError, match="no distortion"):
