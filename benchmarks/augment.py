@@ -3,7 +3,7 @@
     python benchmarks/augment.py [--repeats 5] [--folder DIR]
 
 First the primitives against albumentations (benchmarks/primitives.py), then the whole command on 24 JPEG
-photographs of 1024 x 1024 cut into 384 tiles, repeats taken in turn:
+photographs of 1024 x 1024 cut into 384 tiles (96 and 1536 where workers are compared), repeats in turn:
   overhead      processor time of `augment` with one worker over that of the bare distortion work (tiles in
                 memory, each word applied, nothing kept): reading, cutting, hashing, digests, writing;
   usual loop    OpenCV decodes, albumentations adds noise, PNG files are written, for four AWGN confounders in
@@ -43,14 +43,18 @@ TILE = 256
 OVERHEAD, SCALING, USUAL = 1.20, 1.8, 8.0
 
 
-def photographs(folder: Path) -> Path:
-    """Six photographs, each in four orientations, as 1024 x 1024 JPEG files."""
+def photographs(folder: Path, count: int) -> Path:
+    """Six photographs, turned and mirrored, as `count` JPEG files of 1024 x 1024."""
     folder.mkdir()
-    for image in expand(["samples:"]):
-        square = cv2.resize(image.load("refuse"), (1024, 1024), interpolation=cv2.INTER_CUBIC)
-        for turns in range(4):
-            name = str(folder / f"{Path(image.name).stem}{turns}.jpg")
-            cv2.imwrite(name, np.rot90(square, turns)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    squares = [
+        cv2.resize(image.load("refuse"), (1024, 1024), interpolation=cv2.INTER_CUBIC)[..., ::-1]
+        for image in expand(["samples:"])
+    ]
+    for k in range(count):
+        turns, which = divmod(k, len(squares))
+        square = squares[which][:, ::-1] if turns & 4 else squares[which]
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 95 - turns // 8]
+        cv2.imwrite(str(folder / f"{k:03d}.jpg"), np.rot90(square, turns % 4), quality)
     return folder
 
 
@@ -138,7 +142,7 @@ def main() -> int:
 
 
 def measure(work: Path, repeats: int) -> bool:
-    source, target = photographs(work / "photos"), work / "made"
+    source, target = photographs(work / "photos", 24), work / "made"
     cpu, wall = time.process_time, time.perf_counter
 
     def fresh() -> None:
@@ -146,7 +150,7 @@ def measure(work: Path, repeats: int) -> bool:
         target.mkdir()
         os.sync()
 
-    def ours(words: str, workers: int) -> Callable[[], None]:
+    def ours(words: str, workers: int, source: Path = source) -> Callable[[], None]:
         return command(source, words, target / "out.h5", workers)
 
     met = True
@@ -158,7 +162,8 @@ def measure(work: Path, repeats: int) -> bool:
     say("usual loop / one worker, processor time", times[0] / times[1], None, False, times)
     times = in_turn([*runs, ours(FOUR, 2)], repeats, wall, fresh)
     met &= say("usual loop / the command on two cores", times[0] / times[2], USUAL, False, times)
-    times = in_turn([ours(EIGHT, 1), ours(EIGHT, 2)], repeats, wall, fresh)
+    many = photographs(work / "many", 96)
+    times = in_turn([ours(EIGHT, workers, many) for workers in (1, 2)], repeats, wall, fresh)
     return met & say("one worker / two workers, 8 confounders", times[0] / times[1], SCALING, False, times)
 
 

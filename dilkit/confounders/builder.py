@@ -53,7 +53,7 @@ def augment(
     out: str | Path,
     *,
     tile: int = 256,
-    stride: int = 256,
+    stride: int | None = None,
     small: Literal["keep", "skip"] = "keep",
     alpha: Literal["refuse", "black", "grey", "white"] = "refuse",
     seed: int = 0,
@@ -80,8 +80,8 @@ def augment(
         sources: folders, globs, files, `samples:train|test`, `deadleaves:N` (see `sources.expand`).
         distort: a confounder set, or anything `confounder_set` takes.
         out: the HDF5 file to make.
-        tile, stride: in pixels; `tile=0` takes whole images. The last tile of a row or column ends at the
-            border.
+        tile, stride: in pixels; `tile=0` takes whole images; the stride is the tile where it is not given.
+            The last tile of a row or column ends at the border.
         small: images smaller than a tile are kept whole, or skipped and counted.
         alpha: refuse transparent images, or lay them on a plain background.
         seed: the root of all randomness.
@@ -108,7 +108,7 @@ def augment(
         sources,
         distort,
         tile=tile,
-        stride=stride,
+        stride=tile if stride is None else stride,
         small=small,
         alpha=alpha,
         seed=seed,

@@ -123,14 +123,20 @@ class EpisodeSampler:
             raise UsageError(
                 "the crop does not divide", where="crop", found=crop, expected=f"a multiple of {self._unit}"
             )
-        self._order = lru_cache(maxsize=2 * (1 + len(self.labels)))(self._shuffled)
+        self._remember()
+
+    def _remember(self) -> None:
+        """Start what is kept between calls: it is not pickled."""
+        self._ahead = -1
+        kept = lru_cache(maxsize=2 * (1 + len(self.labels)))
+        self._order, self._picks = kept(self._shuffled), kept(self._drawn)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_order"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_order", "_picks")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._order = lru_cache(maxsize=2 * (1 + len(self.labels)))(self._shuffled)
+        self._remember()
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -138,8 +144,24 @@ class EpisodeSampler:
 
     def episode(self, step: int) -> Episode:
         """The episode of an outer step, float32 in the range that is stored (noise may leave [0, 1])."""
+        if self._ahead != step:
+            self._expect(step)
+        made = self._paired(step) if self.pairing == "paired" else self._independent(step)
+        self._expect(step + 1)
+        self._ahead = step + 1
+        return made
+
+    def _expect(self, step: int) -> None:
+        """Have the crops of a step fetched while others are read, or trained on."""
         if self.pairing == "paired":
-            return self._paired(step)
+            for pick in self.picks(step):
+                self.store.expect(pick.item, self.labels, pick.window)
+            return
+        for label in self.labels:
+            for pick in self.picks(step, label):
+                self.store.expect(pick.item, [label], pick.window)
+
+    def _independent(self, step: int) -> Episode:
         views, targets = {}, {}
         for label in self.labels:
             picks = self.picks(step, label)
@@ -150,8 +172,11 @@ class EpisodeSampler:
             views[label], targets[label] = torch.from_numpy(view), torch.from_numpy(clean)
         return Episode(views, targets, step)
 
-    def picks(self, step: int, label: str = "") -> list[Pick]:
+    def picks(self, step: int, label: str = "") -> Sequence[Pick]:
         """The crops of a step; `label` is empty when all confounders share them."""
+        return self._picks(step, label)
+
+    def _drawn(self, step: int, label: str) -> tuple[Pick, ...]:
         first = (step * self.world + self.rank) * self.batch
         whole = self.batch * self.world
         bits = _bits(3 * whole, "crop", self.seed, label, step, 0).reshape(3, whole)
@@ -164,7 +189,7 @@ class EpisodeSampler:
             x = _below(bits[1, row], (int(self._widths[at]) - self.crop) // self._unit + 1) * self._unit
             turn = _below(bits[2, row], 8) if self.symmetry else 0
             picks.append(Pick(int(self._items[at]), Window(y, x, self.crop, self.crop), turn))
-        return picks
+        return tuple(picks)
 
     def _paired(self, step: int) -> Episode:
         clean = self._batch(1)

@@ -94,6 +94,9 @@ class LiveStore(Store):
         y, x, h, w = window
         return whole[y : y + h, x : x + w]
 
+    def _expect(self, name: str, item: int, scale: int, window: Window | None) -> None:
+        """Images are decoded when they are looked at."""
+
     def _item(self, item: int) -> Array:
         image = int(self.plan.image[item])
         if image not in self._kept:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dilkit.confounders.layout import FORMAT, LAYOUT, Region, is_pixels, regions
+from dilkit.confounders.pages import Pages
 from dilkit.confounders.pixels import Render, renderer
 from dilkit.confounders.plan import COUPLINGS, STORAGES
 from dilkit.distortions import ConfounderSet, SampleKey, Word, as_float, parse
@@ -191,6 +192,20 @@ class Store:
         image = self._as_float(item, labels, window)
         return [self.make(image, item, label, window) for label in labels]
 
+    def expect(self, item: int, labels: Sequence[str], window: Window | None = None) -> None:
+        """Have the clean item and its views, or a part of them in clean pixels, fetched from the disk.
+
+        Returns at once. What is then read while other crops are on their way costs a fraction of the wait.
+        """
+        if self.virtual:
+            self._expect("clean", item, 1, self._seen(item, labels, window))
+            return
+        self._expect("clean", item, 1, window)
+        for label in labels:
+            scale = self._stored_view(label).scale
+            part = window and Window(*(side // scale for side in window))
+            self._expect(f"distorted/{label}", item, scale, part)
+
     def word(self, label: str) -> Word:
         """The distortion behind a label."""
         words = self.__dict__.setdefault("_words", {})
@@ -226,16 +241,25 @@ class Store:
 
     def _as_float(self, item: int, labels: Sequence[str], window: Window | None) -> Array:
         """The clean item as float32; for a window's views, only what they look at is filled in."""
-        pixels = self.clean(item)
-        halos = [self.word(label).locality.halo for label in labels]
-        if window is None or pixels.dtype != np.uint8 or None in halos:
-            return as_float(pixels)
-        reach = max((halo for halo in halos if halo is not None), default=0)
-        y = slice(max(0, window.y - reach), window.y + window.h + reach)
-        x = slice(max(0, window.x - reach), window.x + window.w + reach)
-        image = np.empty(pixels.shape, np.float32)
-        image[y, x] = as_float(pixels[y, x])
+        seen = self._seen(item, labels, window)
+        if seen is None:
+            return as_float(self.clean(item))
+        image = np.empty((*self.size(item), 3), np.float32)
+        y, x, h, w = seen
+        image[y : y + h, x : x + w] = as_float(self.clean(item, seen))
         return image
+
+    def _seen(self, item: int, labels: Sequence[str], window: Window | None) -> Window | None:
+        """The part of the clean item that a window's views look at; None is all of it."""
+        halos = [self.word(label).locality.halo for label in labels]
+        if window is None or None in halos:
+            return None
+        height, width = self._boxes[item]
+        _require_inside(window, height, width)
+        reach = max((halo for halo in halos if halo is not None), default=0)
+        y, x = max(0, window.y - reach), max(0, window.x - reach)
+        bottom, right = window.y + window.h + reach, window.x + window.w + reach
+        return Window(y, x, min(bottom, height) - y, min(right, width) - x)
 
     def _stored_view(self, label: str) -> StoredView:
         by_label: dict[str, StoredView] = self.__dict__.setdefault(
@@ -259,28 +283,50 @@ class Store:
 
     def _cut(self, name: str, item: int, scale: int, window: Window | None) -> Array:
         if self.head.shards:
-            firsts, stores = self._shards
-            at = bisect_right(firsts, item) - 1
-            return stores[at]._cut(name, item - firsts[at], scale, window)
-        h, w = self._boxes[item]
-        h, w = h // scale, w // scale
+            store, item = self._shard(item)
+            return store._cut(name, item, scale, window)
+        h, w = (side // scale for side in self._boxes[item])
+        if window is not None:
+            y, x, height, width = window
+            if not (y >= 0 and x >= 0 and 0 < height <= h - y and 0 < width <= w - x):
+                raise UsageError(
+                    "the window leaves the item", found=str(window), expected=f"inside {h} x {w}"
+                )
+        self._expect(name, item, scale, window)
         start = int(self._starts(scale)[item]) * 3
-        whole = self._maps[name][start : start + h * w * 3].reshape(h, w, 3)
-        if window is None:
-            return whole
-        y, x, height, width = window
-        if not (y >= 0 and x >= 0 and 0 < height <= h - y and 0 < width <= w - x):
-            raise UsageError("the window leaves the item", found=str(window), expected=f"inside {h} x {w}")
-        return whole[y : y + height, x : x + width]
+        whole = self._arrays[name][start : start + h * w * 3].reshape(h, w, 3)
+        return whole if window is None else whole[y : y + height, x : x + width]
+
+    def _expect(self, name: str, item: int, scale: int, window: Window | None) -> None:
+        """Have the rows of a window fetched."""
+        if self.head.shards:
+            store, item = self._shard(item)
+            store._expect(name, item, scale, window)
+            return
+        h, w = (side // scale for side in self._boxes[item])
+        y, rows = (0, h) if window is None else (window.y, window.h)
+        region, row = self.head.regions[name], w * 3 * self._arrays[name].itemsize
+        start = int(self._starts(scale)[item]) * 3 * self._arrays[name].itemsize
+        self._pages.expect(region.offset + start + y * row, rows * row)
+
+    def _shard(self, item: int) -> tuple[Store, int]:
+        """The shard of a merged dataset that holds an item, and the item's number there."""
+        firsts, stores = self._shards
+        at = bisect_right(firsts, item) - 1
+        return stores[at], item - firsts[at]
 
     @cached_property
     def _boxes(self) -> list[tuple[int, int]]:
         return list(zip(self.index["h"].tolist(), self.index["w"].tolist(), strict=True))
 
     @cached_property
-    def _maps(self) -> dict[str, Array]:
+    def _pages(self) -> Pages:
+        return Pages(self.path)
+
+    @cached_property
+    def _arrays(self) -> dict[str, Array]:
         found = {name: region for name, region in self.head.regions.items() if is_pixels(name)}
-        return {name: np.asarray(region.map(self.path)).reshape(-1) for name, region in found.items()}
+        return {name: self._pages.array(region) for name, region in found.items()}
 
     def _starts(self, scale: int) -> Array:
         offsets = self.__dict__.setdefault("_offsets", {})
@@ -288,6 +334,14 @@ class Store:
             sizes = (self.index["h"].astype(np.int64) // scale) * (self.index["w"] // scale)
             offsets[scale] = np.concatenate([[0], np.cumsum(sizes)])
         return offsets[scale]
+
+
+def _require_inside(window: Window, height: int, width: int) -> None:
+    y, x, h, w = window
+    if not (y >= 0 and x >= 0 and 0 < h <= height - y and 0 < w <= width - x):
+        raise UsageError(
+            "the window leaves the item", found=str(window), expected=f"inside {height} x {width}"
+        )
 
 
 def _attributes(path: Path, file: Any) -> dict[str, Any]:
