@@ -13,7 +13,7 @@ import xxhash
 
 from dilkit.confounders.layout import Region, Regions
 from dilkit.confounders.perceptual import perceptual_hash
-from dilkit.confounders.pixels import renderer
+from dilkit.confounders.pixels import renderer, require_shape
 from dilkit.confounders.plan import Plan
 from dilkit.confounders.reading import Pixels, UnreadableImage
 from dilkit.confounders.sources import Failure, failure
@@ -143,6 +143,7 @@ def distort(desk: Desk, part: int) -> list[Failure]:
         key = SampleKey(settings.seed, desk.read("index/pixel_hash", item), 0, settings.coupling)
         for row, (view, render) in enumerate(zip(plan.views, renders, strict=True)):
             made = render(image, key, None)
+            require_shape(made, image.shape[:2], view.scale, view.label)
             digests[row, item - first] = desk.write_pixels(f"distorted/{view.label}", item, view.scale, made)
     for row, view in enumerate(plan.views):
         desk.write(f"digest/{view.label}", first, digests[row])

@@ -12,7 +12,7 @@ from dilkit.distortions.canonical import value_form
 from dilkit.distortions.laws import Law
 
 if TYPE_CHECKING:
-    from dilkit.distortions.words import ConfounderSet, Mix, Primitive, Shuffle, Word
+    from dilkit.distortions.words import ConfounderSet, Mix, Primitive, Shuffle, Step, Word
 
 MAX_LABEL = 72
 
@@ -65,27 +65,46 @@ def show_shuffle(shuffle: Shuffle) -> str:
 
 
 def show_set(words: ConfounderSet) -> str:
+    """Neighbours that differ in the degree of one step alone are a sweep."""
     shown: list[str] = []
-    for (kind, tail), run in groupby(words, key=_swept):
-        members = list(run)
-        if kind is None or len(members) == 1:
-            shown += map(str, members)
-        else:
-            degrees = [word.steps[0].degree for word in members]
-            shown.append(" >> ".join(filter(None, (f"{kind}[{_degrees(degrees)}]", tail))))
+    left = list(words)
+    while left:
+        place = _swept(*left[:2]) if len(left) > 1 else None
+        count = 1
+        while place is not None and count < len(left) and _swept(*left[count - 1 : count + 1]) == place:
+            count += 1
+        shown.append(show_word(left[0]) if place is None else _show_sweep(left[:count], place))
+        left = left[count:]
     return " | ".join(shown) or "none"
 
 
-def _swept(word: Word) -> tuple[str | None, str]:
-    """What a sweep of the first step can write: its kind, if it has but a numeric degree, and the rest."""
-    if not word.sequence or word.sequence[0] is not word.steps[0]:
-        return None, ""
-    step = word.steps[0]
-    degree = step.degree
-    if isinstance(degree, bool) or not isinstance(degree, (int, float)):
-        return None, ""
-    alone = step.json == step.kind(degree).json
-    return (step.name, " >> ".join(_runs(map(str, word.sequence[1:])))) if alone else (None, "")
+def _swept(a: Word, b: Word) -> int | None:
+    """The one place where two words differ, if a sweep can write both."""
+    if len(a.sequence) != len(b.sequence):
+        return None
+    pairs = [(x, y) for x, y in zip(a.sequence, b.sequence, strict=True)]
+    places = [place for place, (x, y) in enumerate(pairs) if x.json != y.json]
+    if len(places) != 1 or not all(map(_sweepable, pairs[places[0]])):
+        return None
+    x, y = pairs[places[0]]
+    return places[0] if x.name == y.name else None  # type: ignore[union-attr]
+
+
+def _sweepable(step: Step) -> bool:
+    """Whether it has but a numeric degree."""
+    from dilkit.distortions.words import Primitive
+
+    if not isinstance(step, Primitive) or isinstance(step.degree, bool):
+        return False
+    bare = (step.name, f"{step.name}({show_value(step.degree)})")
+    return isinstance(step.degree, (int, float)) and str(step) in bare
+
+
+def _show_sweep(words: list[Word], place: int) -> str:
+    steps = [word.sequence[place] for word in words]
+    sweep = f"{steps[0].name}[{_degrees([step.degree for step in steps])}]"  # type: ignore[union-attr]
+    before, after = words[0].sequence[:place], words[0].sequence[place + 1 :]
+    return " >> ".join([*_runs(map(str, before)), sweep, *_runs(map(str, after))])
 
 
 def _degrees(degrees: list[float]) -> str:

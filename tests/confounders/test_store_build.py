@@ -188,6 +188,28 @@ def test_senseless_settings_are_refused(tmp_path: Path, change: dict[str, object
         augment("deadleaves:1@16", "awgn(5)", tmp_path / "x.h5", **({"tile": 16, "stride": 16} | change))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "resize_to(height=24, width=24)",
+        "mix(clean, downsample(2))",
+        "resize(uniform(0.5, 1))",
+        "resize(2)",
+        "alb('RandomCrop', height=32, width=32)",
+    ],
+)
+def test_a_word_whose_size_is_not_always_the_same_share_is_refused(tmp_path: Path, words: str) -> None:
+    with pytest.raises(UsageError, match=r"no whole number of clean pixels(.|\n)*of='clean'"):
+        augment("deadleaves:2@64", words, tmp_path / "x.h5", tile=32, stride=32)
+    augment("deadleaves:2@64", f"{words} >> resize(1, of='clean')", tmp_path / "x.h5", tile=32, stride=32)
+
+
+def test_a_rare_branch_of_another_size_writes_over_nothing(tmp_path: Path) -> None:
+    words = "awgn(5) | mix(100*clip, resize(2))"
+    with pytest.raises(DilkitError, match=r"another way than that of others(.|\n)*expected: 16 x 16"):
+        augment("deadleaves:100@32", words, tmp_path / "x.h5", tile=16, stride=16, allow_duplicates=True)
+
+
 def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
     (tmp_path / "large disk").mkdir()
     target, link = tmp_path / "large disk" / "x.h5", tmp_path / "x.h5"

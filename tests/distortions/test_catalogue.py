@@ -9,8 +9,8 @@ import pytest
 from dilkit.cli.app import app
 from typer.testing import CliRunner
 
-from dilkit.distortions import REGISTRY, parse
-from dilkit.distortions.catalogue import describe_distortion, locality, usage
+from dilkit.distortions import REGISTRY, confounder_set, parse
+from dilkit.distortions.catalogue import describe_distortion, distortions, example, locality, usage
 from dilkit.distortions.presets import PRESETS
 from dilkit.errors import UsageError
 
@@ -32,6 +32,12 @@ def test_every_distortion_is_explained(name):
     assert parse(usage(kind)).steps[0].name == name
     assert set(locality(kind).split(" or ")) <= {"point", "halo", "global"}
     json.dumps(said)
+
+
+@pytest.mark.parametrize("kind", distortions(), ids=str)
+def test_the_set_of_an_example_has_a_text(kind):
+    alone = confounder_set(kind(**example(kind)))
+    assert confounder_set(str(alone)) == alone
 
 
 def test_the_lists():
@@ -66,5 +72,5 @@ def test_the_examples_of_the_help_work():
 
     examples = re.findall(r"`dilkit (.+?)`", ls._EPILOG)
     assert len(examples) > 3
-    for example in examples:
-        assert dilkit(*example.split())
+    for words in examples:
+        assert dilkit(*words.split())
