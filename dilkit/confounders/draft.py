@@ -38,7 +38,7 @@ class Draft:
         self.plan = plan
         self.failures: list[Failure] = []
         self.done: set[Done] = set()
-        self._base = plan.stamp
+        self._base = {"base": plan.stamp, "plan": plan.identity}
         self._restart = restart
         self._every = every
         self._pending: list[Done] = []
@@ -135,18 +135,20 @@ class Draft:
                 expected=f"{needed / 1e9:.2f} GB free",
                 remedy="free some space, choose another disk, or use --storage virtual",
             ) from None
-        self._write([{"base": self._base, "left out": [[f.name, f.reason] for f in self.failures]}])
+        self._write([{**self._base, "left out": [[f.name, f.reason] for f in self.failures]}])
 
     def _resume(self) -> bool:
         self._journal.seek(0)
         lines = [_parsed(line) for line in self._journal]
         if not lines or lines[0] is None or not self.path.exists():
             return False
-        if lines[0].get("base") != self._base:
+        if lines[0].get("base") != self._base["base"]:
             if self._restart:
                 return False
+            same = lines[0].get("plan") == self._base["plan"]
+            other = "of images that were changed since" if same else "with other settings or sources"
             raise UsageError(
-                "an unfinished dataset with other settings or sources is in the way",
+                f"an unfinished dataset {other} is in the way",
                 where=self.path,
                 remedy=f"repeat the earlier command, or give --restart, or delete {self.path.name}",
             )

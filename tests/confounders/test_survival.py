@@ -18,7 +18,7 @@ from PIL import Image
 from dilkit.confounders import builder, plan, work
 from dilkit.confounders.builder import Built, augment
 from dilkit.confounders.deadleaves import dead_leaves
-from dilkit.confounders.sources import Failure
+from dilkit.confounders.sources import Failure, FileImage
 from dilkit.errors import DilkitError, UsageError
 
 Patch = pytest.MonkeyPatch
@@ -219,9 +219,23 @@ def test_two_runs_do_not_write_one_file(build: Build, tmp_path: Path, monkeypatc
 def test_other_settings_do_not_go_on_from_it(build: Build, tmp_path: Path, monkeypatch: Patch) -> None:
     out = tmp_path / "x.h5"
     interrupted(build, out, monkeypatch, 7)
-    with pytest.raises(UsageError, match="--restart"):
+    with pytest.raises(UsageError, match=r"other settings(.|\n)*--restart"):
         build(out, seed=1)
     assert not build(out, seed=1, restart=True).resumed
+
+
+def test_changed_images_do_not_go_into_it(
+    build: Build, tmp_path: Path, monkeypatch: Patch, whole: bytes
+) -> None:
+    out = tmp_path / "x.h5"
+    interrupted(build, out, monkeypatch, 7)
+    stamp = FileImage.stamp.fget
+    assert stamp is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(FileImage, "stamp", property(lambda image: stamp(image) + "-"))
+        with pytest.raises(UsageError, match=r"images that were changed since(.|\n)*--restart"):
+            build(out)
+    assert build(out).resumed and out.read_bytes() == whole
 
 
 def test_a_torn_journal_line_is_forgotten(
