@@ -3,7 +3,7 @@
 Every row runs its sides in turn, in blocks, many times, and prints the ratio of their median processor times
 (of one thread; OpenCV's own are off), so that what else the machine does hardly counts. `ours` is a word
 applied to a (256, 256, 3) float32 image, keys and all; `8 bit` adds the way there from 8-bit pixels and back
-to them (clipped and rounded).
+to them (clipped and rounded). JPEG is held against its target from 8 bits to 8 bits.
 
     python benchmarks/primitives.py            # the table; exit code 1 where a ratio is below its target
     python benchmarks/primitives.py --all      # every primitive, ours alone too
@@ -29,6 +29,7 @@ import skimage.data
 
 from dilkit.distortions import SampleKey, as_float, parse
 from dilkit.distortions._memory import keep_freed_memory
+from dilkit.distortions.eight_bit import to_levels
 
 SIZE = 256
 Run = Callable[[], Any]
@@ -134,10 +135,10 @@ def eight_bit(expression: str, image: np.ndarray) -> Run:
 
     def run() -> np.ndarray:
         state[0] += 1
-        made = word.apply(as_float(image), SampleKey(state[0], b"a photograph"))
-        made = made * np.float32(255)
-        np.rint(made, out=made)
-        return np.clip(made, 0, 255, out=made).astype(np.uint8)
+        key = SampleKey(state[0], b"a photograph")
+        if word.eight_bit:
+            return word.levels(image, key)
+        return to_levels(word.apply(as_float(image), key))
 
     return run
 
@@ -171,7 +172,7 @@ def main() -> int:
         times = interleaved(runs, options.seconds)
         micro = [statistics.median(side) * 1e6 for side in times]
         ratio, ratio8 = micro[2] / micro[0], micro[2] / micro[1]
-        ok = target is None or ratio >= target
+        ok = target is None or (ratio8 if parse(expression).eight_bit else ratio) >= target
         missed += not ok
         goal = "" if target is None else f"{target:.2f}{'' if ok else ' missed'}"
         print(f"{name:24}{micro[0]:7.0f}{micro[1]:12.0f}{micro[2]:14.0f}{micro[3]:14.0f}")

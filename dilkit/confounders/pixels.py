@@ -1,17 +1,16 @@
-"""The two ways a pixel is stored, and the exact way between them."""
+"""The two ways a view is stored, the size it has, and how it is made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dilkit.distortions import Primitive, SampleKey, Word, as_float
-from dilkit.distortions.compression import levels
+from dilkit.distortions import SampleKey, Word
 from dilkit.distortions.draw import Window
-from dilkit.distortions.words import Step
+from dilkit.distortions.sampling import require_numbers
 from dilkit.errors import DilkitError, UsageError
 
 Render = Callable[[npt.NDArray[np.float32], SampleKey, Window | None], npt.NDArray[Any]]
@@ -19,67 +18,22 @@ Render = Callable[[npt.NDArray[np.float32], SampleKey, Window | None], npt.NDArr
 
 _TRIALS = 4
 """Keys with which a word of random size is tried."""
-_EIGHT_BIT_ENDS = frozenset({"jpeg", "webp"})
-"""Primitives whose result is on the 8-bit grid by nature."""
-_HARMLESS = frozenset({"clip", "quantize"})
-"""Primitives that leave the 8-bit grid where it is, and together bring anything onto it."""
-
-
-def to_eight_bit(image: npt.NDArray[np.float32], what: object = None) -> npt.NDArray[np.uint8]:
-    """float32 values k / 255 as the k they are; raises DilkitError where something would be lost."""
-    whole = levels(image)
-    step = max(1, image.shape[0] // 3)
-    if not np.array_equal(as_float(whole[::step]), image[::step]):
-        raise DilkitError("values are not on the 8-bit grid they were declared to be on", where=what)
-    return whole
 
 
 def renderer(word: Word, dtype: str) -> Render:
     """How a word's view is made in the type it is stored in (`storage_dtype`).
 
-    A closing `clip >> quantize` and the way to bytes are one step, which gives the same levels. The function
-    returned raises DilkitError where a distortion made values that are no numbers.
+    The function returned raises DilkitError where a distortion made values that are no numbers.
     """
-    tail = _tail(word)
-    rounds = dtype == "uint8" and _HARMLESS.issubset(tail)
-    body = Word(word.sequence[: -len(tail)]) if rounds else word
 
-    def render(
+    def as_made(
         image: npt.NDArray[np.float32], key: SampleKey, window: Window | None = None
-    ) -> npt.NDArray[Any]:
-        made = body.apply(image, key, window)
-        _require_numbers(made, word.label)
-        if rounds:
-            return levels(np.clip(made, np.float32(0), np.float32(1), out=made))
-        return to_eight_bit(made, word.label) if dtype == "uint8" else made
+    ) -> npt.NDArray[np.float32]:
+        made = word.apply(image, key, window)
+        require_numbers(made, word.label)
+        return made
 
-    return render
-
-
-def _tail(word: Word) -> list[str]:
-    """The names of the steps at a word's end that do nothing but clip and round to 8 bits."""
-    names = []
-    for step in reversed(word.sequence):
-        if not _is_harmless(step):
-            break
-        names.append(step.name)
-    return names
-
-
-def _is_harmless(step: Step) -> TypeGuard[Primitive]:
-    return isinstance(step, Primitive) and step.name in _HARMLESS and step.params.get("bits", 8) == 8
-
-
-def _require_numbers(image: npt.NDArray[np.float32], label: str) -> None:
-    """The square of the length is no number where one value is none, and costs next to nothing."""
-    flat = image.reshape(-1)
-    if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(flat).all():
-        raise DilkitError(
-            "the distortion made values that are no numbers",
-            where=label,
-            found=f"{np.count_nonzero(~np.isfinite(flat))} of {flat.size}",
-            expected="finite values",
-        )
+    return word.levels if dtype == "uint8" else as_made
 
 
 def storage_dtype(word: Word, clean_dtype: str = "float32") -> np.dtype[Any]:
@@ -87,13 +41,8 @@ def storage_dtype(word: Word, clean_dtype: str = "float32") -> np.dtype[Any]:
 
     So nothing is clipped or rounded but by the expression, and nothing is lost by storing.
     """
-    tail = _tail(word)
-    rest = word.sequence[: len(word.sequence) - len(tail)]
-    if rest:
-        on_the_grid = isinstance(rest[-1], Primitive) and rest[-1].name in _EIGHT_BIT_ENDS
-    else:
-        on_the_grid = clean_dtype == "uint8"
-    return np.dtype(np.uint8 if on_the_grid or _HARMLESS.issubset(tail) else np.float32)
+    keeps_the_grid = len(word.closing) == len(word.sequence) and clean_dtype == "uint8"
+    return np.dtype(np.uint8 if word.eight_bit or keeps_the_grid else np.float32)
 
 
 def output_scale(word: Word) -> int:

@@ -6,6 +6,7 @@ Every registered distortion is an attribute of this module: `from dilkit.distort
     algebra.py       the operations and their laws; operators.py gives them to Python's signs
     text.py          values to text; parser.py text to values; presets.py texts with names
     sampling.py      words to pixels: keys, choices, windows; draw.py the random fields
+    eight_bit.py     between [0, 1] and whole levels
     primitive.py     what a kind is, and the registry; plugins.py those of others
     foreign.py       albumentations' transforms as words; interchange.py whole pipelines, both ways
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 from dilkit.distortions.algebra import confounder_set, interleave, mix, prob, shuffle
 from dilkit.distortions.draw import Draw, Window
+from dilkit.distortions.eight_bit import as_float
 from dilkit.distortions.interchange import from_albumentations, to_albumentations
 from dilkit.distortions.laws import Law, choice, integers, inverse_uniform, loguniform, root_uniform, uniform
 from dilkit.distortions.mistakes import ExpressionError
@@ -31,7 +33,7 @@ from dilkit.distortions.primitive import (
     PrimitiveKind,
     Registry,
 )
-from dilkit.distortions.sampling import SampleKey, as_float, pixel_hash
+from dilkit.distortions.sampling import SampleKey, pixel_hash
 from dilkit.distortions.words import (
     ConfounderSet,
     Expression,

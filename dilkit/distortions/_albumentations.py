@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dilkit.distortions.canonical import value_form
+from dilkit.distortions.eight_bit import as_float, to_levels
 from dilkit.distortions.laws import make
 from dilkit.distortions.primitive import REGISTRY, PrimitiveKind
-from dilkit.distortions.sampling import SampleKey, as_float, pixel_hash
+from dilkit.distortions.sampling import SampleKey, pixel_hash
 from dilkit.distortions.words import Word
 
 
@@ -41,10 +42,11 @@ class WordTransform(A.ImageOnlyTransform):
         return {"drawn_seed": int(self.random_generator.integers(2**63)) if drawn is None else drawn}
 
     def apply(self, img: npt.NDArray[Any], drawn_seed: int, **params: Any) -> npt.NDArray[Any]:
-        result = self.word.apply(as_float(img), SampleKey(drawn_seed, pixel_hash(img)))
-        if img.dtype == np.uint8:
-            return np.clip(np.rint(result * np.float32(255)), 0, 255).astype(np.uint8)
-        return result
+        key = SampleKey(drawn_seed, pixel_hash(img))
+        if img.dtype == np.uint8 and self.word.eight_bit:
+            return self.word.levels(img, key)
+        result = self.word.apply(as_float(img), key)
+        return to_levels(result) if img.dtype == np.uint8 else result
 
 
 class Distort(WordTransform):

@@ -8,15 +8,20 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import Image as Pil
 
 from dilkit.distortions.draw import Draw, Window
-from dilkit.distortions.primitive import GLOBAL, REGISTRY, Image, Locality, Param, PrimitiveKind
-from dilkit.distortions.sampling import as_float
-
-Bytes = npt.NDArray[np.uint8]
+from dilkit.distortions.eight_bit import Levels, as_float, to_levels
+from dilkit.distortions.primitive import (
+    GLOBAL,
+    REGISTRY,
+    Apply,
+    ApplyLevels,
+    Locality,
+    Param,
+    PrimitiveKind,
+)
 
 _BLOCK = 16
 _HALO = _BLOCK + 4
@@ -28,18 +33,7 @@ _SAMPLING = {
 }
 
 
-def to_uint8(image: Image) -> Bytes:
-    """[0, 1] float32 -> 0 .. 255, clipped and rounded half to even."""
-    low, high, _, _ = cv2.minMaxLoc(image.reshape(len(image), -1))
-    return levels(np.clip(image, np.float32(0), np.float32(1)) if low < 0 or high > 1 else image)
-
-
-def levels(image: Image) -> Bytes:
-    """Values in [0, 1] -> 0 .. 255, rounded half to even."""
-    return np.asarray(cv2.convertScaleAbs(image, alpha=255), np.uint8)
-
-
-def _jpeg(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+def _jpeg(image: Levels, params: Mapping[str, Any], draw: Draw) -> Levels:
     """Whole blocks within the window; one pixel within their edge depends on nothing outside them."""
     rows, columns = _blocks(draw.window, draw.shape)
     if image[rows, columns].shape == image.shape:
@@ -59,18 +53,22 @@ def _blocks(window: Window, shape: tuple[int, int]) -> tuple[slice, slice]:
     return slice(top, max(top, bottom)), slice(left, max(left, right))
 
 
-def _through_jpeg(image: Image, params: Mapping[str, Any]) -> Image:
+def _through_jpeg(image: Levels, params: Mapping[str, Any]) -> Levels:
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLING[params["subsampling"]]]
-    bgr = cv2.cvtColor(to_uint8(image), cv2.COLOR_RGB2BGR)
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, file = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, params["quality"], *sampling])
-    return as_float(simplejpeg.decode_jpeg(file, "RGB", fastdct=False, fastupsample=False))
+    return np.asarray(simplejpeg.decode_jpeg(file, "RGB", fastdct=False, fastupsample=False))
 
 
-def _webp(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+def _webp(image: Levels, params: Mapping[str, Any], draw: Draw) -> Levels:
     file = io.BytesIO()
-    Pil.fromarray(to_uint8(image)).save(file, "WEBP", quality=params["quality"])
+    Pil.fromarray(image).save(file, "WEBP", quality=params["quality"])
     with Pil.open(file) as decoded:
-        return as_float(np.asarray(decoded.convert("RGB")))
+        return np.asarray(decoded.convert("RGB"))
+
+
+def _on_levels(levels: ApplyLevels) -> Apply:
+    return lambda image, params, draw: as_float(levels(to_levels(image), params, draw))
 
 
 jpeg = REGISTRY.add(
@@ -83,7 +81,8 @@ jpeg = REGISTRY.add(
             Param("quality", int, low=1, high=100, unit="quality", doc="as in Pillow; lower is worse"),
             Param("subsampling", str, default="4:2:0", choices=tuple(_SAMPLING), doc="of chroma"),
         ),
-        apply=_jpeg,
+        apply=_on_levels(_jpeg),
+        levels=_jpeg,
         locality=lambda params: Locality(_HALO),
         degree="quality",
     )
@@ -96,7 +95,8 @@ webp = REGISTRY.add(
         summary="Lossy WebP round trip; clips and rounds to 8 bit, as the format does.",
         source="libwebp, as Pillow calls it; the bits may change with its version",
         params=(Param("quality", int, low=0, high=100, unit="quality", doc="as in Pillow; lower is worse"),),
-        apply=_webp,
+        apply=_on_levels(_webp),
+        levels=_webp,
         locality=lambda params: GLOBAL,
         degree="quality",
     )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dilkit.distortions import plugins
 from dilkit.distortions.draw import Draw
+from dilkit.distortions.eight_bit import Levels
 from dilkit.distortions.laws import LAWS, Law
 from dilkit.distortions.operators import Operators
 from dilkit.errors import UsageError, nearest
@@ -26,6 +27,8 @@ Image = npt.NDArray[np.float32]
 Value = float | int | bool | str
 Apply = Callable[[Image, Mapping[str, Any], Draw], Image]
 """(the image or its window, resolved parameters, the draw) -> the distorted image."""
+
+ApplyLevels = Callable[[Levels, Mapping[str, Any], Draw], Levels]
 
 REQUIRED: Any = object()
 
@@ -149,6 +152,8 @@ class PrimitiveKind(Operators):
         degree: the parameter that says how strong the distortion is (the only positional one), or None.
         locality: what an output pixel depends on, given the resolved parameters.
         random: whether `apply` uses its draw.
+        levels: of a kind whose result is 8-bit by nature, the same on levels 0 .. 255:
+            `apply(x, ...) == as_float(levels(to_levels(x), ...))`.
         source: where the definition comes from (paper, library, standard).
     """
 
@@ -162,6 +167,7 @@ class PrimitiveKind(Operators):
     degree: str | None = None
     random: bool = False
     version: int = 1
+    levels: ApplyLevels | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Word:
         from dilkit.distortions.words import Primitive, Word

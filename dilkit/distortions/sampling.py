@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dilkit.distortions.draw import Draw, Window
+from dilkit.distortions.eight_bit import Levels, as_float, rounded, to_levels
 from dilkit.distortions.laws import Law
 from dilkit.errors import DilkitError, UsageError
 
@@ -45,11 +46,6 @@ class SampleKey:
         form = step.common_json if self.coupling == "common" else step.json
         fields = f'[{self.seed},"{self.pixels.hex()}",{form},{list(position)},{self.replicate}]'
         return hashlib.blake2b(fields.encode(), digest_size=32, person=b"dilkit-draw-1").digest()
-
-
-def as_float(image: npt.NDArray[Any]) -> Image:
-    """(H, W, 3) uint8 as float32 in [0, 1] (values / 255); float32 as it is."""
-    return np.divide(image, np.float32(255), dtype=np.float32) if image.dtype == np.uint8 else image
 
 
 def pixel_hash(image: npt.NDArray[Any]) -> bytes:
@@ -135,34 +131,77 @@ def _arrangement(step: Shuffle, token: bytes) -> list[tuple[int, int]]:
 def apply(word: Word, image: Image, key: SampleKey, window: Window | None) -> Image:
     """`Word.apply`."""
     _check_image(image)
-    given, clean = image, image.shape[:2]
+    return _through(list(plan(word, key)), image, window)
+
+
+def levels(word: Word, image: Image | Levels, key: SampleKey, window: Window | None) -> Levels:
+    """`Word.levels`."""
+    _check_image(image, np.uint8, np.float32)
     todo = list(plan(word, key))
+    todo = todo[: len(todo) - len(word.closing)]
+    if todo and todo[-1].kind.levels is not None:
+        return _through(todo, image if len(todo) == 1 else as_float(image), window, in_levels=True)
+    made = _through(todo, as_float(image), window)
+    require_numbers(made, word.label)
+    if word.rounds:
+        return rounded(np.clip(made, np.float32(0), np.float32(1), out=made))
+    whole = rounded(made)
+    if not np.array_equal(as_float(whole), made):
+        raise DilkitError("the result is not on the 8-bit grid, so it has no levels", where=word.label)
+    return whole
+
+
+def require_numbers(image: Image, label: str) -> None:
+    """Raises DilkitError where a value is infinite or none at all: so is the square of the length, then."""
+    flat = image.reshape(-1)
+    if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(flat).all():
+        raise DilkitError(
+            "the distortion made values that are no numbers",
+            where=label,
+            found=f"{np.count_nonzero(~np.isfinite(flat))} of {flat.size}",
+            expected="finite values",
+        )
+
+
+def _through(todo: list[Planned], image: Any, window: Window | None, in_levels: bool = False) -> Any:
+    """The image after all of it, cut to the window; `in_levels` as uint8, by the last primitive."""
+    given, clean = image, image.shape[:2]
+    ending = todo[-1] if in_levels else None
     reaches = [p.kind.locality(p.params).halo for p in todo] if window is not None else [None] * len(todo)
     split = max((i + 1 for i, halo in enumerate(reaches) if halo is None), default=0)
     for planned in todo[:split]:
-        image = _run(planned, image, Window(0, 0, *image.shape[:2]), image.shape[:2], clean)
+        whole = Window(0, 0, *image.shape[:2])
+        image = _run(planned, image, whole, image.shape[:2], clean, planned is ending)
     shape = image.shape[:2]
-    wanted = _check_window(window, shape)
-    windows = [wanted]
+    windows = [_check_window(window, shape)]
     for halo in reversed(reaches[split:]):
         windows.insert(0, _grown(windows[0], halo or 0, shape))
     part = _cut(image, windows[0])
     for planned, before, after in zip(todo[split:], windows, windows[1:], strict=False):
-        part = _cut(_run(planned, part, before, shape, clean), _inside(after, before))
+        part = _cut(_run(planned, part, before, shape, clean, planned is ending), _inside(after, before))
     return part.copy() if part.base is not None or part is given else part
 
 
 def _run(
-    planned: Planned, part: Image, window: Window, shape: tuple[int, ...], clean: tuple[int, ...]
-) -> Image:
-    draw = Draw(planned.key, (shape[0], shape[1]), window, (clean[0], clean[1]))
-    result = planned.kind.apply(part, planned.params, draw)
-    wanted = part.shape if planned.kind.locality(planned.params).halo is not None else (*result.shape[:2], 3)
-    if result.dtype != np.float32 or result.shape != wanted:
+    planned: Planned,
+    part: Image,
+    window: Window,
+    shape: tuple[int, ...],
+    clean: tuple[int, ...],
+    in_levels: bool,
+) -> Any:
+    kind, draw = planned.kind, Draw(planned.key, (shape[0], shape[1]), window, (clean[0], clean[1]))
+    if in_levels and kind.levels is not None:
+        result: Any = kind.levels(to_levels(part), planned.params, draw)
+    else:
+        result = kind.apply(part, planned.params, draw)
+    wanted = part.shape if kind.locality(planned.params).halo is not None else (*result.shape[:2], 3)
+    dtype = np.uint8 if in_levels else np.float32
+    if result.dtype != dtype or result.shape != wanted:
         raise DilkitError(
-            f"the distortion {planned.kind.name} returned a wrong image",
+            f"the distortion {kind.name} returned a wrong image",
             found=f"{result.dtype} {result.shape}",
-            expected=f"float32 {wanted}",
+            expected=f"{np.dtype(dtype)} {wanted}",
         )
     return result
 
@@ -183,9 +222,9 @@ def _cut(image: Image, window: Window) -> Image:
     return image[window.y : window.y + window.h, window.x : window.x + window.w]
 
 
-def _check_image(image: Any) -> None:
+def _check_image(image: Any, *dtypes: Any) -> None:
     is_array = isinstance(image, np.ndarray)
-    if not is_array or image.dtype != np.float32 or image.ndim != 3 or image.shape[2] != 3:
+    if not is_array or image.dtype not in (dtypes or (np.float32,)) or image.ndim != 3 or image.shape[2] != 3:
         found = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
         raise UsageError(
             "a distortion applies to an RGB image", found=found, expected="(H, W, 3) float32 in [0, 1]"

@@ -64,8 +64,7 @@ def test_of_a_virtual_dataset_what_its_views_look_at_is_asked_for(
 
 def test_a_merged_dataset_asks_its_shards(tmp_path: Path, asked: list[tuple[int, int]]) -> None:
     shards = [
-        augment("deadleaves:4@64", WORDS, tmp_path / f"{k}.h5", tile=64, shard=(k, 2)).path
-        for k in (1, 2)
+        augment("deadleaves:4@64", WORDS, tmp_path / f"{k}.h5", tile=64, shard=(k, 2)).path for k in (1, 2)
     ]
     merge(shards, tmp_path / "all.h5")
     Store(tmp_path / "all.h5").expect(3, ["gaussian_blur(1)"], PART)

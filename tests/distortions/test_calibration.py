@@ -11,8 +11,8 @@ import scipy.stats
 from PIL import Image as Pil
 
 from dilkit.distortions import _poisson, as_float
-from dilkit.distortions.compression import to_uint8
 from dilkit.distortions.draw import Draw
+from dilkit.distortions.eight_bit import to_levels
 from dilkit.errors import UsageError
 
 FLAT = np.full((256, 256, 3), 0.5, np.float32)
@@ -193,9 +193,9 @@ def test_the_way_to_eight_bits_rounds_half_to_even_and_clips():
     around = np.concatenate([ties, np.nextafter(ties.astype(np.float32), np.float32(9)), [1e20, -1e20]])
     values = np.resize(around.astype(np.float32), (1201, 3, 1)).reshape(1201, 1, 3)
     expected = np.clip(np.rint(values * np.float32(255)), 0, 255).astype(np.uint8)
-    np.testing.assert_array_equal(to_uint8(values), expected)
+    np.testing.assert_array_equal(to_levels(values), expected)
     whole = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
-    np.testing.assert_array_equal(to_uint8(as_float(whole)), whole)
+    np.testing.assert_array_equal(to_levels(as_float(whole)), whole)
 
 
 def test_clip_and_quantize(distort):
