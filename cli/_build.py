@@ -63,6 +63,11 @@ class BuildProgress:
             )  # fmt: skip
 
 
+def count(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def say(text: str) -> None:
     """A line on stderr, unless asked to be quiet."""
     if not os.environ.get("DILKIT_QUIET"):
@@ -76,10 +81,11 @@ def report(built: Built) -> None:
     if built.resumed:
         say("went on from an interrupted run")
     if built.skipped:
-        say(f"skipped: {len(built.skipped)} images smaller than a tile")
-    failed = f", {len(built.failures)} images left out" if built.failures else ""
+        say(f"skipped: {count(len(built.skipped), 'image')} smaller than a tile")
+    failed = f", {count(len(built.failures), 'image')} left out" if built.failures else ""
+    made = f"{count(built.items, 'item')} from {count(built.images, 'image')}"
     say(
-        f"{built.path}: {built.items} items from {built.images} images, {len(built.labels)} confounders, "
+        f"{built.path}: {made}, {count(len(built.labels), 'confounder')}, "
         f"{built.nbytes / 1e6:.1f} MB, {built.seconds:.1f} s{failed}"
     )
 
@@ -87,11 +93,11 @@ def report(built: Built) -> None:
 def show_estimate(found: Estimate, failures: int, skipped: int, workers: int) -> None:
     """The answer of --dry-run, on stdout."""
     print(f"images     {found.images}" + (f", {failures} unreadable" if failures else ""))
-    print(f"items      {found.items}" + (f", {skipped} images too small" if skipped else ""))
+    print(f"items      {found.items}" + (f", {count(skipped, 'image')} too small" if skipped else ""))
     for name, size in found.nbytes.items():
         print(f"  {name}  {size / 1e9:.3f} GB")
     print(f"on disk    {found.total / 1e9:.3f} GB of {found.free / 1e9:.1f} GB free")
-    print(f"time       about {clock(found.seconds)} with {workers} worker{'s' * (workers != 1)}")
+    print(f"time       about {clock(found.seconds)} with {count(workers, 'worker')}")
 
 
 def clock(seconds: float) -> str:

@@ -64,10 +64,17 @@ for _name in _COMMANDS:
     importlib.import_module(f".{_name}", __package__)
 
 
+def _flags_first(words: list[str]) -> list[str]:
+    """What holds for every command may be said anywhere: `dilkit verify train.h5 -q`."""
+    end = words.index("--") if "--" in words else len(words)
+    flags = [word for word in words[:end] if word in ("-q", "--quiet", "--debug")]
+    return [*flags, *(word for word in words[:end] if word not in flags), *words[end:]]
+
+
 def main() -> None:
     """Run the program; exit 0 done, 1 failed at run time, 2 wrong usage or configuration, 130 interrupted."""
     try:
-        app()
+        app(_flags_first(sys.argv[1:]))
     except DilkitError as error:
         if os.environ.get("DILKIT_DEBUG"):
             traceback.print_exc()

@@ -67,21 +67,23 @@ def verify_command(
     samples: Annotated[int, typer.Option(min=0, help="Random views to make again and compare.")] = 32,
     seed: Annotated[int, typer.Option(help="Of their choice.")] = 0,
 ) -> None:
-    """Check every digest of a dataset, and make random views again; exit code 1 if anything is wrong."""
+    """Check every digest of a dataset, and make random views again; exit code 1 if one is wrong, 2 if it is no dataset."""
     from dilkit.confounders.verify import verify
     from dilkit.errors import DilkitError
 
+    from ._build import count
     from ._count import Count
 
-    with Count("verifying") as count:
-        verdict = verify(file, samples=samples, seed=seed, progress=count)
+    with Count("verifying") as counted:
+        verdict = verify(file, samples=samples, seed=seed, progress=counted)
     for fault in verdict.faults:
         print(fault)
     if not verdict.sound:
         raise DilkitError(
-            f"{len(verdict.faults)} faults", where=file, remedy="copy the file again, or make it again"
+            count(len(verdict.faults), "fault"), where=file, remedy="copy the file again, or make it again"
         )
-    print(f"{file}: sound, {verdict.items} items checked, {verdict.remade} views made again")
+    made = f"{count(verdict.items, 'item')} checked, {count(verdict.remade, 'view')} made again"
+    print(f"{file}: sound, {made}")
 
 
 def _show(summary: dict[str, Any]) -> None:

@@ -227,7 +227,8 @@ def _fill(
 def _compare(draft: Draft, excluded: dict[str, int], allow: bool) -> None:
     images, first = np.unique(draft.plan.image, return_index=True)
     seen = draft.regions["index/perceptual_hash"].map(draft.path)[first]
-    refuse_duplicates([draft.plan.images[i].name for i in images], seen.tolist(), excluded, allow=allow)
+    names = [draft.plan.images[i].name for i in images]
+    refuse_duplicates(names, seen.tolist(), excluded, allow=allow, again=" and give --restart")
 
 
 def _phase(draft: Draft, phase: str, task: Task, crew: Crew, progress: Progress | None) -> list[Failure]:

@@ -60,9 +60,17 @@ def hashes_of(sources: Iterable[str | Path], alpha: Alpha = "refuse") -> dict[st
 
 
 def refuse_duplicates(
-    names: Sequence[str], hashes: Sequence[int], excluded: Mapping[str, int], *, allow: bool = False
+    names: Sequence[str],
+    hashes: Sequence[int],
+    excluded: Mapping[str, int],
+    *,
+    allow: bool = False,
+    again: str = "",
 ) -> None:
-    """Raises DilkitError where an image looks like one that is excluded or, unless allowed, like another."""
+    """Raises DilkitError where an image looks like one that is excluded or, unless allowed, like another.
+
+    `again` says how to go on when an image has been removed.
+    """
     labels = [*names, *(f"{name} (excluded)" for name in excluded)]
     pairs = [
         (i, j)
@@ -76,7 +84,8 @@ def refuse_duplicates(
         shown.append(f"and {len(pairs) - len(shown)} more")
     inside = any(j < len(names) for _, j in pairs)
     raise DilkitError(
-        f"{len(pairs)} pairs of images look alike",
+        f"{len(pairs)} pairs of images look alike" if len(pairs) > 1 else "two images look alike",
         found="\n            ".join(shown),
-        remedy="remove one of each" + (", or give --allow-duplicates" if inside else " from the sources"),
+        remedy=f"remove one of each from the sources{again}"
+        + (", or give --allow-duplicates" if inside else ""),
     )

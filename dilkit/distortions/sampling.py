@@ -74,9 +74,11 @@ class Planned(NamedTuple):
     key: bytes
 
 
-def plan(word: Word, key: SampleKey, position: tuple[int, ...] = ()) -> Iterator[Planned]:
-    """The primitives that a word comes to for one sample, in order."""
-    for index, step in enumerate(word.sequence):
+def plan(
+    word: Word, key: SampleKey, position: tuple[int, ...] = (), stop: int | None = None
+) -> Iterator[Planned]:
+    """The primitives that a word comes to for one sample, in order, or those of its first `stop` steps."""
+    for index, step in enumerate(word.sequence[:stop]):
         yield from _plan_step(step, key, (*position, index))
 
 
@@ -137,8 +139,7 @@ def apply(word: Word, image: Image, key: SampleKey, window: Window | None) -> Im
 def levels(word: Word, image: Image | Levels, key: SampleKey, window: Window | None) -> Levels:
     """`Word.levels`."""
     _check_image(image, np.uint8, np.float32)
-    todo = list(plan(word, key))
-    todo = todo[: len(todo) - len(word.closing)]
+    todo = list(plan(word, key, stop=len(word.sequence) - len(word.closing)))
     if todo and todo[-1].kind.levels is not None:
         return _through(todo, image if len(todo) == 1 else as_float(image), window, in_levels=True)
     made = _through(todo, as_float(image), window)
