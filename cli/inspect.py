@@ -67,7 +67,10 @@ def verify_command(
     samples: Annotated[int, typer.Option(min=0, help="Random views to make again and compare.")] = 32,
     seed: Annotated[int, typer.Option(help="Of their choice.")] = 0,
 ) -> None:
-    """Check every digest of a dataset, and make random views again; exit code 1 if one is wrong, 2 if it is no dataset."""
+    """Check every digest of a dataset, and make random views again.
+
+    Exit code 1 if anything is wrong, 2 if the file is no dataset that can be opened.
+    """
     from dilkit.confounders.verify import verify
     from dilkit.errors import DilkitError
 

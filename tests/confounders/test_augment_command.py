@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_verify_fails_on_a_flipped_byte(pictures: Path, tmp_path: Path) -> None:
     data = bytearray(out.read_bytes())
     data[-10] ^= 1
     out.write_bytes(data)
-    with pytest.raises(DilkitError, match="1 faults") as caught:
+    with pytest.raises(DilkitError, match="1 fault") as caught:
         dilkit("verify", out)
     assert caught.value.exit_code == 1
 
@@ -163,7 +164,7 @@ def test_the_examples_in_the_help_parse(command: str) -> None:
 def test_what_nobody_foresaw_is_one_line_not_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> None:
+    def fail(words: list[str]) -> None:
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr("dilkit.cli.app.app", fail)
@@ -173,3 +174,14 @@ def test_what_nobody_foresaw_is_one_line_not_a_traceback(
     assert stopped.value.code == 1
     assert said.startswith("dilkit: unexpected ZeroDivisionError: by zero\n") and "--debug" in said
     assert "Traceback" not in said
+
+
+def test_quiet_may_be_said_anywhere(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    out = str(tmp_path / "x.h5")
+    monkeypatch.setattr("sys.argv", ["dilkit", "augment", str(pictures), "-d", "clean", "-o", out, "-q"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert (stopped.value.code, *capsys.readouterr()) == (0, "", "")
