@@ -2,7 +2,7 @@
 
 Every registered distortion is an attribute of this module: `from dilkit.distortions import awgn, jpeg`.
 
-    words.py         the values: primitives, words, confounder sets; canonical.py their identity
+    words.py         the values: words and confounder sets, of steps.py; canonical.py their identity
     algebra.py       the operations and their laws; operators.py gives them to Python's signs
     text.py          values to text; parser.py text to values; presets.py texts with names
     sampling.py      words to pixels: keys, choices, windows; draw.py the random fields
@@ -34,17 +34,8 @@ from dilkit.distortions.primitive import (
     Registry,
 )
 from dilkit.distortions.sampling import SampleKey, pixel_hash
-from dilkit.distortions.words import (
-    ConfounderSet,
-    Expression,
-    KindError,
-    Mix,
-    Primitive,
-    Shuffle,
-    Word,
-    clean,
-    none,
-)
+from dilkit.distortions.steps import Mix, Primitive, Shuffle
+from dilkit.distortions.words import ConfounderSet, Expression, KindError, Word, clean, none
 
 for _family in (
     "noise",

@@ -16,6 +16,7 @@ from itertools import chain
 from typing import Any
 
 from dilkit.distortions.primitive import PrimitiveKind
+from dilkit.distortions.steps import Mix, Shuffle
 from dilkit.distortions.words import (
     MAX_SET_STEPS,
     MAX_STEPS,
@@ -23,8 +24,6 @@ from dilkit.distortions.words import (
     ConfounderSet,
     Expression,
     KindError,
-    Mix,
-    Shuffle,
     Word,
     clean,
 )

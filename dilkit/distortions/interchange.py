@@ -14,16 +14,8 @@ from typing import Any
 
 from dilkit.distortions.algebra import Weighted, as_expression, confounder_set, exact_weight, mix, shuffle
 from dilkit.distortions.primitive import REGISTRY
-from dilkit.distortions.words import (
-    MAX_STEPS,
-    ConfounderSet,
-    Expression,
-    Mix,
-    Shuffle,
-    Step,
-    Word,
-    clean,
-)
+from dilkit.distortions.steps import Mix, Shuffle, Step
+from dilkit.distortions.words import MAX_STEPS, ConfounderSet, Expression, Word, clean
 from dilkit.errors import UsageError
 
 

@@ -170,7 +170,8 @@ class PrimitiveKind(Operators):
     levels: ApplyLevels | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Word:
-        from dilkit.distortions.words import Primitive, Word
+        from dilkit.distortions.steps import Primitive
+        from dilkit.distortions.words import Word
 
         return Word((Primitive(self, tuple(self.bind(*args, **kwargs).items())),))
 

@@ -17,7 +17,8 @@ from dilkit.errors import DilkitError, UsageError
 
 if TYPE_CHECKING:
     from dilkit.distortions.primitive import Image, PrimitiveKind
-    from dilkit.distortions.words import Mix, Primitive, Shuffle, Step, Word
+    from dilkit.distortions.steps import Mix, Primitive, Shuffle, Step
+    from dilkit.distortions.words import Word
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def plan(
 
 
 def _plan_step(step: Step, key: SampleKey, here: tuple[int, ...]) -> Iterator[Planned]:
-    from dilkit.distortions.words import Mix, Primitive
+    from dilkit.distortions.steps import Mix, Primitive
 
     token = key.derive(step, here)
     if isinstance(step, Primitive):
@@ -192,17 +193,24 @@ def _run(
     in_levels: bool,
 ) -> Any:
     kind, draw = planned.kind, Draw(planned.key, (shape[0], shape[1]), window, (clean[0], clean[1]))
-    if in_levels and kind.levels is not None:
-        result: Any = kind.levels(to_levels(part), planned.params, draw)
-    else:
-        result = kind.apply(part, planned.params, draw)
-    wanted = part.shape if kind.locality(planned.params).halo is not None else (*result.shape[:2], 3)
-    dtype = np.uint8 if in_levels else np.float32
-    if result.dtype != dtype or result.shape != wanted:
+    try:
+        if in_levels and kind.levels is not None:
+            result: Any = kind.levels(to_levels(part), planned.params, draw)
+        else:
+            result = kind.apply(part, planned.params, draw)
+    except DilkitError:
+        raise
+    except Exception as error:
         raise DilkitError(
-            f"the distortion {kind.name} returned a wrong image",
-            found=f"{result.dtype} {result.shape}",
-            expected=f"{np.dtype(dtype)} {wanted}",
+            f"the distortion {kind.name} failed: {error}", found=f"{type(error).__name__} at {planned.params}"
+        ) from error
+    found = f"{result.dtype} {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
+    free = kind.locality(planned.params).halo is None and isinstance(result, np.ndarray)
+    wanted = (*result.shape[:2], 3) if free else part.shape
+    expected = f"{np.dtype(np.uint8 if in_levels else np.float32)} {wanted}"
+    if found != expected:
+        raise DilkitError(
+            f"the distortion {kind.name} returned a wrong image", found=found, expected=expected
         )
     return result
 

@@ -12,7 +12,8 @@ from dilkit.distortions.canonical import value_form
 from dilkit.distortions.laws import Law
 
 if TYPE_CHECKING:
-    from dilkit.distortions.words import ConfounderSet, Mix, Primitive, Shuffle, Step, Word
+    from dilkit.distortions.steps import Mix, Primitive, Shuffle, Step
+    from dilkit.distortions.words import ConfounderSet, Word
 
 MAX_LABEL = 72
 
@@ -92,7 +93,7 @@ def _swept(a: Word, b: Word) -> int | None:
 
 def _sweepable(step: Step) -> bool:
     """Whether it has but a numeric degree."""
-    from dilkit.distortions.words import Primitive
+    from dilkit.distortions.steps import Primitive
 
     if not isinstance(step, Primitive) or isinstance(step.degree, bool):
         return False
