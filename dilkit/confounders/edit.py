@@ -20,8 +20,9 @@ import numpy as np
 from dilkit.confounders import layout
 from dilkit.confounders.crew import Crew
 from dilkit.confounders.draft import seal_file
+from dilkit.confounders.head import Head
 from dilkit.confounders.plan import Plan, Settings, View
-from dilkit.confounders.store import Head, Store
+from dilkit.confounders.store import Store
 from dilkit.confounders.work import Desk, distort
 from dilkit.distortions import ConfounderSet, confounder_set
 from dilkit.errors import DilkitError, UsageError, nearest, reason

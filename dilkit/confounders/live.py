@@ -12,8 +12,9 @@ import numpy as np
 
 from dilkit import __version__
 from dilkit.confounders.builder import plan_for
+from dilkit.confounders.head import Array, Head, StoredView
 from dilkit.confounders.plan import Plan
-from dilkit.confounders.store import Array, Head, Store, StoredView
+from dilkit.confounders.store import Store
 from dilkit.distortions import SampleKey, Word, as_float, confounder_set, pixel_hash
 from dilkit.distortions.draw import Window
 from dilkit.errors import DilkitError, UsageError

@@ -14,7 +14,7 @@ from dilkit.confounders import layout
 from dilkit.confounders.builder import check_target
 from dilkit.confounders.draft import seal_file
 from dilkit.confounders.duplicates import refuse_duplicates
-from dilkit.confounders.store import Head
+from dilkit.confounders.head import Head
 from dilkit.errors import DilkitError, UsageError, reason
 
 _SUMMED = ("image", "offset")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -14,84 +12,13 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from dilkit.confounders.layout import FORMAT, LAYOUT, Region, is_pixels, regions
+from dilkit.confounders.head import Array, Head, StoredView
+from dilkit.confounders.layout import is_pixels
 from dilkit.confounders.pages import Pages
 from dilkit.confounders.pixels import Render, renderer
-from dilkit.confounders.plan import COUPLINGS, STORAGES
 from dilkit.distortions import ConfounderSet, SampleKey, Word, as_float, parse
 from dilkit.distortions.draw import Window
 from dilkit.errors import DilkitError, UsageError, nearest
-
-Array = npt.NDArray[Any]
-
-_ATTRIBUTES = ("expression", "hash", "seed", "coupling", "storage", "policy", "licence", "shard", "plan")
-_INDEX = (
-    *("source", "licence", "split", "image", "y", "x", "h", "w", "offset"),
-    *("pixel_hash", "perceptual_hash", "digest"),
-)
-
-
-@dataclass(frozen=True)
-class StoredView:
-    """What the file says of one confounder."""
-
-    label: str
-    expression: str
-    hash: str
-    scale: int
-    dtype: str
-
-
-@dataclass(frozen=True)
-class Head:
-    """The small part of a file: attributes, confounders in order, index, seal, and where the arrays lie.
-
-    Attributes:
-        shards: the files that a merged dataset is made of.
-    """
-
-    attrs: Mapping[str, Any]
-    views: tuple[StoredView, ...]
-    index: Mapping[str, Array]
-    regions: Mapping[str, Region]
-    seal: int = 0
-    shards: tuple[Path, ...] = ()
-
-    @classmethod
-    def read(cls, path: Path) -> Head:
-        """Raises UsageError where the file is foreign, of another layout, unfinished or cut short."""
-        try:
-            return cls._read(path)
-        except UsageError:
-            raise
-        except FileNotFoundError:
-            raise UsageError("no such dataset", where=path, remedy="make it with `dilkit augment`") from None
-        except IsADirectoryError:
-            raise UsageError("a folder, not a dataset", where=path) from None
-        except (OSError, LookupError, RuntimeError, ValueError, TypeError, MemoryError) as error:
-            raise UsageError(
-                "not a whole HDF5 file",
-                where=path,
-                found=str(error).split("\n")[0].strip("'\""),
-                remedy="it was cut short, damaged or is another kind of file; copy it again or make it again",
-            ) from None
-
-    @classmethod
-    def _read(cls, path: Path) -> Head:
-        import h5py
-
-        with h5py.File(path, "r", locking=False) as file:
-            attrs = _attributes(path, file)
-            where = regions(file)
-            _check_whole(path, file, where)
-            views = sorted((_view(item) for item in file["distorted"].values()), key=lambda v: v[0])
-            index = {name: file["index"][name][...] for name in _INDEX}
-            seal = int(file["seal"][0])
-        shards = _check_shards(path, attrs) if "shards" in attrs else ()
-        pixels = ["clean", *(f"distorted/{view.label}" for _, view in views if attrs["storage"] == "stored")]
-        if not shards and not {*pixels, *(f"digest/{name[10:]}" for name in pixels[1:])} <= where.keys():
-            raise ValueError("an array is missing")
-        return cls(attrs, tuple(view for _, view in views), index, where, seal, shards)
 
 
 class Store:
@@ -211,7 +138,14 @@ class Store:
         words = self.__dict__.setdefault("_words", {})
         if label not in words:
             stored = self._stored_view(label)
-            word = parse(stored.expression)
+            try:
+                word = parse(stored.expression)
+            except UsageError as error:
+                raise DilkitError(
+                    f"the distortion {label!r} cannot be made here: {error.message.splitlines()[0]}",
+                    where=self.path,
+                    remedy="install the plug-in that it comes from, or drop it",
+                ) from error
             if not isinstance(word, Word) or word.hash != stored.hash:
                 raise DilkitError(
                     f"this version of dilkit makes other pixels of {label!r} than the one that made the file",
@@ -342,71 +276,3 @@ def _require_inside(window: Window, height: int, width: int) -> None:
         raise UsageError(
             "the window leaves the item", found=str(window), expected=f"inside {height} x {width}"
         )
-
-
-def _attributes(path: Path, file: Any) -> dict[str, Any]:
-    attrs = {name: value.item() if hasattr(value, "item") else value for name, value in file.attrs.items()}
-    if attrs.get("format") != FORMAT:
-        raise UsageError(
-            "an HDF5 file, but not a dilkit dataset", where=path, remedy="make one with `dilkit augment`"
-        )
-    if attrs["layout"] != LAYOUT:
-        raise UsageError(
-            "a dataset of another layout",
-            where=path,
-            found=f"layout {attrs['layout']}",
-            expected=f"layout {LAYOUT}",
-            remedy="make it again" if attrs["layout"] < LAYOUT else "use a newer dilkit",
-        )
-    json.loads(attrs["settings"]), json.loads(attrs["versions"])
-    if attrs["storage"] not in STORAGES or attrs["coupling"] not in COUPLINGS:
-        raise ValueError("an unknown storage or coupling")
-    return attrs | {name: attrs[name] for name in _ATTRIBUTES}
-
-
-def _check_whole(path: Path, file: Any, where: Mapping[str, Region]) -> None:
-    if file["seal"][0] == 0:
-        raise UsageError(
-            "the dataset is not finished, or a change to it was interrupted",
-            where=path,
-            remedy="repeat the command that was writing it",
-        )
-    size = os.stat(path).st_size  # noqa: PTH116
-    for name, region in where.items():
-        if not isinstance(name, str):
-            raise TypeError(f"the name {name!r} is no text")
-        if region.offset + region.nbytes > size:
-            raise UsageError(
-                "the file is cut short",
-                where=path,
-                found=f"{size} bytes",
-                expected=f"{region.offset + region.nbytes} for {name}",
-                remedy="copy it again or make it again",
-            )
-
-
-def _check_shards(path: Path, attrs: Mapping[str, Any]) -> tuple[Path, ...]:
-    """A missing file would read as zeros, and another one as something else: both are refused here."""
-    listed = [(path.parent / entry["file"], entry["seal"]) for entry in json.loads(attrs["shards"])]
-    missing = [shard.name for shard, _ in listed if not shard.exists()]
-    if missing:
-        raise UsageError(
-            f"{len(missing)} of the {len(listed)} files that this dataset joins are missing",
-            where=path,
-            found="no " + ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else ""),
-            remedy="bring them back beside it, or make and merge them again",
-        )
-    for shard, seal in listed:
-        if f"{Head.read(shard).seal:016x}" != seal:
-            raise UsageError(
-                f"{shard.name} is not the file that was joined", where=path, remedy="merge the shards again"
-            )
-    return tuple(shard for shard, _ in listed)
-
-
-def _view(item: Any) -> tuple[int, StoredView]:
-    attrs = item.attrs
-    label = item.name.rpartition("/")[2]
-    return int(attrs["position"]), StoredView(
-        label, attrs["expression"], attrs["hash"], int(attrs["scale"]), item.dtype.name
-    )

@@ -12,7 +12,8 @@ import numpy as np
 import xxhash
 
 from dilkit.confounders import layout
-from dilkit.confounders.store import Array, Store, StoredView
+from dilkit.confounders.head import Array, StoredView
+from dilkit.confounders.store import Store
 from dilkit.distortions import as_float, pixel_hash
 from dilkit.errors import DilkitError
 
