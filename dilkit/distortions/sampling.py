@@ -167,7 +167,9 @@ def require_numbers(image: Image, label: str) -> None:
 
 def _through(todo: list[Planned], image: Any, window: Window | None, in_levels: bool = False) -> Any:
     """The image after all of it, cut to the window; `in_levels` as uint8, by the last primitive."""
-    given, clean = image, image.shape[:2]
+    clean = image.shape[:2]
+    image = image.view()
+    image.flags.writeable = False  # other words get it too
     ending = todo[-1] if in_levels else None
     reaches = [p.kind.locality(p.params).halo for p in todo] if window is not None else [None] * len(todo)
     split = max((i + 1 for i, halo in enumerate(reaches) if halo is None), default=0)
@@ -181,7 +183,7 @@ def _through(todo: list[Planned], image: Any, window: Window | None, in_levels: 
     part = _cut(image, windows[0])
     for planned, before, after in zip(todo[split:], windows, windows[1:], strict=False):
         part = _cut(_run(planned, part, before, shape, clean, planned is ending), _inside(after, before))
-    return part.copy() if part.base is not None or part is given else part
+    return part if part.base is None else part.copy()
 
 
 def _run(
@@ -204,15 +206,18 @@ def _run(
         raise DilkitError(
             f"the distortion {kind.name} failed: {error}", found=f"{type(error).__name__} at {planned.params}"
         ) from error
-    found = f"{result.dtype} {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
-    free = kind.locality(planned.params).halo is None and isinstance(result, np.ndarray)
-    wanted = (*result.shape[:2], 3) if free else part.shape
-    expected = f"{np.dtype(np.uint8 if in_levels else np.float32)} {wanted}"
-    if found != expected:
-        raise DilkitError(
-            f"the distortion {kind.name} returned a wrong image", found=found, expected=expected
-        )
-    return result
+    dtype, wanted, found = np.uint8 if in_levels else np.float32, part.shape, type(result).__name__
+    if isinstance(result, np.ndarray):
+        if kind.locality(planned.params).halo is None:
+            wanted = (*result.shape[:2], 3)
+        if result.dtype == dtype and result.shape == wanted:
+            return result
+        found = f"{result.dtype} {result.shape}"
+    raise DilkitError(
+        f"the distortion {kind.name} returned a wrong image",
+        found=found,
+        expected=f"{np.dtype(dtype)} {wanted}",
+    )
 
 
 def _grown(window: Window, halo: int, shape: tuple[int, ...]) -> Window:

@@ -170,10 +170,22 @@ def test_an_image_of_another_type_is_refused(image):
         awgn(5).apply(image, SampleKey(0, PIXELS))
 
 
-def test_a_kind_that_returns_something_else_is_named():
-    wrong = PrimitiveKind("wrong", "test", "", "", (), lambda image, params, draw: image.astype(np.float64))
-    with pytest.raises(DilkitError, match="wrong returned a wrong image"):
-        wrong().apply(IMAGE, SampleKey(0, PIXELS))
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda image, params, draw: image.astype(np.float64), "returned a wrong image(.|\n)*float64"),
+        (lambda image, params, draw: image[1:], "returned a wrong image"),
+        (lambda image, params, draw: None, "returned a wrong image(.|\n)*NoneType"),
+        (lambda image, params, draw: 1 / 0, "failed: division by zero"),
+        (lambda image, params, draw: np.negative(image, out=image), "failed: .*read-only"),
+    ],
+)
+def test_a_kind_that_breaks_its_contract_is_named(wrong, says):
+    """Were the input changed, the other words of the set would get it."""
+    before = IMAGE.copy()
+    with pytest.raises(DilkitError, match=f"the distortion wrong {says}"):
+        PrimitiveKind("wrong", "test", "", "", (), wrong)().apply(IMAGE, SampleKey(0, PIXELS))
+    np.testing.assert_array_equal(IMAGE, before)
 
 
 def test_a_window_of_a_halo_word_touches_no_more_than_it_needs():
