@@ -144,7 +144,7 @@ class Store:
                 raise DilkitError(
                     f"the distortion {label!r} cannot be made here: {error.message.splitlines()[0]}",
                     where=self.path,
-                    remedy="install the plug-in that it comes from, or drop it",
+                    remedy="install the plug-in that it comes from",
                 ) from error
             if not isinstance(word, Word) or word.hash != stored.hash:
                 raise DilkitError(

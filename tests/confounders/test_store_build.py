@@ -20,7 +20,7 @@ from dilkit.confounders.pixels import storage_dtype
 from dilkit.confounders.reading import Alpha, Pixels
 from dilkit.confounders.sources import FileImage, read_image
 from dilkit.confounders.store import Store
-from dilkit.distortions import SampleKey, as_float, parse, pixel_hash
+from dilkit.distortions import REGISTRY, PrimitiveKind, SampleKey, as_float, parse, pixel_hash
 from dilkit.distortions.draw import Window
 from dilkit.errors import DilkitError, UsageError
 
@@ -256,3 +256,15 @@ def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
         augment("deadleaves:1@16", "awgn(5)", tmp_path / "there.h5" / "x.h5")
     with pytest.raises(UsageError, match="no distortion"):
         augment("deadleaves:1@16", "none", tmp_path / "none.h5")
+
+
+def test_a_dataset_of_a_plugin_that_is_not_here_reads_but_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = PrimitiveKind("tape", "", "", "", (), lambda image, params, draw: 1 - image)
+    with monkeypatch.context() as patch:
+        patch.setitem(REGISTRY._kinds, "tape", kind)
+        store = Store(augment("deadleaves:1@32", "tape", tmp_path / "x.h5", tile=32, stride=32).path)
+    assert store.view(0, "tape").shape == (32, 32, 3)
+    with pytest.raises(DilkitError, match=r"x.h5: the distortion 'tape' cannot be made here(.|\n)*plug-in"):
+        store.word("tape")
