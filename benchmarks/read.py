@@ -82,8 +82,8 @@ def from_store(store: Store) -> Read:
             store.expect(item, store.labels, window)
         return [
             [
-                store.clean(item, window).copy(),
-                *(view.copy() for view in store.views(item, store.labels, window)),
+                store.clean(item, window, expected=True).copy(),
+                *(view.copy() for view in store.views(item, store.labels, window, expected=True)),
             ]
             for item, window in picks
         ]

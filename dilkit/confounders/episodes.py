@@ -167,7 +167,7 @@ class EpisodeSampler:
             picks = self.picks(step, label)
             clean, view = self._batch(1), self._batch(self._scales[label])
             for row, pick in enumerate(picks):
-                _put(clean[row], self.store.clean(pick.item, pick.window), pick.symmetry)
+                _put(clean[row], self.store.clean(pick.item, pick.window, expected=True), pick.symmetry)
                 _put(view[row], self._view(pick, label), pick.symmetry)
             views[label], targets[label] = torch.from_numpy(view), torch.from_numpy(clean)
         return Episode(views, targets, step)
@@ -196,9 +196,9 @@ class EpisodeSampler:
         views = {label: self._batch(scale) for label, scale in self._scales.items()}
         same_size = self._unit == 1
         for row, pick in enumerate(self.picks(step)):
-            _put(clean[row], self.store.clean(pick.item, pick.window), pick.symmetry)
+            _put(clean[row], self.store.clean(pick.item, pick.window, expected=True), pick.symmetry)
             if same_size:
-                parts = self.store.views(pick.item, self.labels, pick.window)
+                parts = self.store.views(pick.item, self.labels, pick.window, expected=True)
             else:
                 parts = [self._view(pick, label) for label in self.labels]
             for label, part in zip(self.labels, parts, strict=True):
@@ -212,7 +212,8 @@ class EpisodeSampler:
 
     def _view(self, pick: Pick, label: str) -> npt.NDArray[Any]:
         scale = self._scales[label]
-        return self.store.view(pick.item, label, Window(*(v // scale for v in pick.window)))
+        window = Window(*(v // scale for v in pick.window))
+        return self.store.view(pick.item, label, window, expected=True)
 
     def _batch(self, scale: int) -> npt.NDArray[np.float32]:
         return np.empty((self.batch, 3, self.crop // scale, self.crop // scale), np.float32)

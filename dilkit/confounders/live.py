@@ -88,7 +88,7 @@ class LiveStore(Store):
             self._hashes[item] = pixel_hash(self._item(item))
         return SampleKey(settings.seed, self._hashes[item], 0, settings.coupling)
 
-    def _cut(self, name: str, item: int, scale: int, window: Window | None) -> Array:
+    def _cut(self, name: str, item: int, scale: int, window: Window | None, expected: bool) -> Array:
         whole = self._item(item)
         if window is None:
             return whole

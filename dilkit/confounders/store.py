@@ -101,28 +101,30 @@ class Store:
             )
         return found
 
-    def clean(self, item: int, window: Window | None = None) -> Array:
-        """The clean item, (h, w, 3), or a part of it."""
-        return self._cut("clean", item, 1, window)
+    def clean(self, item: int, window: Window | None = None, *, expected: bool = False) -> Array:
+        """The clean item, (h, w, 3), or a part of it; `expected` where `expect` was called before."""
+        return self._cut("clean", item, 1, window, expected)
 
-    def view(self, item: int, label: str, window: Window | None = None) -> Array:
+    def view(self, item: int, label: str, window: Window | None = None, *, expected: bool = False) -> Array:
         """The distorted item, (h, w, 3), or a part of it (in the view's own pixels)."""
         stored = self._stored_view(label)
         if self.virtual:
-            return self.make(self._as_float(item, [label], window), item, label, window)
-        return self._cut(f"distorted/{label}", item, stored.scale, window)
+            return self.make(self._as_float(item, [label], window, expected), item, label, window)
+        return self._cut(f"distorted/{label}", item, stored.scale, window, expected)
 
-    def views(self, item: int, labels: Sequence[str], window: Window | None = None) -> list[Array]:
+    def views(
+        self, item: int, labels: Sequence[str], window: Window | None = None, *, expected: bool = False
+    ) -> list[Array]:
         """Several views of one item; for a virtual dataset cheaper than one at a time. Scale 1 only."""
         if not self.virtual:
-            return [self.view(item, label, window) for label in labels]
-        image = self._as_float(item, labels, window)
+            return [self.view(item, label, window, expected=expected) for label in labels]
+        image = self._as_float(item, labels, window, expected)
         return [self.make(image, item, label, window) for label in labels]
 
     def expect(self, item: int, labels: Sequence[str], window: Window | None = None) -> None:
         """Have the clean item and its views, or a part of them in clean pixels, fetched from the disk.
 
-        Returns at once. What is then read while other crops are on their way costs a fraction of the wait.
+        Returns at once. Many crops that are asked for before the first is read cost a fraction of the wait.
         """
         if self.virtual:
             self._expect("clean", item, 1, self._seen(item, labels, window))
@@ -173,14 +175,16 @@ class Store:
         """xxh3-64 of the bytes of each item of a stored view."""
         return self.head.regions[f"digest/{label}"].map(self.path)
 
-    def _as_float(self, item: int, labels: Sequence[str], window: Window | None) -> Array:
+    def _as_float(
+        self, item: int, labels: Sequence[str], window: Window | None, expected: bool = False
+    ) -> Array:
         """The clean item as float32; for a window's views, only what they look at is filled in."""
         seen = self._seen(item, labels, window)
         if seen is None:
-            return as_float(self.clean(item))
+            return as_float(self.clean(item, expected=expected))
         image = np.empty((*self.size(item), 3), np.float32)
         y, x, h, w = seen
-        image[y : y + h, x : x + w] = as_float(self.clean(item, seen))
+        image[y : y + h, x : x + w] = as_float(self.clean(item, seen, expected=expected))
         return image
 
     def _seen(self, item: int, labels: Sequence[str], window: Window | None) -> Window | None:
@@ -215,10 +219,10 @@ class Store:
         stores = [Store(path) for path in self.head.shards]
         return np.cumsum([0, *(len(store) for store in stores)])[:-1].tolist(), stores
 
-    def _cut(self, name: str, item: int, scale: int, window: Window | None) -> Array:
+    def _cut(self, name: str, item: int, scale: int, window: Window | None, expected: bool) -> Array:
         if self.head.shards:
             store, item = self._shard(item)
-            return store._cut(name, item, scale, window)
+            return store._cut(name, item, scale, window, expected)
         h, w = (side // scale for side in self._boxes[item])
         if window is not None:
             y, x, height, width = window
@@ -226,7 +230,8 @@ class Store:
                 raise UsageError(
                     "the window leaves the item", found=str(window), expected=f"inside {h} x {w}"
                 )
-        self._expect(name, item, scale, window)
+        if not expected:
+            self._expect(name, item, scale, window)
         start = int(self._starts(scale)[item]) * 3
         whole = self._arrays[name][start : start + h * w * 3].reshape(h, w, 3)
         return whole if window is None else whole[y : y + height, x : x + width]
