@@ -47,6 +47,11 @@ class LiveStore(Store):
     def __repr__(self) -> str:
         return f"LiveStore{self._given}"
 
+    def close(self) -> None:
+        """Forget the decoded images."""
+        self._kept.clear()
+        self._bytes = 0
+
     @cached_property
     def plan(self) -> Plan:
         sources, distort, settings = self._given

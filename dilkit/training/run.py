@@ -111,6 +111,7 @@ def train(
         )
     engine.wait()
     engine.leave()
+    store.close()
     return RunResult(
         out,
         folder.path / "last.safetensors",

@@ -10,6 +10,7 @@ import torch
 
 from dilkit.confounders.builder import augment
 from dilkit.confounders.episodes import Episode, EpisodeSampler, episodes
+from dilkit.confounders.live import LiveStore
 from dilkit.confounders.store import Store
 from dilkit.errors import UsageError
 
@@ -125,3 +126,10 @@ def test_downsampled_views_keep_their_place(tmp_path: Path) -> None:
 def test_senseless_samplers_are_refused(store: Store, change: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         EpisodeSampler(store, **({"batch": 1, "crop": 8} | change))  # type: ignore[arg-type]
+
+
+def test_a_live_dataset_can_be_closed_and_read_again() -> None:
+    store = LiveStore(("deadleaves:2@32",), "awgn(5)", tile=32, stride=32)
+    before = store.view(1, "awgn(5)").copy()
+    store.close()
+    assert np.array_equal(store.view(1, "awgn(5)"), before)
