@@ -64,6 +64,7 @@ _OTHER = "Instead of making a dataset"
 
 @app.command("augment", epilog=_EPILOG)
 def augment_command(
+    ctx: typer.Context,
     sources: Annotated[
         list[str] | None,
         typer.Argument(
@@ -136,20 +137,25 @@ def augment_command(
         raise UsageError("negative number of workers", where="--workers", found=workers, expected="0 or more")
     workers = workers or available_cores()
     if add is not None or drop is not None:
+        _alone(ctx, "--add and --drop change a dataset at once", _EDITING)
         return _edit(sources or [], add, drop, workers)
     if merge:
+        _alone(ctx, "--merge joins what is there", _MERGING)
         return _merge(sources or [], _needed(out, "--out"), allow_duplicates, overwrite)
     settings: dict[str, Any] = {
         "tile": tile, "stride": stride if stride is not None else tile, "small": small.value,
         "alpha": alpha.value, "seed": seed, "storage": storage.value, "coupling": coupling.value,
         "validation": validation, "licence": licence, "limit": limit,
     }  # fmt: skip
+    part = _part(shard)
     if preview is not None or dry_run:
-        from dilkit.confounders.builder import plan_for
+        from dilkit.confounders.builder import part_of, plan_for, require_images
 
         plan, failures = plan_for(sources or [], _needed(distort, "--distort"), **settings)
+        plan = part_of(plan, *part) if part else plan
+        require_images(plan, failures, plan.skipped)
         return _look(plan, len(failures), preview, dry_run, out or Path("out.h5"), workers)
-    out, part = _needed(out, "--out"), _part(shard)
+    out = _needed(out, "--out")
     if part is not None:
         from dilkit.confounders.merge import shard_path
 
@@ -158,6 +164,24 @@ def augment_command(
         sources or [], _needed(distort, "--distort"), out, **settings, shard=part, exclude=exclude or [],
         allow_duplicates=allow_duplicates, workers=workers, overwrite=overwrite, restart=restart,
     )  # fmt: skip
+
+
+_EDITING = frozenset(("sources", "add", "drop", "workers"))
+_MERGING = frozenset(("sources", "merge", "out", "allow_duplicates", "overwrite"))
+
+
+def _alone(ctx: typer.Context, what: str, heeded: frozenset[str]) -> None:
+    """No option is taken without heed."""
+    from dilkit.errors import UsageError
+
+    for name in ctx.params:
+        source = ctx.get_parameter_source(name)
+        if name not in heeded and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"{what}; this option does not go with it",
+                found="--" + name.replace("_", "-"),
+                expected=", ".join("--" + name.replace("_", "-") for name in sorted(heeded - {"sources"})),
+            )
 
 
 def available_cores() -> int:
@@ -180,10 +204,6 @@ def _make(sources: list[str], distort: list[str], out: Path, **settings: Any) ->
 
 
 def _look(plan: Plan, failed: int, preview: Path | None, dry_run: bool, out: Path, workers: int) -> None:
-    from dilkit.errors import DilkitError
-
-    if not len(plan):
-        raise DilkitError("no image could be used")
     if preview is not None:
         from dilkit.confounders.preview import draw, rows_of_plan
 

@@ -119,15 +119,15 @@ def augment(
         limit=limit,
     )
     if shard is not None:
-        plan = _part_of(plan, *shard)
+        plan = part_of(plan, *shard)
     out = check_target(out, overwrite)
     excluded = hashes_of(exclude, plan.settings.alpha) if exclude else {}
-    _require_images(plan, failures, plan.skipped)
+    require_images(plan, failures, plan.skipped)
     try:
         with Draft(out, plan, restart=restart, every=checkpoint_every) as draft:
             _fill(draft, workers, progress, excluded, allow_duplicates)
             failures += draft.failures
-            _require_images(draft.plan, failures, plan.skipped)
+            require_images(draft.plan, failures, plan.skipped)
             draft.seal()
     except OSError as error:
         raise DilkitError(
@@ -168,7 +168,8 @@ def plan_for(
     return make_plan(surveyed, confounders, chosen), failures
 
 
-def _part_of(plan: Plan, k: int, n: int) -> Plan:
+def part_of(plan: Plan, k: int, n: int) -> Plan:
+    """The k-th of n shards; a UsageError where it does not exist or would be empty."""
     if not 1 <= k <= n:
         raise UsageError("no such shard", where="shard", found=f"{k}/{n}", expected="k/n with 1 <= k <= n")
     part = plan.part_of(k, n)
@@ -247,7 +248,8 @@ def _phase(draft: Draft, phase: str, task: Task, crew: Crew, progress: Progress 
     return [failures[name] for name in sorted(failures)]
 
 
-def _require_images(plan: Plan, failures: Sequence[Failure], skipped: Sequence[str]) -> None:
+def require_images(plan: Plan, failures: Sequence[Failure], skipped: Sequence[str]) -> None:
+    """Raises DilkitError where nothing is left, saying why."""
     if len(plan):
         return
     lines = [f"{failure.name}: {failure.reason}" for failure in failures[:10]]

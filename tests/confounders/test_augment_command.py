@@ -12,6 +12,7 @@ import pytest
 from dilkit.cli.app import app, main
 from typer.testing import CliRunner
 
+from dilkit.confounders.store import Store
 from dilkit.errors import DilkitError, UsageError
 
 runner = CliRunner()
@@ -185,3 +186,26 @@ def test_quiet_may_be_said_anywhere(
     with pytest.raises(SystemExit) as stopped:
         main()
     assert (stopped.value.code, *capsys.readouterr()) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        ("--add jpeg(30) --dry-run", "--dry-run"),
+        ("--drop awgn(5) --preview x.png", "--preview"),
+        ("--add clean -o x.h5", "--out"),
+        ("--merge --seed 3", "--seed"),
+    ],
+)
+def test_no_option_is_taken_without_heed(store: Store, words: str, refused: str) -> None:
+    before = store.path.read_bytes()
+    with pytest.raises(UsageError, match=rf"does not go with it\n  found: +{refused}"):
+        dilkit("augment", store.path, *words.split())
+    assert store.path.read_bytes() == before
+
+
+def test_a_dry_run_heeds_the_shard_and_says_why_nothing_can_be_read(pictures: Path, tmp_path: Path) -> None:
+    assert "images     2\n" in dilkit("augment", pictures, "-d", "clean", "--shard", "1/2", "--dry-run")
+    (tmp_path / "broken.png").write_bytes(b"")
+    with pytest.raises(DilkitError, match=r"broken.png: the image file is empty"):
+        dilkit("augment", tmp_path / "broken.png", "-d", "clean", "--dry-run")
