@@ -140,7 +140,7 @@ def test_an_interrupt_says_how_to_go_on(
 
     monkeypatch.setattr(builder, "distort", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        augment_command([str(pictures)], ["awgn(5)"], tmp_path / "x.h5", tile=16, workers=1)
+        augment_command(None, [str(pictures)], ["awgn(5)"], tmp_path / "x.h5", tile=16, workers=1)  # type: ignore[arg-type]
     assert "repeat the command to go on" in capsys.readouterr().err
 
 
