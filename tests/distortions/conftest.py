@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import skimage.data
@@ -24,3 +26,18 @@ def distort():
         return REGISTRY.get(name)(**params).apply(image, key, window)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def angle_of():
+    """angle_of(layer): the direction of the streaks of (H, W) in degrees, by its spectrum; 90 is upright."""
+
+    def measure(layer):
+        spectrum = np.abs(np.fft.fft2(layer - layer.mean())) ** 2
+        fy, fx = np.meshgrid(*(np.fft.fftfreq(side) for side in layer.shape), indexing="ij")
+        low = np.hypot(fx, fy) < 0.2
+        tensor = [(spectrum * low * a * b).sum() for a, b in ((fx, fx), (fx, fy), (fy, fy))]
+        across = 0.5 * math.atan2(2 * tensor[1], tensor[0] - tensor[2])  # of the spectrum, y downwards
+        return (90 - math.degrees(across)) % 180
+
+    return measure
