@@ -96,7 +96,8 @@ def show_estimate(found: Estimate, failures: int, skipped: int, workers: int) ->
     print(f"items      {found.items}" + (f", {count(skipped, 'image')} too small" if skipped else ""))
     for name, size in found.nbytes.items():
         print(f"  {name}  {size / 1e9:.3f} GB")
-    print(f"on disk    {found.total / 1e9:.3f} GB of {found.free / 1e9:.1f} GB free")
+    lacking = "" if found.total <= found.free else ": too little"
+    print(f"on disk    {found.total / 1e9:.3f} GB of {found.free / 1e9:.1f} GB free{lacking}")
     print(f"time       about {clock(found.seconds)} with {count(workers, 'worker')}")
 
 

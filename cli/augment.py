@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -193,13 +194,16 @@ def _make(sources: list[str], distort: list[str], out: Path, **settings: Any) ->
     from dilkit.distortions._memory import keep_freed_memory
 
     keep_freed_memory()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # job schedulers end a run with it
     try:
         with BuildProgress() as progress:
             built = augment(sources, distort, out, progress=progress, **settings)
     except KeyboardInterrupt:
-        if out.with_name(out.name + ".journal").exists():
+        if Path(f"{os.path.realpath(out)}.journal").exists():
             print("dilkit: what is written is kept; repeat the command to go on", file=sys.stderr)
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     report(built)
 
 

@@ -82,6 +82,7 @@ def _settle_in(desk: Desk, parent: int) -> None:
 
     global _desk
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     _limit_threads()
     keep_freed_memory()

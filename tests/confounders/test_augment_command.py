@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 from pathlib import Path
 
 import pytest
@@ -128,20 +129,28 @@ def test_verify_fails_on_a_flipped_byte(pictures: Path, tmp_path: Path) -> None:
     assert caught.value.exit_code == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_says_how_to_go_on(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
 ) -> None:
     from dilkit.cli.augment import augment_command
 
     from dilkit.confounders import builder
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
+
+    before = signal.getsignal(signal.SIGTERM)
 
     monkeypatch.setattr(builder, "distort", interrupt)
     with pytest.raises(KeyboardInterrupt):
         augment_command(None, [str(pictures)], ["awgn(5)"], tmp_path / "x.h5", tile=16, workers=1)  # type: ignore[arg-type]
     assert "repeat the command to go on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("command", ["augment", "inspect", "verify"])
