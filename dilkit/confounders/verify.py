@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from dilkit.confounders.head import Array, StoredView
 from dilkit.confounders.store import Store
 from dilkit.distortions import as_float, pixel_hash
 from dilkit.errors import DilkitError
+
+_AHEAD = 8
+"""Items that are asked for before they are read."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,12 @@ def verify(
     done = 0
     for file in files:
         digests = {} if file.virtual else {label: file.digests(label) for label in file.labels}
+        asked = 0
         for item in range(len(file)):
+            while asked < min(item + _AHEAD, len(file)):
+                with suppress(ValueError, IndexError):  # a damaged index is reported by the check
+                    file.expect(asked, list(digests))
+                asked += 1
             faults += _tried(_digests, file, item, digests)
             done += 1
             progress(done, len(store))
