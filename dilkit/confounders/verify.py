@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,17 @@ import numpy as np
 import xxhash
 
 from dilkit.confounders import layout
-from dilkit.confounders.head import Array, StoredView
+from dilkit.confounders.head import Array, Head, StoredView
 from dilkit.confounders.store import Store
 from dilkit.distortions import as_float, pixel_hash
-from dilkit.errors import DilkitError
+from dilkit.errors import DilkitError, UsageError
 
 _AHEAD = 8
 """Items that are asked for before they are read."""
+
+
+_PATIENCE = 60.0
+"""Seconds that HDF5 has for the small parts of a file, of which it reads thousands in one."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ def verify(
     Raises:
         UsageError: the file is foreign, of another layout, unfinished, cut short, or a shard is missing.
     """
+    _require_readable(Path(path))
     store = Store(path)
     files = [Store(shard) for shard in store.head.shards] or [store]
     faults: list[str] = []
@@ -75,6 +82,28 @@ def verify(
     for item, view in (divmod(number, len(views)) for number in chosen):
         faults += _tried(_remake, store, item, views[view])
     return Verdict(len(store), len(chosen), tuple(dict.fromkeys(faults)))
+
+
+def _require_readable(path: Path) -> None:
+    """Where a byte is wrong HDF5 itself may crash, or never come back; so another process goes first."""
+    scout = get_context("fork").Process(target=_scout, args=(path,))
+    scout.start()
+    scout.join(_PATIENCE)
+    if scout.exitcode is None:
+        scout.kill()
+        scout.join()
+    if scout.exitcode:
+        raise UsageError(
+            "the file is damaged so badly that HDF5 cannot read it",
+            where=path,
+            remedy="copy it again or make it again",
+        )
+
+
+def _scout(path: Path) -> None:
+    faulthandler.disable()
+    with suppress(DilkitError):  # which this process is told, too
+        Head.read(path)
 
 
 def _tried(check: Callable[..., Iterator[str]], store: Store, item: int, *given: Any) -> Iterator[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -159,8 +162,11 @@ def test_a_flipped_byte_is_found_wherever_it_is(store: Store, copy: Path) -> Non
     assert verify(copy).sound
 
 
-def test_damage_to_what_is_no_pixel_is_a_fault_or_a_refusal(store: Store, copy: Path) -> None:
+def test_damage_to_what_is_no_pixel_is_a_fault_or_a_refusal(
+    store: Store, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of attributes, names, sizes, offsets: nothing passes, nothing else is raised."""
+    monkeypatch.setattr("dilkit.confounders.verify._PATIENCE", 1.0)
     data = copy.read_bytes()
     pixels = [r for name, r in store.head.regions.items() if is_pixels(name)]
     rest = [
@@ -168,7 +174,7 @@ def test_damage_to_what_is_no_pixel_is_a_fault_or_a_refusal(store: Store, copy: 
         if byte and not any(r.offset <= at < r.offset + r.nbytes for r in pixels)
     ]  # fmt: skip
     draw = random.Random(0)
-    for at in draw.sample(rest, 80):
+    for at in draw.sample(rest, 60):
         with copy.open("r+b") as file:
             file.seek(at)
             file.write(bytes([data[at] ^ 1 << draw.randrange(8)]))
@@ -179,6 +185,16 @@ def test_damage_to_what_is_no_pixel_is_a_fault_or_a_refusal(store: Store, copy: 
                 assert str(copy) in str(error)
             file.seek(at)
             file.write(data[at : at + 1])
+
+
+@pytest.mark.parametrize("end", [lambda: os.abort(), lambda: time.sleep(60)])
+def test_a_crash_or_a_hang_of_hdf5_is_a_refusal(
+    store: Store, monkeypatch: pytest.MonkeyPatch, end: Callable[[], None]
+) -> None:
+    monkeypatch.setattr("dilkit.confounders.verify._PATIENCE", 0.5)
+    monkeypatch.setattr("dilkit.confounders.head.Head.read", lambda path: end())
+    with pytest.raises(UsageError, match="HDF5 cannot read it"):
+        verify(store.path)
 
 
 def test_pixels_that_are_not_what_the_recipe_makes_are_found(store: Store, copy: Path) -> None:
