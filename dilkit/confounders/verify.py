@@ -58,7 +58,7 @@ def verify(
     Raises:
         UsageError: the file is foreign, of another layout, unfinished, cut short, or a shard is missing.
     """
-    _require_readable(Path(path))
+    require_readable(Path(path))
     store = Store(path)
     files = [Store(shard) for shard in store.head.shards] or [store]
     faults: list[str] = []
@@ -84,8 +84,12 @@ def verify(
     return Verdict(len(store), len(chosen), tuple(dict.fromkeys(faults)))
 
 
-def _require_readable(path: Path) -> None:
-    """Where a byte is wrong HDF5 itself may crash, or never come back; so another process goes first."""
+def require_readable(path: Path) -> None:
+    """Where a byte is wrong HDF5 itself may crash, or never come back; so another process goes first.
+
+    Raises:
+        UsageError: it crashed, or took longer than a minute.
+    """
     scout = get_context("fork").Process(target=_scout, args=(path,))
     scout.start()
     scout.join(_PATIENCE)
