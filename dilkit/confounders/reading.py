@@ -28,6 +28,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 _BACKGROUND = {"black": 0.0, "grey": 0.5, "white": 1.0}
 _EXIF_ORIENTATION = 0x0112
+_NEW_SUBFILE_TYPE = 254
 _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE, _SAMPLE_FORMAT = 258, 281, 339
 
 
@@ -68,7 +69,8 @@ def read_image(path: str | Path, *, alpha: Alpha = "refuse") -> Pixels:
         alpha channel is dropped, since it says nothing. The array may be read-only.
 
     Raises:
-        UnreadableImage: empty, cut short, of another format, transparent with `alpha="refuse"`, or CMYK.
+        UnreadableImage: empty, cut short, of another format, of several frames or pages, transparent with
+            `alpha="refuse"`, or CMYK.
     """
     path = Path(path)
     with _open(path) as image:
@@ -87,7 +89,7 @@ def _open(path: Path) -> Pil.Image:
             raise UnreadableImage("the image file is empty (0 bytes)", where=path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is raised, here or when the pixels are decoded
-            return Pil.open(path, formats=_FORMATS)
+            return _single(Pil.open(path, formats=_FORMATS), path)
     except FileNotFoundError:
         raise UnreadableImage("no such image", where=path) from None
     except UnidentifiedImageError:
@@ -95,9 +97,33 @@ def _open(path: Path) -> Pil.Image:
             "not an image this program reads", where=path, expected="PNG, JPEG, TIFF, BMP or WebP"
         ) from None
     except Pil.DecompressionBombError as error:
-        raise UnreadableImage(f"refused: {error}", where=path) from None
-    except (OSError, SyntaxError, ValueError) as error:
+        raise UnreadableImage(
+            f"refused: {error}", where=path, remedy="cut it into smaller files first"
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise UnreadableImage(f"cannot be opened: {error}", where=path) from None
+
+
+def _single(image: Pil.Image, path: Path) -> Pil.Image:
+    """The image, if its file shows one picture; thumbnails and previews beside it do not count."""
+    frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
+    if image.format == "TIFF" and frames > 1:
+        frames = sum(not _page(image, k).get(_NEW_SUBFILE_TYPE, 0) & 1 for k in range(frames))
+        image.seek(0)
+    if frames > 1:
+        raise UnreadableImage(
+            "several pictures in one file",
+            where=path,
+            found=f"{frames} frames or pages",
+            expected="one",
+            remedy="save those that are meant as files of their own",
+        )
+    return image
+
+
+def _page(image: Pil.Image, number: int) -> Any:
+    image.seek(number)
+    return image.tag_v2  # type: ignore[attr-defined]
 
 
 def _orientation(image: Pil.Image, path: Path) -> int:

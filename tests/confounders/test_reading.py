@@ -135,3 +135,35 @@ def test_empty_foreign_and_missing_files_are_refused(tmp_path: Path) -> None:
     for name, reason in (("empty.png", "0 bytes"), ("text.png", "not an image"), ("none.png", "no such")):
         with pytest.raises(UnreadableImage, match=reason):
             read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "webp"])
+def test_several_pictures_in_one_file_are_refused(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in (0, 100, 200)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    for read in (read_header, read_image):
+        with pytest.raises(UnreadableImage, match="several pictures in one file") as caught:
+            read(tmp_path / f"a.{suffix}")
+        assert caught.value.found == "3 frames or pages"
+
+
+def test_a_reduced_copy_beside_the_picture_does_no_harm(tmp_path: Path) -> None:
+    pixels = np.rint(gradient(8, 6) * 255).astype(np.uint8)
+    thumbnail = Image.fromarray(pixels[::2, ::2])
+    thumbnail.encoderinfo = {"tiffinfo": {254: 1}}
+    Image.fromarray(pixels).save(tmp_path / "a.tif", save_all=True, append_images=[thumbnail])
+    with Image.open(tmp_path / "a.tif") as saved:
+        assert saved.n_frames == 2
+    assert np.array_equal(read_image(tmp_path / "a.tif"), pixels)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[thumbnail])
+    assert read_image(tmp_path / "a.jpg").shape == pixels.shape
+
+
+def test_a_picture_too_large_to_decode_safely_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UnreadableImage, match="exceeds limit") as caught:
+        read_header(tmp_path / "a.png")
+    assert caught.value.remedy == "cut it into smaller files first"
