@@ -118,9 +118,10 @@ _LISTS: dict[Kind, Callable[[], _Listing]] = {
 
 
 def _explain_distortion(name: str, as_json: bool) -> None:
-    from dilkit.distortions.catalogue import describe_distortion
+    from dilkit.distortions.catalogue import describe_distortion, describe_preset
+    from dilkit.distortions.presets import PRESETS
 
-    _tell(describe_distortion(name), as_json)
+    _tell(describe_preset(name) if name in PRESETS else describe_distortion(name), as_json)
 
 
 def _explain_preset(name: str, as_json: bool) -> None:

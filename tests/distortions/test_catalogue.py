@@ -56,6 +56,7 @@ def test_one_is_explained():
     assert parse(said["expression"]) == parse("hybrid-mild")
     assert "RL-Restore" in said["source"]
     assert "expression speckle(0.024, law='uniform')" in dilkit("ls", "presets", "masked_speckle")
+    assert dilkit("ls", "distortions", "bsrgan") == dilkit("ls", "presets", "bsrgan")
 
 
 def test_what_there_is_not():
