@@ -89,7 +89,7 @@ def _open(path: Path) -> Pil.Image:
             raise UnreadableImage("the image file is empty (0 bytes)", where=path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is raised, here or when the pixels are decoded
-            return _single(Pil.open(path, formats=_FORMATS), path)
+            return one_picture(Pil.open(path, formats=_FORMATS), path)
     except FileNotFoundError:
         raise UnreadableImage("no such image", where=path) from None
     except UnidentifiedImageError:
@@ -104,7 +104,7 @@ def _open(path: Path) -> Pil.Image:
         raise UnreadableImage(f"cannot be opened: {error}", where=path) from None
 
 
-def _single(image: Pil.Image, path: Path) -> Pil.Image:
+def one_picture(image: Pil.Image, path: Path) -> Pil.Image:
     """The image, if its file shows one picture; thumbnails and previews beside it do not count."""
     frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
     if image.format == "TIFF" and frames > 1:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image as Pil
 from PIL import UnidentifiedImageError
 
-from dilkit.confounders.reading import UnreadableImage
+from dilkit.confounders.reading import UnreadableImage, one_picture
 
 LOSSLESS = {".png", ".tif", ".tiff", ".bmp"}
 Array = npt.NDArray[Any]
@@ -80,7 +80,7 @@ def read_picture(path: Path) -> Picture:
     """PNG, JPEG, TIFF, BMP or WebP.
 
     Raises:
-        UnreadableImage: empty, cut short, of another format or colour space.
+        UnreadableImage: empty, cut short, of another format or colour space, or of several frames or pages.
     """
     with _no_pixel_limit(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -88,7 +88,7 @@ def read_picture(path: Path) -> Picture:
             if path.stat().st_size == 0:
                 raise UnreadableImage("the image file is empty (0 bytes)", where=path)
             with Pil.open(path, formats=_FORMATS) as image:
-                return _read(path, image)
+                return _read(path, one_picture(image, path))
         except FileNotFoundError:
             raise UnreadableImage("no such image", where=path) from None
         except UnidentifiedImageError:

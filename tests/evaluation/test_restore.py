@@ -146,10 +146,13 @@ def test_failures_are_named_and_the_rest_is_done(photos: Path, tmp_path: Path) -
     (photos / "empty.png").touch()
     (photos / "cut.png").write_bytes((photos / "rgb.png").read_bytes()[:2000])
     (photos / "text.jpg").write_text("no image")
+    page = Image.fromarray(random_pixels((40, 50, 3)))
+    page.save(photos / "pages.tif", save_all=True, append_images=[page])
     outcomes = restore(Dim(), photos, tmp_path / "out", device="cpu")
     failed = {o.job.source.name: o.error for o in outcomes if o.error}
-    assert set(failed) == {"empty.png", "cut.png", "text.jpg"}
+    assert set(failed) == {"empty.png", "cut.png", "text.jpg", "pages.tif"}
     assert "0 bytes" in failed["empty.png"]
+    assert "several pictures in one file" in failed["pages.tif"]
     assert sum(1 for p in (tmp_path / "out").rglob("*") if p.is_file()) == 7
 
 
