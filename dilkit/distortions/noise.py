@@ -11,6 +11,7 @@ import numpy as np
 from dilkit.distortions import _poisson
 from dilkit.distortions._filters import inner
 from dilkit.distortions.draw import Draw
+from dilkit.distortions.eight_bit import as_float, to_levels
 from dilkit.distortions.primitive import GLOBAL, POINT, REGISTRY, Image, Locality, Param, PrimitiveKind
 
 _GREY = (0.299, 0.587, 0.114)
@@ -59,29 +60,28 @@ def _orthogonal(numbers: tuple[float, ...]) -> list[list[float]]:
 
 
 def _poisson_noise(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
-    peak = np.float32(_unique_peak(image) if params["legacy"] else params["peak"])
-    gain = np.float32(params["alpha"]) / peak
+    seen, peak = grey(image) if params["channels"] == "grey" else image, params["peak"]
+    if params["legacy"]:
+        levels = to_levels(seen).reshape(seen.shape)
+        seen, peak = as_float(levels), 1 << (len(np.unique(levels)) - 1).bit_length()
+    gain = np.float32(params["alpha"]) / np.float32(peak)
     out = np.empty_like(image)
     for rows, part in draw.bands():
-        piece = image[rows]
-        rate = np.clip(_grey(piece) if params["channels"] == "grey" else piece, np.float32(0), _INFINITE)
-        rate *= peak
+        rate = np.clip(seen[rows], np.float32(0), _INFINITE)
+        rate *= np.float32(peak)
         noise = _poisson.counts(rate, part)
         noise -= rate
         noise *= gain
-        np.add(piece, noise, out=out[rows])
+        np.add(image[rows], noise, out=out[rows])
     return out
 
 
-def _grey(image: Image) -> Image:
-    grey = image[..., :1] * np.float32(_GREY[0])
+def grey(image: Image) -> Image:
+    """The luminance, (h, w, 1)."""
+    total = image[..., :1] * np.float32(_GREY[0])
     for channel in (1, 2):
-        grey += image[..., channel : channel + 1] * np.float32(_GREY[channel])
-    return grey
-
-
-def _unique_peak(image: Image) -> float:
-    return float(2 ** math.ceil(math.log2(len(np.unique(image)))))
+        total += image[..., channel : channel + 1] * np.float32(_GREY[channel])
+    return total
 
 
 def _poisson_locality(params: Mapping[str, Any]) -> Locality:
@@ -161,7 +161,7 @@ poisson = REGISTRY.add(
                 "legacy",
                 bool,
                 default=False,
-                doc="peak = 2 ** ceil(log2(unique values of the whole image)), as BasicSR and KAIR do",
+                doc="peak = 2 ** ceil(log2(levels in use)), the image rounded to 8 bits, as BasicSR does",
             ),
             _CHANNELS,
         ),
@@ -169,6 +169,7 @@ poisson = REGISTRY.add(
         locality=_poisson_locality,
         degree="alpha",
         random=True,
+        version=2,
     )
 )
 

@@ -12,9 +12,9 @@ from dilkit.distortions import _ferns, _kernels
 from dilkit.distortions._filters import inner
 from dilkit.distortions._lattice import Plane, lattice, plasma
 from dilkit.distortions.draw import Draw, Window
+from dilkit.distortions.noise import grey
 from dilkit.distortions.primitive import REGISTRY, Image, Param, PrimitiveKind
 
-_GREY = (0.299, 0.587, 0.114)
 _CELL = 5
 """Of frost: one fern grows in every 2**5 x 2**5 pixels."""
 _MARGIN = 128
@@ -30,12 +30,10 @@ def _snow(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
     other = layer if mirrored == draw.window else _flakes(draw.at(mirrored), params)
     layer = layer + other[::-1, ::-1]
     whiten = np.float32(params["whiten"])
-    grey = image[..., 0] * np.float32(_GREY[0])
-    for channel in (1, 2):
-        grey += image[..., channel] * np.float32(_GREY[channel])
-    grey *= np.float32(1.5)
-    grey += np.float32(0.5)
-    out = np.maximum(image, grey[..., None])
+    white = grey(image)
+    white *= np.float32(1.5)
+    white += np.float32(0.5)
+    out = np.maximum(image, white)
     out -= image
     out *= whiten
     out += image

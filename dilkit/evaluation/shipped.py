@@ -89,7 +89,8 @@ _PROTOCOLS = (
         distort=PRESETS["bsrgan"].text,
     ),
     Protocol(
-        name="real-esrgan", sets=("DIV2K", "BSD100"), source="Wang et al., Real-ESRGAN, ICCVW 2021",
+        name="real-esrgan", version=2, sets=("DIV2K", "BSD100"),
+        source="Wang et al., Real-ESRGAN, ICCVW 2021",
         channel="y", border=4,
         summary="Blind super-resolution, scale 4, first and second order: the presets real-esrgan-1 and -2. "
         "Sets, channel and border are ours.",

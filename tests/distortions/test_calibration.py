@@ -33,6 +33,12 @@ def test_awgn_sigma(distort, sigma, channels):
     assert equal == (channels == "grey" or sigma == 0)
 
 
+def test_awgn_sigma_to_a_part_in_a_thousand(distort):
+    noise = residual(distort, np.zeros((1600, 1600, 3), np.float32), "awgn", sigma=25) * 255
+    assert noise.std() == pytest.approx(25, rel=0.001)
+    assert scipy.stats.kurtosis(noise.ravel()) == pytest.approx(0, abs=0.01)
+
+
 def test_awgn_does_not_clip(distort):
     assert distort(np.ones_like(FLAT), "awgn", sigma=50).max() > 1.5
 
@@ -73,12 +79,26 @@ def test_poisson_variance_has_slope_alpha_squared_over_peak(distort, alpha, peak
     assert abs(offset) < 0.01 * slope
 
 
-def test_poisson_legacy_peak_is_the_power_of_two_above_the_number_of_values(distort, photo):
-    values = len(np.unique(photo))
-    peak = 2 ** math.ceil(math.log2(values))
-    made = distort(photo, "poisson", alpha=1, legacy=True)
-    counts = made * peak
+def legacy_noise(image, channels):
+    """The rounded image that the legacy law counts, and its peak, from their definition."""
+    seen = image @ np.array([0.299, 0.587, 0.114]) if channels == "grey" else image
+    seen = np.clip(np.rint(255 * seen), 0, 255) / 255
+    return seen, 2 ** math.ceil(math.log2(len(np.unique(seen))))
+
+
+@pytest.mark.parametrize("channels", ["colour", "grey"])
+@pytest.mark.parametrize("name", ["clip", "gaussian_blur", "brightness", "quantize"])
+def test_poisson_legacy_peak_is_the_power_of_two_above_the_number_of_levels(distort, photo, name, channels):
+    """Of the image rounded to 8 bits: a blurred one has a value of its own in nearly every pixel."""
+    params = {"gaussian_blur": {"sigma": 2}, "brightness": {"shift": -0.7}, "quantize": {"bits": 4}}
+    image = distort(photo, name, **params.get(name, {})) * np.float32(1.2)
+    seen, peak = legacy_noise(image, channels)
+    made = distort(image, "poisson", alpha=1, legacy=True, channels=channels)
+    noise = made.astype(float) - image
+    counts = (noise[..., 0] + seen if channels == "grey" else noise + seen) * peak
     np.testing.assert_allclose(counts, np.rint(counts), atol=1e-3)
+    assert np.any(np.rint(counts) % 2 == 1)  # or the peak would be too high
+    assert noise.var() == pytest.approx(seen.mean() / peak, rel=0.05)
 
 
 @pytest.mark.parametrize("law", ["gaussian", "uniform"])
