@@ -54,12 +54,13 @@ def pixel_hash(image: npt.NDArray[Any]) -> bytes:
 
     `pixel_hash(u) == pixel_hash(as_float(u))`.
     """
-    if image.dtype == np.float32:
+    if image.dtype == np.float32 and image.size:
         levels = np.rint(image * np.float32(255))
         if np.array_equal(levels / np.float32(255), image) and levels.min() >= 0 and levels.max() <= 255:
             image = levels.astype(np.uint8)
-    elif image.dtype != np.uint8:
-        raise UsageError("an image has no pixel hash", found=str(image.dtype), expected="uint8 or float32")
+    elif image.dtype != np.uint8 or not image.size:
+        found = f"{image.dtype} {image.shape}"
+        raise UsageError("an image has no pixel hash", found=found, expected="pixels of uint8 or float32")
     state = hashlib.blake2b(
         f"{image.dtype} {image.shape}".encode(), digest_size=16, person=b"dilkit-pixels-1"
     )
@@ -237,9 +238,9 @@ def _cut(image: Image, window: Window) -> Image:
 
 
 def _check_image(image: Any, *dtypes: Any) -> None:
-    is_array = isinstance(image, np.ndarray)
-    if not is_array or image.dtype not in (dtypes or (np.float32,)) or image.ndim != 3 or image.shape[2] != 3:
-        found = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
+    is_array = isinstance(image, np.ndarray) and image.dtype in (dtypes or (np.float32,))
+    if not is_array or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise UsageError(
             "a distortion applies to an RGB image", found=found, expected="(H, W, 3) float32 in [0, 1]"
         )

@@ -81,7 +81,7 @@ def test_the_pixel_hash_does_not_depend_on_how_an_image_is_held():
     off_grid[0, 0, 0] += np.float32(1e-4)
     assert pixel_hash(off_grid) not in (pixel_hash(IMAGE), pixel_hash(off_grid * np.float32(0.5)))
     assert pixel_hash(np.full((4, 4, 3), np.nan, np.float32)) != pixel_hash(np.zeros((4, 4, 3), np.float32))
-    with pytest.raises(UsageError, match="uint8 or float32"):
+    with pytest.raises(UsageError, match="of uint8 or float32"):
         pixel_hash(IMAGE.astype(np.float64))
 
 
@@ -168,6 +168,17 @@ def test_a_window_outside_is_refused(window):
 def test_an_image_of_another_type_is_refused(image):
     with pytest.raises(UsageError, match="applies to an RGB image"):
         awgn(5).apply(image, SampleKey(0, PIXELS))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (0, 0, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_an_image_without_pixels_is_refused(shape, dtype):
+    """OpenCV's encoder would end the process."""
+    empty = np.zeros(shape, dtype)
+    with pytest.raises(UsageError, match="applies to an RGB image"):
+        awgn(5).levels(empty, SampleKey(0, PIXELS))
+    with pytest.raises(UsageError, match="no pixel hash"):
+        pixel_hash(empty)
 
 
 @pytest.mark.parametrize(
