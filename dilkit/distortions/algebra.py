@@ -15,6 +15,7 @@ from fractions import Fraction
 from itertools import chain
 from typing import Any
 
+from dilkit.distortions.laws import as_python
 from dilkit.distortions.primitive import PrimitiveKind
 from dilkit.distortions.steps import Mix, Shuffle
 from dilkit.distortions.words import (
@@ -47,6 +48,7 @@ class Weighted:
 
 def exact_weight(value: Any) -> Fraction:
     """A weight as the exact decimal that was written: 0.3 is 3/10."""
+    value = as_python(value)
     if isinstance(value, Fraction):
         exact = value
     elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -126,7 +128,7 @@ def without(first: Any, second: Any) -> ConfounderSet:
 
 def power(base: Any, times: Any) -> Expression:
     """`base ** times`: so many independent draws in sequence."""
-    made = as_expression(base)
+    made, times = as_expression(base), as_python(times)
     if isinstance(times, bool) or not isinstance(times, int) or times < 0:
         raise KindError(f"a power must be a whole number of at least 0, not {times!r}")
     if isinstance(made, Word):
@@ -154,7 +156,8 @@ def sweep(kind: PrimitiveKind, degrees: Any) -> ConfounderSet:
 
 
 def _range(degrees: slice, name: str) -> list[float]:
-    ends = (degrees.start, degrees.stop, 1 if degrees.step is None else degrees.step)
+    ends = [as_python(end) for end in (degrees.start, degrees.stop, degrees.step)]
+    ends[2] = 1 if ends[2] is None else ends[2]
     if any(isinstance(e, bool) or not isinstance(e, (int, float)) or not math.isfinite(e) for e in ends):
         raise UsageError(
             f"a range of degrees needs numbers: {name}[first:last:step]",

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from dilkit.errors import UsageError
 
 SCALES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
@@ -60,8 +62,14 @@ class Law:
         return self.args if isinstance(self.args[0], str | bool) else (self.args[0], self.args[-1])
 
 
+def as_python(value: Any) -> Any:
+    """A number of NumPy's as one of Python's; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def make(name: str, *args: Any) -> Any:
     """The law of that name; a law with one possible value is that value."""
+    args = tuple(map(as_python, args))
     if name == "choice":
         if not args:
             raise UsageError("choice needs at least one value")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from dilkit.distortions import plugins
 from dilkit.distortions.draw import Draw
 from dilkit.distortions.eight_bit import Levels
-from dilkit.distortions.laws import LAWS, Law
+from dilkit.distortions.laws import LAWS, Law, as_python
 from dilkit.distortions.operators import Operators
 from dilkit.errors import UsageError, nearest
 
@@ -99,8 +99,7 @@ class Param:
 
 def _exact(value: Any, wanted: type) -> Any:
     """`value` as exactly the `wanted` type, or None where it is not one."""
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = as_python(value)
     if wanted in (bool, str):
         return value if isinstance(value, wanted) else None
     if isinstance(value, bool) or not isinstance(value, (int, float)):

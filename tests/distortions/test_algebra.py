@@ -21,6 +21,7 @@ from dilkit.distortions import (
     clip,
     confounder_set,
     gaussian_blur,
+    integers,
     jpeg,
     mix,
     none,
@@ -46,6 +47,19 @@ def test_numbers_are_exact():
     assert awgn(25) != awgn(25.000001)
     assert jpeg(30) == jpeg(30.0)
     assert awgn(0.0) == awgn(-0.0)
+
+
+@pytest.mark.parametrize("number", [np.int64, np.float32, np.float64])
+def test_numbers_of_numpy_are_numbers(number):
+    one, five, ten = number(1), number(5), number(10)
+    assert mix(one * awgn(5), number(2) * jpeg(30)) == mix(awgn(5), 2 * jpeg(30))
+    assert prob(one, awgn(5)) == awgn(5)
+    assert awgn[five:ten:five] == awgn[tuple(np.array([five, ten]))] == awgn[5, 10]
+    assert awgn(uniform(one, ten)) == awgn(uniform(1, 10))
+    assert jpeg(integers(five, ten)) == jpeg(integers(5, 10))
+    assert awgn(choice(five, ten)) == awgn(choice(5, 10))
+    if number is np.int64:
+        assert awgn(5) ** five == awgn(5) ** 5
 
 
 def test_python_and_text_say_the_same():
