@@ -14,7 +14,8 @@ from typing import Any
 
 from dilkit.distortions.algebra import Weighted, as_expression, confounder_set, exact_weight, mix, shuffle
 from dilkit.distortions.primitive import REGISTRY
-from dilkit.distortions.steps import Mix, Shuffle, Step
+from dilkit.distortions.resampling import resize
+from dilkit.distortions.steps import Mix, Primitive, Shuffle, Step
 from dilkit.distortions.words import MAX_STEPS, ConfounderSet, Expression, Word, clean
 from dilkit.errors import UsageError
 
@@ -22,7 +23,8 @@ from dilkit.errors import UsageError
 def to_albumentations(expression: Any) -> Any:
     """A word as an `A.Compose`: `mix` is `A.OneOf`, `shuffle` is `A.RandomOrder`, `alb` the transform itself.
 
-    An `interleave` has no counterpart there and becomes one transform.
+    An `interleave` has no counterpart there and becomes one transform; so does all of a word up to its last
+    resize to a part of the clean image, whose size no transform behind the first could know.
 
     The transforms of the library want values in [0, 1]: write `clip` before them where noise may leave it.
 
@@ -37,8 +39,21 @@ def to_albumentations(expression: Any) -> Any:
 
     made = as_expression(parse(expression) if isinstance(expression, str) else expression)
     if isinstance(made, ConfounderSet):
-        return {word.label: A.Compose([_step(step) for step in word.sequence]) for word in made}
-    return A.Compose([_step(step) for step in made.sequence])
+        return {word.label: A.Compose(_steps(word)) for word in made}
+    return A.Compose(_steps(made))
+
+
+def _steps(word: Word) -> list[Any]:
+    from dilkit.distortions._albumentations import Distort
+
+    looking = [index for index, step in enumerate(word.sequence) if any(map(_looks_back, step.primitives))]
+    together = looking[-1] + 1 if looking else 0
+    first = [Distort(str(Word(word.sequence[:together])))] if together else []
+    return first + [_step(step) for step in word.sequence[together:]]
+
+
+def _looks_back(step: Primitive) -> bool:
+    return step.kind is resize and step.params["of"] != "image"
 
 
 def _step(step: Step) -> Any:

@@ -135,6 +135,21 @@ def test_words_survive_the_journey(word):
         assert pipeline(image=IMAGE)["image"].shape == IMAGE.shape
 
 
+@pytest.mark.parametrize(
+    "expression",
+    ["bsrgan", "real-esrgan-1", "real-esrgan-2", "resize(0.5) >> jpeg(30) >> prob(1, resize(2, of='clean'))"],
+)
+def test_a_resize_to_a_part_of_the_clean_image_keeps_its_size(expression):
+    """Alone in a transform, it would take the shrunk image for the clean one."""
+    word = parse(expression)
+    pipeline = to_albumentations(word)
+    assert from_albumentations(json.loads(json.dumps(pipeline.to_dict()))).hash == word.hash
+    expected = word.apply(IMAGE, SampleKey(0, pixel_hash(IMAGE))).shape
+    for _ in range(12):
+        assert pipeline(image=U8)["image"].shape == expected
+    assert len(to_albumentations("resize(0.5, of='clean') >> awgn(5) >> clip").transforms) == 3
+
+
 def test_sets_are_pipelines_by_label():
     sigmas = awgn[5, 10] | jpeg(30)
     pipelines = to_albumentations(sigmas)
