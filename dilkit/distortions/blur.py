@@ -1,4 +1,7 @@
-"""Blurs. Widths are true standard deviations in pixels; the border is reflected, its edge not repeated.
+"""Blurs. Widths are in pixels; the border is reflected, its edge not repeated.
+
+Where no radius cuts it, `gaussian_blur` has its standard deviation exactly. The kernels in two dimensions are
+samples of their laws, as those of the papers are: below half a pixel they are narrower than they say.
 
 Angles are in degrees, counter-clockwise from the x axis. Where a kernel has a `radius`, it is
 2 radius + 1 pixels wide, and 0 stands for as wide as its law needs (3 sigma where the law is sampled a little
@@ -9,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -20,6 +24,7 @@ from dilkit.distortions.draw import Draw
 from dilkit.distortions.primitive import GLOBAL, REGISTRY, Image, Locality, Param, PrimitiveKind
 
 _SIGMA = Param("sigma", float, low=0.05, high=64, unit="px", doc="standard deviation")
+_ALONG = replace(_SIGMA, doc="width along the axis, of the law whose samples are the kernel")
 _ACROSS = Param(
     "across",
     float,
@@ -88,7 +93,7 @@ def _defocus(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
 
 def _zoom_blur(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
     height, width = image.shape[:2]
-    count = round((params["zoom"] - 1) / params["step"])
+    count = math.floor((params["zoom"] - 1) / params["step"] + 1e-9)
     total = image.copy()
     for k in range(1, count + 1):
         zoom = 1 + k * params["step"]
@@ -119,7 +124,7 @@ anisotropic_blur = REGISTRY.add(
         family="blur",
         summary="Gaussian blur of width sigma along an axis and `across` it.",
         source="BSRGAN, Real-ESRGAN",
-        params=(_SIGMA, _ACROSS, _ANGLE, _RADIUS),
+        params=(_ALONG, _ACROSS, _ANGLE, _RADIUS),
         apply=_anisotropic_blur,
         locality=_halo,
         degree="sigma",
@@ -132,7 +137,7 @@ generalised_blur = REGISTRY.add(
         family="blur",
         summary="Blur by exp(-q**beta / 2), q the squared distance in the ellipse of sigma and `across`.",
         source="Real-ESRGAN, after Liu et al. 2020",
-        params=(_SIGMA, _ACROSS, _SHAPE, _ANGLE, _CUT),
+        params=(_ALONG, _ACROSS, _SHAPE, _ANGLE, _CUT),
         apply=_generalised_blur,
         locality=_halo,
         degree="sigma",
@@ -145,7 +150,7 @@ plateau_blur = REGISTRY.add(
         family="blur",
         summary="Blur by 1 / (1 + q**beta), q the squared distance in the ellipse of sigma and `across`.",
         source="Real-ESRGAN, after Liu et al. 2020",
-        params=(_SIGMA, _ACROSS, _SHAPE, _ANGLE, _CUT),
+        params=(_ALONG, _ACROSS, _SHAPE, _ANGLE, _CUT),
         apply=_plateau_blur,
         locality=_halo,
         degree="sigma",
@@ -201,11 +206,12 @@ zoom_blur = REGISTRY.add(
         summary="Mean of the image magnified by 1, 1 + step .. zoom about its centre.",
         source="Hendrycks and Dietterich 2019",
         params=(
-            Param("zoom", float, low=1, high=4, doc="greatest magnification"),
+            Param("zoom", float, low=1, high=4, doc="greatest magnification, where the steps meet it"),
             Param("step", float, default=0.01, low=0.001, high=1, doc="between magnifications"),
         ),
         apply=_zoom_blur,
         locality=lambda params: GLOBAL,
         degree="zoom",
+        version=2,
     )
 )

@@ -159,7 +159,7 @@ _CORRUPTIONS = (
         ((1, 0.7, 2), (2, 0.9, 1), (2, 1, 3), (3, 1.1, 2), (4, 1.5, 2)),
     ),
     ("motion_blur({}, angle=uniform(-45, 45))", (7, 11, 17, 24, 30)),
-    ("zoom_blur({}, step={})", ((1.1, 0.01), (1.15, 0.01), (1.2, 0.02), (1.24, 0.02), (1.3, 0.03))),
+    ("zoom_blur({}, step={})", ((1.11, 0.01), (1.15, 0.01), (1.2, 0.02), (1.24, 0.02), (1.3, 0.03))),
     (
         "snow({}, zoom={}, threshold={}, length={}, angle=uniform(45, 135), whiten={})",
         (
@@ -202,8 +202,10 @@ def _corruptions(severity: int) -> Preset:
         "ImageNet-C (Hendrycks and Dietterich, ICLR 2019)",
         "Frost is a drawn texture, not their photographs. Glass moves all pixels at once, not one after the "
         "other; elastic interpolates once, not twice, and draws where corners come from, not where they go; "
-        "the one-sided Gaussian of motion and snow is a line of the same deviation. Lengths are in pixels, "
-        "chosen for images of 224 x 224. Values are clipped, not rounded.",
+        "the one-sided Gaussian of motion and snow is a line of the same deviation. Defocus has no second "
+        "blur; zoom counts the image itself once, not twice; fog takes 1 for the brightest value and does "
+        "not stretch its cloud to all of [0, 1]. Lengths are in pixels, chosen for images of 224 x 224. "
+        "Values are clipped, not rounded.",
     )
 
 
@@ -271,7 +273,9 @@ PRESETS: dict[str, Preset] = {
             "Blind super-resolution x4: a random order of blurs, resizes, noise, JPEG and camera noise.",
             _BSRGAN,
             "BSRGAN (Zhang et al., ICCV 2021), scale 4",
-            "The camera is sensor noise in place of a learned pipeline.",
+            "The camera is sensor noise in place of a learned pipeline. Noise correlated between channels "
+            "has the drawn sigma in their mean; theirs is 25 times the root of eigenvalues U(0, 1), whatever "
+            "was drawn, its covariances made positive.",
         ),
         Preset(
             "real-esrgan-1",

@@ -307,6 +307,24 @@ def test_zoom_blur_leaves_the_centre_and_smears_outwards(distort):
     np.testing.assert_array_equal(distort(image, "zoom_blur", zoom=1), image)
 
 
+@pytest.mark.parametrize(("zoom", "step", "greatest"), [(1.2, 0.02, 1.2), (1.3, 0.03, 1.3), (1.26, 0.1, 1.2)])
+def test_zoom_blur_magnifies_up_to_its_zoom_and_no_further(distort, zoom, step, greatest):
+    zooms = np.arange(1, greatest + 1e-9, step)
+    line, edge = np.zeros((2, 3, 201, 3), np.float32)
+    line[:, 150] = edge[:, :151] = 1
+    made = distort(line, "zoom_blur", zoom=zoom, step=step)[1, :, 0]
+    assert np.flatnonzero(made > 1e-4).max() == math.floor(100 + 51 * greatest)
+    made = distort(edge, "zoom_blur", zoom=zoom, step=step)[1, :, 0]
+    assert made.sum() == pytest.approx(100.5 + 50.5 * zooms.mean(), abs=0.1)
+
+
+@pytest.mark.parametrize("shape", [(40, 41), (41, 40)])
+def test_zoom_blur_is_about_the_centre(distort, shape):
+    image = np.random.default_rng(3).random((*shape, 3), dtype=np.float32)
+    turned = distort(np.ascontiguousarray(image[::-1, ::-1]), "zoom_blur", zoom=1.3, step=0.1)
+    np.testing.assert_allclose(distort(image, "zoom_blur", zoom=1.3, step=0.1), turned[::-1, ::-1], atol=0.02)
+
+
 def imresize_matrix(size, factor):
     """MATLAB's imresize(., 1/factor) along one axis, from its definition, float64 (size / factor, size)."""
     matrix = np.zeros((size // factor, size))

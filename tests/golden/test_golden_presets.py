@@ -202,6 +202,20 @@ def test_common_corruptions_are_fifteen():
     assert [s for (s,) in severities("awgn", "sigma")] == pytest.approx(
         [255 * s for s in (0.08, 0.12, 0.18, 0.26, 0.38)]
     )
+    for name, param, numbers in (
+        ("poisson", "peak", (60, 25, 12, 5, 3)),
+        ("salt_pepper", "amount", (0.03, 0.06, 0.09, 0.17, 0.27)),
+        ("defocus", "radius", (3, 4, 6, 8, 10)),
+        ("brightness", "shift", (0.1, 0.2, 0.3, 0.4, 0.5)),
+        ("contrast", "factor", (0.4, 0.3, 0.2, 0.1, 0.05)),
+        ("pixelate", "factor", (0.6, 0.5, 0.4, 0.3, 0.25)),
+    ):
+        assert severities(name, param) == [(number,) for number in numbers]
+    assert severities("fog", "density", "decay") == [(1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)]
+    ranges = [(1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)]
+    for (zoom, step), (end, source_step) in zip(severities("zoom_blur", "zoom", "step"), ranges, strict=True):
+        zooms = np.arange(1, end, source_step)  # the first holds its end: 0.11 / 0.01 is more than 11
+        assert (zoom, step) == (pytest.approx(zooms[-1]), source_step)
     assert severities("jpeg", "quality") == [(25,), (18,), (15,), (10,), (7,)]
     assert severities("glass_blur", "sigma", "delta", "iterations") == [
         (0.7, 1, 2),
