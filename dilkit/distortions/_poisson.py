@@ -22,8 +22,9 @@ def counts(rate: Array, draw: Draw, *, stream: str = "") -> Array:
     """Poisson counts of the rates (h, w, c), rates >= 0, as float32.
 
     From a rate of 10 up: the asymptotic expansion of the inverse law (Giles, Algorithm 955, ACM TOMS 2016),
-    which picks another count than the exact inverse at under 0.06 % of the levels. Below: the exact inverse
-    on a grid of 1/8, plus an independent count for the rest of the rate, since Poisson laws add up.
+    which picks the next count to that of the exact inverse at under 0.06 % of the levels (0.4 % above a rate
+    of 4000, where float32 rounds). Below: the exact inverse on a grid of 1/8, plus an independent count for
+    the rest of the rate, since Poisson laws add up.
     """
     channels = rate.shape[2]
     levels = draw.bits(channels, stream=stream).reshape(-1)

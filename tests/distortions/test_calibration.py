@@ -60,6 +60,30 @@ def test_poisson_counts_follow_the_law(rate):
     assert abs(counts.mean(dtype=float) - rate) < 4 * math.sqrt(rate / n) + 1e-5
 
 
+@pytest.mark.parametrize(
+    ("rate", "share"),
+    [(0.125, 0), (9.875, 0), (10, 6e-4), (13.7, 6e-4), (256, 6e-4), (4000, 6e-4), (65536, 4e-3)],
+)
+def test_poisson_counts_are_the_inverse_of_the_law_at_every_level(rate, share):
+    levels = np.arange(1 << 16, dtype=np.uint16)
+    exact = scipy.stats.poisson.ppf((levels + 0.5) / levels.size, float(np.float32(rate)))
+    if rate < 10:
+        counts = _poisson._inverted(np.full(levels.shape, 8 * rate, np.int32), levels)
+    else:
+        counts = _poisson._large(np.full(levels.shape, rate, np.float32), levels)
+    assert abs(counts - exact).max() <= 1
+    assert np.mean(counts != exact) <= share
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.06, 0.1249])
+def test_poisson_counts_between_the_rates_of_the_table(rate):
+    levels = np.arange(1 << 16, dtype=np.uint16)
+    counts = _poisson._few(np.full(levels.shape, rate, np.float32), np.zeros_like(levels), levels)
+    for least in (1, 2, 3):
+        expected = levels.size * scipy.stats.poisson.sf(least - 1, rate)
+        assert np.count_nonzero(counts >= least) == pytest.approx(expected, abs=1)
+
+
 def test_poisson_counts_of_zero_are_zero():
     zero = np.zeros((9, 9, 3), np.float32)
     assert not _poisson.counts(zero, Draw.whole(b"k", (9, 9))).any()
@@ -278,6 +302,19 @@ def test_sinc_keeps_frequencies_below_its_cutoff_and_stops_those_above(distort, 
     assert transform[(radius > cutoff + 0.3)].max() < 0.1
 
 
+@pytest.mark.parametrize(("cutoff", "radius"), [(math.pi / 3, 10), (2.5, 3), (0.7, 5)])
+def test_sinc_is_the_transform_of_a_disk_of_frequencies(distort, cutoff, radius):
+    frequency = np.linspace(-cutoff, cutoff, 2001)
+    chord = np.sqrt(cutoff**2 - frequency**2)
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    down, across = y[..., None], x[..., None] * frequency
+    over_chord = np.where(down == 0, 2 * chord, 2 * np.sin(down * chord) / np.where(down == 0, 1, down))
+    law = (over_chord * np.cos(across)).sum(axis=-1)
+    made = kernel_of(distort, "sinc", cutoff=cutoff, radius=radius)
+    middle = slice(64 - radius, 65 + radius)
+    np.testing.assert_allclose(made[middle, middle], law / law.sum(), atol=2e-5)
+
+
 @pytest.mark.parametrize(("length", "angle"), [(1, 0), (9, 0), (8, 0), (15, 90), (15, 45), (21, 33)])
 def test_motion_blur_has_its_length_and_angle(distort, length, angle):
     total, down, right, skew = moments(kernel_of(distort, "motion_blur", length=length, angle=angle))
@@ -376,6 +413,27 @@ def test_resize_changes_the_shape_and_keeps_what_is_flat(distort, method):
     np.testing.assert_allclose(made, 0.5, atol=1e-6)
 
 
+def test_methods_of_resizing_are_what_they_are_called(distort):
+    image = np.random.default_rng(2).random((12, 1, 3), dtype=np.float32)
+    made = {
+        m: distort(image, "resize_to", height=4, width=1, method=m) for m in ("area", "nearest", "bilinear")
+    }
+    np.testing.assert_allclose(made["area"], image.reshape(4, 3, 1, 3).mean(axis=1), atol=1e-6)
+    assert np.isin(made["nearest"], image).all()
+    np.testing.assert_allclose(made["bilinear"], image[1::3], atol=1e-6)  # the middle one of three
+    twice = distort(image, "resize_to", height=24, width=1, method="bilinear")[3:-3:2]
+    np.testing.assert_allclose(twice, 0.75 * image[1:10] + 0.25 * image[2:11], atol=1e-6)
+    quarter = 0.25
+    inside, outside = (
+        (lambda x: 1.25 * x**3 - 2.25 * x**2 + 1),
+        (lambda x: -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)),
+    )
+    weights = [outside(1 + quarter), inside(quarter), inside(1 - quarter), outside(2 - quarter)]  # a = -0.75
+    cubic = sum(w * image[k : k + 9] for k, w in enumerate(weights))
+    made = distort(image, "resize_to", height=24, width=1, method="bicubic")
+    np.testing.assert_allclose(made[3:-3:2], cubic, atol=1e-6)
+
+
 def test_updown_loses_more_the_smaller_it_goes(distort, photo):
     errors = [np.mean((distort(photo, "updown", factor=f) - photo) ** 2) for f in (0.9, 0.5, 0.25)]
     assert errors == sorted(errors)
@@ -387,6 +445,8 @@ def test_pixelate_has_the_number_of_pixels_it_says(distort, photo):
     blocks = photo[:120, :148].reshape(30, 4, 37, 4, 3).mean(axis=(1, 3))
     assert made.shape == photo.shape
     assert len(np.unique(made[:, 0, 0])) <= 30
+    edges = np.flatnonzero(np.abs(np.diff(made, axis=1)).max(axis=(0, 2)))
+    assert len(edges) + 1 == 37  # 150 / 4, the rest cut off
     np.testing.assert_allclose(
         distort(photo[:120, :148], "pixelate", factor=0.25)[::4, ::4], blocks, atol=1e-6
     )

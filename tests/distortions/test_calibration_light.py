@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+import scipy.ndimage
+import skimage.color
 
 from dilkit.distortions import Draw, Window
 from dilkit.distortions._curves import linear_to_srgb, srgb_to_linear
@@ -30,6 +32,19 @@ def test_rain_has_its_density_length_and_opacity(distort, density, length, opaci
 def test_rain_falls_at_its_angle(distort, angle_of, angle):
     layer = distort(DARK, "rain", density=0.0005, length=31, angle=angle)[..., 0].astype(float)
     assert abs((angle_of(layer) - angle + 90) % 180 - 90) < 3
+
+
+@pytest.mark.parametrize("width", [0.3, 1, 4])
+def test_rain_has_its_width(distort, width):
+    """The deviation of its brightness along x, where there is but one streak, which falls upright."""
+    shape = {"length": 9, "angle": 90, "width": width}
+    layers = (distort(DARK, "rain", density=4e-6, seed=seed, **shape)[..., 0] for seed in range(40))
+    whole = (layer for layer in layers if not layer[:, [0, -1]].any())
+    single = next(layer for layer in whole if scipy.ndimage.label(layer)[1] == 1)
+    profile = single.sum(axis=0, dtype=float) / single.sum(dtype=float)
+    place = np.arange(profile.size)
+    variance = (profile * (place - (profile * place).sum()) ** 2).sum()
+    assert math.sqrt(variance) == pytest.approx(width, rel=0.01)
 
 
 def test_rain_blends(distort):
@@ -84,8 +99,9 @@ def test_the_cloud_is_smoother_the_more_it_decays():
 
 
 def test_clouds_of_several_keys_average_to_one_half():
-    means = [plasma(Draw.whole(bytes([k]), (128, 128)), 2.0).mean() for k in range(60)]
-    assert np.mean(means) == pytest.approx(0.5, abs=0.08)
+    clouds = np.array([plasma(Draw.whole(bytes([k]), (128, 128)), 2.0) for k in range(60)])
+    assert clouds.mean() == pytest.approx(0.5, abs=0.08)
+    assert clouds.std() == pytest.approx(0.19, abs=0.02)
 
 
 def test_low_light_is_its_formula(distort, photo):
@@ -150,6 +166,31 @@ def test_white_balance_gains_magnify_the_noise_of_red_and_blue(distort):
     noise = srgb_to_linear()(distort(FLAT, "camera_noise", shot=0, read=1e-5, **gains)).astype(float)
     deviations = noise.std(axis=(0, 1)) / math.sqrt(1e-5)
     np.testing.assert_allclose(deviations, [2.0, 1.0, 1.5], rtol=0.02)
+
+
+XYZ_TO_CAMERA = {
+    "huawei-nexus-6p": [1.0234, -0.2969, -0.2266, -0.5625, 1.6328, -0.0469, -0.0703, 0.2188, 0.6406],
+    "sony-a7r": [0.4913, -0.0541, -0.0202, -0.613, 1.3513, 0.2906, -0.1564, 0.2151, 0.7183],
+    "olympus-e-m10": [0.838, -0.263, -0.0639, -0.2887, 1.0725, 0.2496, -0.0627, 0.1427, 0.5438],
+    "sony-rx100-iv": [0.6596, -0.2079, -0.0562, -0.4782, 1.3016, 0.1933, -0.097, 0.1581, 0.5181],
+}
+
+
+@pytest.mark.parametrize("camera", XYZ_TO_CAMERA)
+def test_the_noise_of_a_camera_is_mixed_by_its_colour_matrix(distort, camera):
+    """In linear light its covariance is B diag(shot * raw + read) B', B the way back from raw."""
+    to_xyz = skimage.color.rgb2xyz(np.eye(3)).T  # columns: what red, green and blue are
+    there = np.reshape(XYZ_TO_CAMERA[camera], (3, 3)) @ to_xyz
+    there /= there.sum(axis=1, keepdims=True)  # white stays white
+    there /= np.array([[1.9], [1], [1.6]])
+    image = np.broadcast_to(np.array([0.5, 0.6, 0.4], np.float32), FLAT.shape).copy()
+    settings = {"camera": camera, "red_gain": 1.9, "blue_gain": 1.6, "mosaic": False}
+    made = distort(image, "camera_noise", shot=1e-4, read=1e-6, **settings)
+    linear = srgb_to_linear()(image)[0, 0].astype(float)
+    back = np.linalg.inv(there)
+    expected = back @ np.diag(1e-4 * there @ linear + 1e-6) @ back.T
+    found = np.cov(srgb_to_linear()(made).reshape(-1, 3).astype(float).T)
+    np.testing.assert_allclose(found, expected, atol=0.02 * expected.max())
 
 
 def test_a_mosaic_makes_the_noise_coarse(distort):
