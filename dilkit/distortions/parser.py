@@ -172,9 +172,21 @@ class _Reader:
                 return self.called(node)
             case ast.Subscript():
                 return self.swept(node)
+            case ast.BinOp(left=left, right=right) | ast.Compare(left=left, comparators=[right, *_]):
+                raise self.misjoined(left, right)
         raise self.error(
             node, f"{self.what(node)} is no distortion", expected="such as awgn(25) or jpeg[30, 50]"
         )
+
+    def misjoined(self, left: ast.expr, right: ast.expr) -> ExpressionError:
+        """The sign between two operands, which is none of the algebra's."""
+        first, last = self.span(left)[1], self.span(right)[0]
+        sign = self.text[first:last].strip(" ()")
+        start = self.text.index(sign, first)
+        return ExpressionError(
+            f"`{sign}` joins no distortions", text=self.text, start=start, end=start + len(sign),
+            expected="`>>` (then), `|` (or), `-` (without)", nearest=">>" if sign == ">" else None,
+        )  # fmt: skip
 
     def chain(self, node: ast.expr) -> Expression:
         """A run of operators, without recursion on its left side; `|` gathers all at once."""
