@@ -17,9 +17,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import h5py
-import numpy as np
 
-from dilkit.confounders import layout
+from dilkit.confounders import layout, seal
 from dilkit.confounders.plan import Plan
 from dilkit.confounders.sources import Failure
 from dilkit.errors import DilkitError, UsageError, reason
@@ -195,15 +194,10 @@ class Draft:
 
 def seal_file(path: Path, out: Path) -> None:
     """Write the seal, flush everything, and give the file its name."""
-    with h5py.File(path, "r", locking=False) as file:
-        where = layout.regions(file)
-    value = np.array([layout.seal_of(path, where)], "<u8")
-    with path.open("r+b") as raw:
-        os.pwrite(raw.fileno(), value.tobytes(), where["seal"].offset)
-        os.fsync(raw.fileno())
+    seal.close(path)
     if path != out:
         path.replace(out)
-        _sync_folder(out.parent)
+        sync_folder(out.parent)
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
@@ -215,7 +209,8 @@ def _parsed(line: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and line.endswith("\n") else None
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names of its files durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

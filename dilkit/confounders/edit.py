@@ -17,10 +17,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dilkit.confounders import layout
+from dilkit.confounders import layout, seal
 from dilkit.confounders.crew import Crew
-from dilkit.confounders.draft import seal_file
-from dilkit.confounders.head import Head
+from dilkit.confounders.draft import seal_file, sync_folder
+from dilkit.confounders.head import Head, undo_path
 from dilkit.confounders.plan import Plan, Settings, View
 from dilkit.confounders.store import Store
 from dilkit.confounders.work import Desk, distort
@@ -45,7 +45,7 @@ def add(
         UsageError: a confounder is there already, the dataset is a merged one, or another run is changing it.
         DilkitError: the disk is full, or a worker died.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     with _alone(path):
         recover(path)
         return _add(path, distort_with, workers, progress)
@@ -67,7 +67,6 @@ def _add(
     plan = _plan_of(head, new)
     with _changing(path, head):
         with layout.writing(path, "r+") as file:
-            _unseal(file)
             for view in plan.views:
                 layout.declare_view(file, plan, view)
                 if plan.settings.storage == "stored":
@@ -93,7 +92,7 @@ def drop(path: str | Path, distort_with: Any) -> tuple[str, ...]:
     Raises:
         UsageError: one is not there, none would be left, or another run is changing the dataset.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     gone = confounder_set(distort_with)
     with _alone(path):
         if recover(path) and not any(word in Store(path).confounders for word in gone):
@@ -113,27 +112,50 @@ def _drop(path: Path, gone: ConfounderSet) -> tuple[str, ...]:
                 expected=", ".join(store.labels),
                 nearest=nearest(word.label, store.labels),
             )
-    left = ConfounderSet.of(word for word in old if word not in gone.words)
-    if not len(left):
+    if not any(word not in gone.words for word in old):
         raise UsageError("no confounder would be left", where=path, remedy="delete the file instead")
     with _changing(path, head, dropping=str(gone)):
-        with layout.writing(path, "r+") as file:
-            _unseal(file)
-            for label in gone.labels:
-                del file[f"distorted/{label}"]
-                if f"digest/{label}" in file:
-                    del file[f"digest/{label}"]
-            _rename(file, left)
-        seal_file(path, path)
+        _cut(path, gone)
     return gone.labels
+
+
+def _cut(path: Path, gone: ConfounderSet) -> None:
+    with layout.writing(path, "r+") as file:
+        for label in gone.labels:
+            del file[f"distorted/{label}"]
+            if f"digest/{label}" in file:
+                del file[f"digest/{label}"]
+        old = confounder_set(file.attrs["expression"])
+        _rename(file, ConfounderSet.of(word for word in old if word not in gone.words))
+    seal_file(path, path)
 
 
 def recover(path: Path) -> bool:
     """Take back what an interrupted change has left, or finish a drop; says whether there was one."""
-    if not _undo_path(path).exists():
+    undo = undo_path(path)
+    if not undo.exists():
         return False
-    if dropping := _put_back(path):
-        _drop(path, confounder_set(dropping))
+    with undo.open("rb") as saved:
+        notes = json.loads(saved.readline())
+    try:
+        sealed = seal.check(path)
+    except seal.Damaged:
+        if seal.claimed(path) != notes["seal"]:
+            raise
+        sealed = None
+    if sealed:  # nothing was changed yet, or all is done, or the file is another
+        undo.unlink()
+        return bool(notes["dropping"]) and sealed != notes["seal"]
+    try:
+        _put_back(path)
+        if notes["dropping"]:
+            _cut(path, confounder_set(notes["dropping"]))
+    except OSError as error:
+        raise DilkitError(
+            f"writing failed: {reason(error)}", where=path,
+            remedy="make room, then repeat the command, which finishes it",
+        ) from error  # fmt: skip
+    undo.unlink()
     return True
 
 
@@ -153,20 +175,17 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _put_back(path: Path) -> str:
-    """Make the dataset what it was before a change; gives what was to be dropped."""
-    undo = _undo_path(path)
-    with undo.open("rb") as saved:
+def _put_back(path: Path) -> None:
+    """Make the dataset what it was before a change."""
+    seal.strip(path)
+    with undo_path(path).open("rb") as saved, path.open("r+b") as file:
         notes = json.loads(saved.readline())
-        with path.open("r+b") as file:
-            for start, length in notes["ranges"]:
-                file.seek(start)
-                for size in _blocks(length):
-                    file.write(saved.read(size))
-            file.truncate(notes["size"])
-            os.fsync(file.fileno())
-    undo.unlink()
-    return str(notes["dropping"])
+        for start, length in notes["ranges"]:
+            file.seek(start)
+            for size in _blocks(length):
+                file.write(saved.read(size))
+        file.truncate(notes["size"])
+        os.fsync(file.fileno())
 
 
 def _changeable(path: Path) -> Head:
@@ -206,7 +225,8 @@ def _rename(file: Any, words: ConfounderSet) -> None:
 def _changing(path: Path, head: Head, dropping: str = "") -> Iterator[None]:
     """Save what may be changed; put it back on an error, forget it on success.
 
-    HDF5 may have written over what was to be dropped, so a drop is not put back, but finished next time.
+    HDF5 may have written over what was to be dropped, so a drop is finished next time; what is put back
+    before has no seal.
     """
     _save(path, head, dropping)
     try:
@@ -214,34 +234,30 @@ def _changing(path: Path, head: Head, dropping: str = "") -> Iterator[None]:
     except BaseException as error:
         if not dropping:
             _put_back(path)
+            undo_path(path).unlink()
         if isinstance(error, OSError):
             done = "repeat the command, which finishes it" if dropping else "the dataset is as it was"
             raise DilkitError(
                 f"writing failed: {reason(error)}", where=path, remedy=f"make room; {done}"
             ) from error
         raise
-    _undo_path(path).unlink()
-
-
-def _unseal(file: Any) -> None:
-    """From now on readers refuse it."""
-    file["seal"][0] = 0
-    file.flush()
+    undo_path(path).unlink()
 
 
 def _save(path: Path, head: Head, dropping: str) -> None:
-    size = path.stat().st_size
+    size = path.stat().st_size - (seal.TAIL if dropping else 0)
     pixels = sorted((r.offset, r.nbytes) for name, r in head.regions.items() if layout.is_pixels(name))
     ranges, position = [], 0
     for start, length in [*pixels, (size, 0)]:
         if start > position:
             ranges.append((position, start - position))
         position = start + length
-    undo = _undo_path(path)
+    undo = undo_path(path)
     tmp = undo.with_name(undo.name + ".tmp")
     try:
         with tmp.open("wb") as saved, path.open("r+b") as file:
-            saved.write(json.dumps({"size": size, "ranges": ranges, "dropping": dropping}).encode() + b"\n")
+            notes = {"seal": head.seal, "size": size, "ranges": ranges, "dropping": dropping}
+            saved.write(json.dumps(notes).encode() + b"\n")
             for start, length in ranges:
                 file.seek(start)
                 for block in _blocks(length):
@@ -252,10 +268,7 @@ def _save(path: Path, head: Head, dropping: str) -> None:
         tmp.unlink(missing_ok=True)
         raise DilkitError(f"the dataset cannot be changed: {reason(error)}", where=path) from None
     tmp.replace(undo)
-
-
-def _undo_path(path: Path) -> Path:
-    return path.with_name(path.name + ".undo")
+    sync_folder(undo.parent)
 
 
 def _blocks(length: int) -> Iterator[int]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
+from dilkit.confounders import seal
 from dilkit.confounders.layout import FORMAT, LAYOUT, Region, regions
 from dilkit.confounders.plan import COUPLINGS, STORAGES
 from dilkit.errors import UsageError
@@ -22,6 +26,10 @@ _INDEX = (
     *("source", "licence", "split", "image", "y", "x", "h", "w", "offset"),
     *("pixel_hash", "perceptual_hash", "digest"),
 )
+
+
+_PATIENCE = 60.0
+"""Seconds that HDF5 has for the small parts of a file without a seal, of which it reads thousands in one."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,20 @@ class Head:
 
     @classmethod
     def _read(cls, path: Path) -> Head:
+        real = Path(os.path.realpath(path))  # beside which the other files lie
+        sealed = seal.check(path)
+        if sealed == 0 or (sealed is None and undo_path(real).exists()):
+            raise UsageError(
+                "the dataset is not finished, or a change to it was interrupted",
+                where=path,
+                remedy="repeat the command that was writing it",
+            )
+        if sealed is None:
+            require_readable(path)
+        return cls._parse(path, real.parent, sealed)
+
+    @classmethod
+    def _parse(cls, path: Path, folder: Path, sealed: int | None) -> Head:
         import h5py
 
         with h5py.File(path, "r", locking=False) as file:
@@ -79,12 +101,47 @@ class Head:
             _check_whole(path, file, where)
             views = sorted((_view(item) for item in file["distorted"].values()), key=lambda v: v[0])
             index = {name: file["index"][name][...] for name in _INDEX}
-            seal = int(file["seal"][0])
-        shards = _check_shards(path, attrs) if "shards" in attrs else ()
+        if sealed is None:
+            raise UsageError(
+                "the dataset was changed by another program", where=path,
+                remedy="copy it again or make it again",
+            )  # fmt: skip
+        shards = _check_shards(path, folder, attrs) if "shards" in attrs else ()
         pixels = ["clean", *(f"distorted/{view.label}" for _, view in views if attrs["storage"] == "stored")]
         if not shards and not {*pixels, *(f"digest/{name[10:]}" for name in pixels[1:])} <= where.keys():
             raise ValueError("an array is missing")
-        return cls(attrs, tuple(view for _, view in views), index, where, seal, shards)
+        return cls(attrs, tuple(view for _, view in views), index, where, sealed, shards)
+
+
+def require_readable(path: Path) -> None:
+    """Without a seal HDF5 may crash, or never come back, on what is not whole; so another process goes first.
+
+    Raises:
+        UsageError: it crashed, or took longer than a minute.
+    """
+    scout = get_context("fork").Process(target=_scout, args=(path,))
+    scout.start()
+    scout.join(_PATIENCE)
+    if scout.exitcode is None:
+        scout.kill()
+        scout.join()
+    if scout.exitcode:
+        raise UsageError(
+            "the file is damaged so badly that HDF5 cannot read it",
+            where=path,
+            remedy="copy it again or make it again",
+        )
+
+
+def _scout(path: Path) -> None:
+    faulthandler.disable()
+    with suppress(Exception):  # which this process is told, too
+        Head._parse(path, path.parent, None)
+
+
+def undo_path(path: Path) -> Path:
+    """Where the small parts of a dataset are kept while it is being changed (`edit`)."""
+    return path.with_name(path.name + ".undo")
 
 
 def _attributes(path: Path, file: Any) -> dict[str, Any]:
@@ -108,12 +165,6 @@ def _attributes(path: Path, file: Any) -> dict[str, Any]:
 
 
 def _check_whole(path: Path, file: Any, where: Mapping[str, Region]) -> None:
-    if file["seal"][0] == 0:
-        raise UsageError(
-            "the dataset is not finished, or a change to it was interrupted",
-            where=path,
-            remedy="repeat the command that was writing it",
-        )
     size = os.stat(path).st_size  # noqa: PTH116
     for name, region in where.items():
         if not isinstance(name, str):
@@ -128,9 +179,9 @@ def _check_whole(path: Path, file: Any, where: Mapping[str, Region]) -> None:
             )
 
 
-def _check_shards(path: Path, attrs: Mapping[str, Any]) -> tuple[Path, ...]:
+def _check_shards(path: Path, folder: Path, attrs: Mapping[str, Any]) -> tuple[Path, ...]:
     """A missing file would read as zeros, and another one as something else: both are refused here."""
-    listed = [(path.parent / entry["file"], entry["seal"]) for entry in json.loads(attrs["shards"])]
+    listed = [(folder / entry["file"], entry["seal"]) for entry in json.loads(attrs["shards"])]
     missing = [shard.name for shard, _ in listed if not shard.exists()]
     if missing:
         raise UsageError(
@@ -139,8 +190,8 @@ def _check_shards(path: Path, attrs: Mapping[str, Any]) -> tuple[Path, ...]:
             found="no " + ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else ""),
             remedy="bring them back beside it, or make and merge them again",
         )
-    for shard, seal in listed:
-        if f"{Head.read(shard).seal:016x}" != seal:
+    for shard, joined in listed:
+        if f"{Head.read(shard).seal:016x}" != joined:
             raise UsageError(
                 f"{shard.name} is not the file that was joined", where=path, remedy="merge the shards again"
             )

@@ -1,7 +1,7 @@
 """The HDF5 file: what it holds, and where each array lies in it.
 
 Every array is contiguous and allocated when the file is made, so that workers fill it by plain writes at
-known offsets, readers map it, and an interrupted file still opens. The layout, version 1:
+known offsets, readers map it, and an interrupted file still opens. The layout, version 2:
 
     attributes          format, layout, expression, hash, seed, coupling, storage, policy, settings, ...
     /clean              (N, H, W, 3), or (pixels, 3) one item after another where sizes differ
@@ -9,9 +9,9 @@ known offsets, readers map it, and an interrupted file still opens. The layout, 
     /index/             source, licence, split, image, y, x, h, w, offset, pixel_hash, perceptual_hash,
                         digest (xxh3-64 of the bytes of each clean item)
     /digest/LABEL       xxh3-64 of the bytes of each distorted item
-    /seal               xxh3-64 of all bytes but pixels; 0 while the file is being made
 
-A merged file has no pixels: its arrays are virtual, and the attribute `shards` says of what.
+Behind it stands a seal of all bytes but pixels (seal.py). A merged file has no pixels: its arrays are
+virtual, and the attribute `shards` says of what.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import importlib.metadata
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +30,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
+from dilkit.confounders import seal
 from dilkit.confounders.plan import Plan, Shard, View, settings_json
 from dilkit.errors import UsageError
 
 FORMAT = "dilkit-confounders"
-LAYOUT = 1
+LAYOUT = 2
 POLICY = "nothing is clipped or rounded but by the expression; uint8 only where it ends on the 8-bit grid"
 _ATTRIBUTE_LIMIT = 60_000
 ALIGNMENT = 4096
@@ -69,7 +69,6 @@ def create(path: Path, plan: Plan) -> None:
         _attributes(file, plan)
         file.create_group("distorted")
         file.create_group("digest")
-        add_array(file, "seal", "<u8", (1,), fill=np.zeros(1, "<u8"))
         _index(file, plan)
         for view in plan.views:
             declare_view(file, plan, view)
@@ -82,13 +81,17 @@ def create(path: Path, plan: Plan) -> None:
 
 @contextmanager
 def writing(path: Path, mode: str) -> Iterator[Any]:
-    """An HDF5 file whose every failure is an OSError; h5py reports a full disk in several ways."""
+    """An HDF5 file, with an open seal behind it in the end; h5py's ways to report a full disk become one."""
     import h5py
 
+    if mode != "w":
+        seal.strip(path)
     aligned = {"alignment_threshold": ALIGNMENT, "alignment_interval": ALIGNMENT}
     try:
         with h5py.File(path, mode, locking=False, **aligned) as file:
             yield file
+            pixels = [(r.offset, r.nbytes) for name, r in regions(file).items() if is_pixels(name)]
+        seal.append(path, pixels)
     except RuntimeError as error:
         number = re.search(r"errno = (\d+)", str(error))
         raise OSError(int(number[1]) if number else 0, str(error)) from error
@@ -253,21 +256,3 @@ def regions(file: Any) -> Regions:
 
 def is_pixels(name: str) -> bool:
     return name == "clean" or name.startswith("distorted/")
-
-
-def seal_of(path: Path, where: Mapping[str, Region]) -> int:
-    """xxh3-64 of all bytes that are neither pixels nor the seal; never 0."""
-    left_out = sorted((r.offset, r.nbytes) for n, r in where.items() if is_pixels(n) or n == "seal")
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        position, size = 0, path.stat().st_size
-        for start, length in [*left_out, (size, 0)]:
-            file.seek(position)
-            while position < start:
-                block = file.read(min(1 << 20, start - position))
-                if not block:
-                    break
-                digest.update(block)
-                position += len(block)
-            position = start + length
-    return digest.intdigest() or 1

@@ -71,7 +71,6 @@ def _write(tmp: Path, out: Path, heads: list[tuple[Path, Head]]) -> None:
 
     with layout.writing(tmp, "w") as file:
         _attributes(file, out, heads)
-        layout.add_array(file, "seal", "<u8", (1,), fill=np.zeros(1, "<u8"))
         file.create_group("distorted")
         for name in heads[0][1].index:
             _index_column(file, name, [head for _, head in heads])

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import faulthandler
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
 
-from dilkit.confounders import layout
-from dilkit.confounders.head import Array, Head, StoredView
+from dilkit.confounders.head import Array, StoredView
+from dilkit.confounders.seal import Damaged
 from dilkit.confounders.store import Store
 from dilkit.distortions import as_float, pixel_hash
-from dilkit.errors import DilkitError, UsageError
+from dilkit.errors import DilkitError
 
 _AHEAD = 8
 """Items that are asked for before they are read."""
-
-
-_PATIENCE = 60.0
-"""Seconds that HDF5 has for the small parts of a file, of which it reads thousands in one."""
 
 
 @dataclass(frozen=True)
@@ -58,69 +50,29 @@ def verify(
     Raises:
         UsageError: the file is foreign, of another layout, unfinished, cut short, or a shard is missing.
     """
-    require_readable(Path(path))
     store = Store(path)
-    files = [Store(shard) for shard in store.head.shards] or [store]
+    try:
+        files = [Store(shard) for shard in store.head.shards] or [store]
+    except Damaged as damage:  # which of the items are sound is not known then
+        return Verdict(0, 0, (damage.message,))
     faults: list[str] = []
-    for file in {store.path: store, **{f.path: f for f in files}}.values():
-        faults += _seal(file)
     done = 0
     for file in files:
         digests = {} if file.virtual else {label: file.digests(label) for label in file.labels}
         asked = 0
         for item in range(len(file)):
             while asked < min(item + _AHEAD, len(file)):
-                with suppress(ValueError, IndexError):  # a damaged index is reported by the check
-                    file.expect(asked, list(digests))
+                file.expect(asked, list(digests))
                 asked += 1
-            faults += _tried(_digests, file, item, digests)
+            faults += _digests(file, item, digests)
             done += 1
             progress(done, len(store))
     views = store.head.views
     everything = range(len(store) * len(views))
     chosen = random.Random(seed).sample(everything, min(samples, len(everything)))
     for item, view in (divmod(number, len(views)) for number in chosen):
-        faults += _tried(_remake, store, item, views[view])
+        faults += _remake(store, item, views[view])
     return Verdict(len(store), len(chosen), tuple(dict.fromkeys(faults)))
-
-
-def require_readable(path: Path) -> None:
-    """Where a byte is wrong HDF5 itself may crash, or never come back; so another process goes first.
-
-    Raises:
-        UsageError: it crashed, or took longer than a minute.
-    """
-    scout = get_context("fork").Process(target=_scout, args=(path,))
-    scout.start()
-    scout.join(_PATIENCE)
-    if scout.exitcode is None:
-        scout.kill()
-        scout.join()
-    if scout.exitcode:
-        raise UsageError(
-            "the file is damaged so badly that HDF5 cannot read it",
-            where=path,
-            remedy="copy it again or make it again",
-        )
-
-
-def _scout(path: Path) -> None:
-    faulthandler.disable()
-    with suppress(DilkitError):  # which this process is told, too
-        Head.read(path)
-
-
-def _tried(check: Callable[..., Iterator[str]], store: Store, item: int, *given: Any) -> Iterator[str]:
-    """The faults that a check finds; a damaged index may lead it nowhere."""
-    try:
-        yield from check(store, item, *given)
-    except (ValueError, IndexError) as error:
-        yield f"{_name(store, item)}: cannot be read: {error}"
-
-
-def _seal(store: Store) -> Iterator[str]:
-    if layout.seal_of(store.path, store.head.regions) != store.head.seal:
-        yield f"{store.path.name}: attributes, index or digests were changed"
 
 
 def _digests(store: Store, item: int, digests: Mapping[str, Array]) -> Iterator[str]:

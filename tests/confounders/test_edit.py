@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,12 @@ import pytest
 from dilkit.confounders import edit, work
 from dilkit.confounders.builder import augment
 from dilkit.confounders.edit import add, drop, recover
+from dilkit.confounders.head import undo_path
 from dilkit.confounders.merge import merge
 from dilkit.confounders.sources import Failure
 from dilkit.confounders.store import Store
 from dilkit.confounders.verify import verify
+from dilkit.distortions import confounder_set
 from dilkit.errors import DilkitError, UsageError
 
 
@@ -144,6 +147,59 @@ def test_a_change_killed_at_any_moment_is_taken_back_or_done(path: Path) -> None
         verdict = verify(path, samples=4)
         assert verdict.sound, (round_, verdict.faults)
     assert interrupted >= 2
+
+
+Change = Callable[[Path, str], tuple[str, ...]]
+
+
+def killed(change: Change, path: Path, words: str, moment: str) -> None:
+    """kill -9 when the change comes to a function of `edit`."""
+
+    def work() -> None:
+        setattr(edit, moment, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        change(path, words)
+
+    victim = multiprocessing.get_context("fork").Process(target=work)
+    victim.start()
+    victim.join()
+    assert victim.exitcode == -signal.SIGKILL and undo_path(path.resolve()).exists()
+
+
+def test_a_drop_whose_completion_is_killed_is_completed_later(path: Path) -> None:
+    """HDF5 may have written over the pixels by then, so nobody may read them."""
+    killed(drop, path, "awgn(5)", "seal_file")
+    killed(drop, path, "awgn(5)", "_cut")
+    with pytest.raises(UsageError, match="was interrupted"):
+        len(Store(path))
+    assert recover(path) and "awgn(5)" not in Store(path).labels and verify(path).sound
+
+
+WHOLE = "awgn[5, 25] | awgn(15) >> clip >> quantize | gaussian_blur(1)"
+
+
+@pytest.mark.parametrize(("change", "word"), [(add, "jpeg(30)"), (drop, "awgn(5)")])
+@pytest.mark.parametrize("words", ["awgn(50)", WHOLE])
+def test_what_an_interrupted_change_left_does_no_harm_to_a_new_file(
+    path: Path, change: Change, word: str, words: str
+) -> None:
+    """One that was made in its place since, whether or not it is the same again."""
+    killed(change, path, word, "seal_file")
+    augment("deadleaves:6@32", words, path, tile=32, seed=3, overwrite=True)
+    add(path, "jpeg(10)")
+    assert verify(path).sound
+    assert Store(path).confounders == confounder_set(f"{words} | jpeg(10)")
+
+
+def test_a_change_of_what_a_link_points_to_is_taken_back_by_any_name(path: Path, tmp_path: Path) -> None:
+    before = path.read_bytes()
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "l.h5"
+    link.symlink_to(path)
+    killed(add, link, "jpeg(30)", "seal_file")
+    for name in (link, path):
+        with pytest.raises(UsageError, match="was interrupted"):
+            len(Store(name))
+    assert recover(path) and path.read_bytes() == before
 
 
 def test_wrong_changes_are_refused(path: Path, tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from dilkit.confounders.builder import augment
-from dilkit.confounders.layout import is_pixels
+from dilkit.confounders.head import Head
+from dilkit.confounders.layout import is_pixels, writing
 from dilkit.confounders.merge import merge, shard_path, shards_of
+from dilkit.confounders.seal import Damaged
 from dilkit.confounders.store import Store
 from dilkit.confounders.verify import verify
 from dilkit.distortions.draw import Window
@@ -166,7 +168,7 @@ def test_damage_to_what_is_no_pixel_is_a_fault_or_a_refusal(
     store: Store, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of attributes, names, sizes, offsets: nothing passes, nothing else is raised."""
-    monkeypatch.setattr("dilkit.confounders.verify._PATIENCE", 1.0)
+    monkeypatch.setattr("dilkit.confounders.head._PATIENCE", 1.0)
     data = copy.read_bytes()
     pixels = [r for name, r in store.head.regions.items() if is_pixels(name)]
     rest = [
@@ -187,14 +189,43 @@ def test_damage_to_what_is_no_pixel_is_a_fault_or_a_refusal(
             file.write(data[at : at + 1])
 
 
+def test_hdf5_never_sees_a_damaged_structure(
+    store: Store, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it may crash or hang, so whoever opens the file is told before."""
+    data = copy.read_bytes()
+    pixels = [r for name, r in store.head.regions.items() if is_pixels(name)]
+    rest = np.ones(len(data) - 8, bool)
+    for region in pixels:
+        rest[region.offset : region.offset + region.nbytes] = False
+    monkeypatch.setattr(h5py, "File", lambda *_, **__: os.abort())
+    for at in random.Random(0).sample(np.flatnonzero(rest).tolist(), 500):
+        flip(copy, at)
+        with pytest.raises(Damaged, match=r"copy.h5: attributes, index or digests were changed"):
+            Head.read(copy)
+        flip(copy, at)
+    flip(copy, at)
+    assert verify(copy).faults == ("copy.h5: attributes, index or digests were changed",)
+
+
 @pytest.mark.parametrize("end", [lambda: os.abort(), lambda: time.sleep(60)])
 def test_a_crash_or_a_hang_of_hdf5_is_a_refusal(
-    store: Store, monkeypatch: pytest.MonkeyPatch, end: Callable[[], None]
+    copy: Path, monkeypatch: pytest.MonkeyPatch, end: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr("dilkit.confounders.verify._PATIENCE", 0.5)
-    monkeypatch.setattr("dilkit.confounders.head.Head.read", lambda path: end())
-    with pytest.raises(UsageError, match="HDF5 cannot read it"):
-        verify(store.path)
+    """On what has no seal, such as half a copy."""
+    copy.write_bytes(copy.read_bytes()[:-100] + bytes(100))
+    monkeypatch.setattr("dilkit.confounders.head._PATIENCE", 0.5)
+    monkeypatch.setattr("h5py.File", lambda *_, **__: end())
+    for read in (verify, Head.read):
+        with pytest.raises(UsageError, match="HDF5 cannot read it"):
+            read(copy)
+
+
+def test_a_dataset_that_another_program_wrote_to_is_refused(copy: Path) -> None:
+    with h5py.File(copy, "r+") as file:
+        file.attrs["note"] = "mine"
+    with pytest.raises(UsageError, match="changed by another program"):
+        len(Store(copy))
 
 
 def test_pixels_that_are_not_what_the_recipe_makes_are_found(store: Store, copy: Path) -> None:
@@ -204,7 +235,7 @@ def test_pixels_that_are_not_what_the_recipe_makes_are_found(store: Store, copy:
     from dilkit.confounders.draft import seal_file
 
     regions = store.head.regions
-    with h5py.File(copy, "r+") as file:
+    with writing(copy, "r+") as file:
         file["distorted/awgn(5)"][0] += 0.01
         file["digest/awgn(5)"][0] = xxhash.xxh3_64_intdigest(file["distorted/awgn(5)"][0].data)
     seal_file(copy, copy)
