@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dilkit.distortions import SampleKey, Word
 from dilkit.distortions.draw import Window
 from dilkit.distortions.sampling import require_numbers
-from dilkit.errors import DilkitError, UsageError
+from dilkit.errors import UsageError
 
 Render = Callable[[npt.NDArray[np.float32], SampleKey, Window | None], npt.NDArray[Any]]
 """(whole clean image, its key, the part that is wanted) -> the view as it is stored, uint8 or float32."""
@@ -20,20 +20,24 @@ _TRIALS = 4
 """Keys with which a word of random size is tried."""
 
 
-def renderer(word: Word, dtype: str) -> Render:
-    """How a word's view is made in the type it is stored in (`storage_dtype`).
+def renderer(word: Word, dtype: str, scale: int = 1) -> Render:
+    """How a word's view is made in the type it is stored in (`storage_dtype`, `output_scale`).
 
-    The function returned raises DilkitError where a distortion made values that are no numbers.
+    The function returned raises DilkitError where a distortion made values that are no numbers, or a view of
+    another size than its place has.
     """
 
-    def as_made(
+    def render(
         image: npt.NDArray[np.float32], key: SampleKey, window: Window | None = None
-    ) -> npt.NDArray[np.float32]:
-        made = word.apply(image, key, window)
+    ) -> npt.NDArray[Any]:
+        size = (image.shape[0] // scale, image.shape[1] // scale)
+        if dtype == "uint8":
+            return word.levels(image, key, window, size)
+        made = word.apply(image, key, window, size)
         require_numbers(made, word.label)
         return made
 
-    return word.levels if dtype == "uint8" else as_made
+    return render
 
 
 def storage_dtype(word: Word, clean_dtype: str = "float32") -> np.dtype[Any]:
@@ -70,16 +74,3 @@ def output_scale(word: Word) -> int:
             remedy="resize(1, of='clean') at its end brings the size of the clean image back",
         )
     return int(scale)
-
-
-def require_shape(made: npt.NDArray[Any], shape: tuple[int, int], scale: int, what: object) -> None:
-    """Raises DilkitError where a view has not the size of its place."""
-    wanted = (shape[0] // scale, shape[1] // scale)
-    if made.shape[:2] != wanted:
-        raise DilkitError(
-            "the distortion changes the size of some images in another way than that of others",
-            where=what,
-            found=f"{made.shape[0]} x {made.shape[1]}",
-            expected=f"{wanted[0]} x {wanted[1]}",
-            remedy="resize(1, of='clean') at its end brings the size of the clean image back",
-        )

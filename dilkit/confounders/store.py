@@ -168,7 +168,8 @@ class Store:
         """A view made anew from the item's clean pixels as float32, in the type that is stored."""
         renders: dict[str, Render] = self.__dict__.setdefault("_renders", {})
         if label not in renders:
-            renders[label] = renderer(self.word(label), self._stored_view(label).dtype)
+            stored = self._stored_view(label)
+            renders[label] = renderer(self.word(label), stored.dtype, stored.scale)
         return renders[label](image, self.key(item), window)
 
     def digests(self, label: str) -> Array:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from dilkit.distortions.words import Word
 
 
+Size = tuple[int, int]
+"""Height and width."""
+
+
 @dataclass(frozen=True)
 class SampleKey:
     """What all random numbers of one sample derive from, with the expression and the position in it.
@@ -132,19 +136,22 @@ def _arrangement(step: Shuffle, token: bytes) -> list[tuple[int, int]]:
     return [(slots[slot], next(following[slots[slot]])) for slot in order]
 
 
-def apply(word: Word, image: Image, key: SampleKey, window: Window | None) -> Image:
+def apply(word: Word, image: Image, key: SampleKey, window: Window | None, size: Size | None) -> Image:
     """`Word.apply`."""
     _check_image(image)
-    return _through(list(plan(word, key)), image, window)
+    return _through(word, list(plan(word, key)), image, window, size)
 
 
-def levels(word: Word, image: Image | Levels, key: SampleKey, window: Window | None) -> Levels:
+def levels(
+    word: Word, image: Image | Levels, key: SampleKey, window: Window | None, size: Size | None
+) -> Levels:
     """`Word.levels`."""
     _check_image(image, np.uint8, np.float32)
     todo = list(plan(word, key, stop=len(word.sequence) - len(word.closing)))
     if todo and todo[-1].kind.levels is not None:
-        return _through(todo, image if len(todo) == 1 else as_float(image), window, in_levels=True)
-    made = _through(todo, as_float(image), window)
+        given = image if len(todo) == 1 else as_float(image)
+        return _through(word, todo, given, window, size, in_levels=True)
+    made = _through(word, todo, as_float(image), window, size)
     require_numbers(made, word.label)
     if word.rounds:
         return rounded(np.clip(made, np.float32(0), np.float32(1), out=made))
@@ -166,7 +173,14 @@ def require_numbers(image: Image, label: str) -> None:
         )
 
 
-def _through(todo: list[Planned], image: Any, window: Window | None, in_levels: bool = False) -> Any:
+def _through(
+    word: Word,
+    todo: list[Planned],
+    image: Any,
+    window: Window | None,
+    size: Size | None,
+    in_levels: bool = False,
+) -> Any:
     """The image after all of it, cut to the window; `in_levels` as uint8, by the last primitive."""
     clean = image.shape[:2]
     image = image.view()
@@ -178,6 +192,14 @@ def _through(todo: list[Planned], image: Any, window: Window | None, in_levels: 
         whole = Window(0, 0, *image.shape[:2])
         image = _run(planned, image, whole, image.shape[:2], clean, planned is ending)
     shape = image.shape[:2]
+    if size is not None and shape != size:
+        raise DilkitError(
+            "the distortion changes the size of some images in another way than that of others",
+            where=word.label,
+            found=f"{shape[0]} x {shape[1]}",
+            expected=f"{size[0]} x {size[1]}",
+            remedy="resize(1, of='clean') at its end brings the size of the clean image back",
+        )
     windows = [_check_window(window, shape)]
     for halo in reversed(reaches[split:]):
         windows.insert(0, _grown(windows[0], halo or 0, shape))

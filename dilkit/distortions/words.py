@@ -21,7 +21,7 @@ from dilkit.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from dilkit.distortions.draw import Window
-    from dilkit.distortions.sampling import SampleKey
+    from dilkit.distortions.sampling import SampleKey, Size
 
 MAX_WORDS = 1024
 """The most words in one set."""
@@ -107,13 +107,16 @@ class Word(Canonical, Operators):
         parts = [step.canonical() for step in self.sequence]
         return parts[0] if len(parts) == 1 else {"then": parts}
 
-    def apply(self, image: Image, key: SampleKey, window: Window | None = None) -> Image:
+    def apply(
+        self, image: Image, key: SampleKey, window: Window | None = None, size: Size | None = None
+    ) -> Image:
         """Distort an image.
 
         Args:
             image: the whole clean image, (H, W, 3) float32 in [0, 1]; it is not changed.
             key: what its random numbers derive from.
             window: the part of the result that is wanted (of the whole result, if that has another size).
+            size: the height and width that the whole result must have.
 
         Returns:
             (h, w, 3) float32, bit for bit the cut of the whole; nothing is clipped or rounded unless the word
@@ -121,8 +124,9 @@ class Word(Canonical, Operators):
 
         Raises:
             UsageError: the image has another type or shape, or the window leaves it.
+            DilkitError: the whole result has not the given size.
         """
-        return sampling.apply(self, image, key, window)
+        return sampling.apply(self, image, key, window, size)
 
     @cached_property
     def closing(self) -> tuple[Primitive, ...]:
@@ -142,7 +146,13 @@ class Word(Canonical, Operators):
         last = rest[-1] if rest else None
         return self.rounds or (isinstance(last, Primitive) and last.kind.levels is not None)
 
-    def levels(self, image: Image | Levels, key: SampleKey, window: Window | None = None) -> Levels:
+    def levels(
+        self,
+        image: Image | Levels,
+        key: SampleKey,
+        window: Window | None = None,
+        size: Size | None = None,
+    ) -> Levels:
         """As `apply`, but (h, w, 3) uint8 and faster: `as_float(levels(...)) == apply(...)`, bit for bit.
 
         The image may be uint8, too; JPEG alone then never leaves 8 bits.
@@ -150,7 +160,7 @@ class Word(Canonical, Operators):
         Raises:
             DilkitError: a result that is not on the 8-bit grid, or no number.
         """
-        return sampling.levels(self, image, key, window)
+        return sampling.levels(self, image, key, window, size)
 
     def __str__(self) -> str:
         return text.show_word(self)

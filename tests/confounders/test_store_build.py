@@ -210,6 +210,24 @@ def test_a_rare_branch_of_another_size_writes_over_nothing(tmp_path: Path) -> No
         augment("deadleaves:100@32", words, tmp_path / "x.h5", tile=16, stride=16, allow_duplicates=True)
 
 
+def test_a_virtual_view_of_another_size_is_refused_when_it_is_made(tmp_path: Path) -> None:
+    for words in ("mix(100*clip, resize(2))", "mix(100*clip, resize(2)) >> clip >> quantize"):
+        out = augment(
+            "deadleaves:200@32", words, tmp_path / "x.h5", tile=16, storage="virtual",
+            allow_duplicates=True, overwrite=True,
+        ).path  # fmt: skip
+        store, refused = Store(out), 0
+        for item in range(len(store)):
+            try:
+                assert store.view(item, store.labels[0]).shape == (16, 16, 3)
+            except DilkitError as error:
+                refused += 1
+                with pytest.raises(DilkitError, match="another way than that of others"):
+                    store.view(item, store.labels[0], Window(3, 4, 5, 6))
+                assert "another way than that of others" in str(error)
+        assert 1 <= refused < 50
+
+
 def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
     (tmp_path / "large disk").mkdir()
     target, link = tmp_path / "large disk" / "x.h5", tmp_path / "x.h5"
