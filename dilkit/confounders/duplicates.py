@@ -16,16 +16,31 @@ from dilkit.errors import DilkitError
 NEAR = 6
 """Hashes that differ in at most so many of 64 bits belong to near-duplicates."""
 
+_ENOUGH = 10_000
+"""Pairs after which no more are sought: the frames of a film have too many."""
+
 _FLAT = 0
 """The hash of an image without any structure, which says nothing."""
 
 
-def near_pairs(hashes: Sequence[int], near: int = NEAR) -> list[tuple[int, int]]:
+def near_pairs(
+    hashes: Sequence[int],
+    near: int = NEAR,
+    *,
+    excluded: int = 0,
+    inside: bool = True,
+    most: int | None = None,
+) -> list[tuple[int, int]]:
     """Positions (i < j) of hashes that differ in at most `near` bits, one of them turned or mirrored or not.
 
     Two such hashes agree in at least one of `near + 1` bands of bits, so only those that do are compared.
+
+    Args:
+        excluded: the last so many hashes are of excluded images, which are not compared with each other.
+        inside: whether the others are.
+        most: stop when so many are found.
     """
-    count = len(hashes)
+    count, own = len(hashes), len(hashes) - excluded
     values = symmetries(np.array(hashes, np.uint64)).reshape(-1)
     owner = np.arange(len(values)) % count
     values[values[owner] == _FLAT] = _FLAT
@@ -37,9 +52,12 @@ def near_pairs(hashes: Sequence[int], near: int = NEAR) -> list[tuple[int, int]]
         order = order[values[order] != _FLAT]
         groups = np.split(order, np.flatnonzero(np.diff(band[order])) + 1)
         for group in groups:
-            for i in group[group < count]:
+            for i in group[(group < count) & (inside | (group >= own))]:
                 close = owner[group[np.bitwise_count(values[group] ^ values[i]) <= near]]
-                found.update((int(min(i, j)), int(max(i, j))) for j in close if j != i)
+                close = close[(close != i) & ((close < own) | (i < own))]
+                found.update((int(min(i, j)), int(max(i, j))) for j in close)
+                if most is not None and len(found) >= most:
+                    return sorted(found)
     return sorted(found)
 
 
@@ -72,19 +90,16 @@ def refuse_duplicates(
     `again` says how to go on when an image has been removed.
     """
     labels = [*names, *(f"{name} (excluded)" for name in excluded)]
-    pairs = [
-        (i, j)
-        for i, j in near_pairs([*hashes, *excluded.values()])
-        if i < len(names) and not (allow and j < len(names))
-    ]
+    pairs = near_pairs([*hashes, *excluded.values()], excluded=len(excluded), inside=not allow, most=_ENOUGH)
     if not pairs:
         return
     shown = [f"{labels[i]} ~ {labels[j]}" for i, j in pairs[:10]]
     if len(pairs) > len(shown):
         shown.append(f"and {len(pairs) - len(shown)} more")
     inside = any(j < len(names) for _, j in pairs)
+    least = "at least " if len(pairs) >= _ENOUGH else ""
     raise DilkitError(
-        f"{len(pairs)} pairs of images look alike" if len(pairs) > 1 else "two images look alike",
+        f"{least}{len(pairs)} pairs of images look alike" if len(pairs) > 1 else "two images look alike",
         found="\n            ".join(shown),
         remedy=f"remove one of each from the sources{again}"
         + (", or give --allow-duplicates" if inside else ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dilkit.confounders.builder import augment
-from dilkit.confounders.duplicates import NEAR, hashes_of, near_pairs
+from dilkit.confounders.duplicates import NEAR, hashes_of, near_pairs, refuse_duplicates
 from dilkit.confounders.merge import merge
 from dilkit.confounders.perceptual import perceptual_hash, symmetries
 from dilkit.errors import DilkitError
@@ -31,6 +32,23 @@ def test_pairs_are_those_of_the_full_comparison() -> None:
         if min((way[i] ^ hashes[j]).bit_count() for way in turned) <= NEAR
     ]
     assert near_pairs(hashes) == brute and len(brute) >= 20
+
+
+def test_excluded_images_are_compared_with_the_others_alone() -> None:
+    draw = random.Random(1)
+    hashes = [draw.getrandbits(64) for _ in range(4)]
+    hashes += [hashes[0], hashes[0] ^ 1, hashes[2], draw.getrandbits(64)]  # the last three are excluded
+    assert near_pairs(hashes, excluded=3) == [(0, 4), (0, 5), (2, 6), (4, 5)]
+    assert near_pairs(hashes, excluded=3, inside=False) == [(0, 5), (2, 6), (4, 5)]
+
+
+def test_thousands_of_images_that_look_alike_take_no_time() -> None:
+    names, alike = [str(i) for i in range(20_000)], [1 << 40 | 1 << 20] * 20_000
+    began = time.process_time()
+    with pytest.raises(DilkitError, match=r"at least \d+ pairs(.|\n)*0 ~ 1\n"):
+        refuse_duplicates(names, alike, {})
+    refuse_duplicates(names, alike, {"other": (1 << 60) - 1}, allow=True)
+    assert time.process_time() - began < 5
 
 
 @pytest.fixture
