@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dilkit.confounders.crew import Crew, Task
-from dilkit.confounders.draft import Draft
+from dilkit.confounders.draft import Compared, Draft, completed
 from dilkit.confounders.duplicates import hashes_of, refuse_duplicates
 from dilkit.confounders.plan import Plan, as_settings, make_plan
 from dilkit.confounders.sources import Failure, expand, survey
@@ -120,6 +120,11 @@ def augment(
     )
     if shard is not None:
         plan = part_of(plan, *shard)
+    compared: Compared = [*map(str, exclude), allow_duplicates]
+    left_out = completed(Path(os.path.realpath(out)), plan, compared)
+    if left_out is not None:
+        kept = plan.without({failure.name for failure in left_out})
+        return _built(out, kept, [*failures, *left_out], plan.skipped, True, began)
     out = check_target(out, overwrite)
     excluded = hashes_of(exclude, plan.settings.alpha) if exclude else {}
     require_images(plan, failures, plan.skipped)
@@ -128,22 +133,28 @@ def augment(
             _fill(draft, workers, progress, excluded, allow_duplicates)
             failures += draft.failures
             require_images(draft.plan, failures, plan.skipped)
-            draft.seal()
+            draft.seal(compared)
     except OSError as error:
         raise DilkitError(
             f"writing failed: {reason(error)}",
             where=draft.path,
             remedy="make room, then repeat the command: it goes on from what is written",
         ) from error
+    return _built(out, draft.plan, failures, plan.skipped, draft.resumed, began)
+
+
+def _built(
+    path: Path, plan: Plan, failures: list[Failure], skipped: tuple[str, ...], resumed: bool, began: float
+) -> Built:
     return Built(
-        path=out,
-        images=len(draft.plan.images),
-        items=len(draft.plan),
-        labels=tuple(view.label for view in draft.plan.views),
-        nbytes=out.stat().st_size,
+        path=path,
+        images=len(plan.images),
+        items=len(plan),
+        labels=tuple(view.label for view in plan.views),
+        nbytes=path.stat().st_size,
         failures=tuple(failures),
-        skipped=plan.skipped,
-        resumed=draft.resumed,
+        skipped=skipped,
+        resumed=resumed,
         seconds=time.monotonic() - began,
     )
 

@@ -26,6 +26,9 @@ from dilkit.errors import DilkitError, UsageError, reason
 Done = tuple[str, int]
 """A phase and the number of a part."""
 
+Compared = list[str | bool]
+"""What its images were compared with: excluded sources, and whether they may look like each other."""
+
 
 class Draft:
     """Open it with `with`; one process at a time may."""
@@ -33,7 +36,7 @@ class Draft:
     def __init__(self, out: Path, plan: Plan, *, restart: bool = False, every: float = 0.5) -> None:
         self.out = out
         self.path = out.with_name(out.name + ".tmp")
-        self.journal_path = out.with_name(out.name + ".journal")
+        self.journal_path = _journal_path(out)
         self.plan = plan
         self.failures: list[Failure] = []
         self.done: set[Done] = set()
@@ -60,6 +63,8 @@ class Draft:
         try:
             # lockf, not flock: forked workers must not keep the lock
             fcntl.lockf(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(self._journal.fileno()).st_nlink:
+                raise BlockingIOError("it was completed since the journal was opened")
         except OSError:
             self._journal.close()
             raise UsageError("another run is writing this dataset", where=self.out) from None
@@ -106,11 +111,12 @@ class Draft:
         else:
             self.discard()
 
-    def seal(self) -> None:
+    def seal(self, compared: Compared) -> None:
         """Everything is written: make it durable, then give it its name."""
         self._finish()
-        seal_file(self.path, self.out)
-        self.journal_path.unlink()
+        self._write([{"sealed": seal.close(self.path), "compared": compared}])
+        _give_name(self.path, self.out)
+        self.journal_path.unlink(missing_ok=True)
 
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -155,7 +161,7 @@ class Draft:
             return False
         self.failures = [Failure(*pair) for pair in lines[0]["left out"]]
         self.plan = self.plan.without({failure.name for failure in self.failures})
-        self.done = {(line["phase"], part) for line in lines[1:] if line for part in line["parts"]}
+        self.done = {(line["phase"], part) for line in lines[1:] if line for part in line.get("parts", ())}
         return True
 
     def _flush(self) -> None:
@@ -196,8 +202,30 @@ def seal_file(path: Path, out: Path) -> None:
     """Write the seal, flush everything, and give the file its name."""
     seal.close(path)
     if path != out:
-        path.replace(out)
-        sync_folder(out.parent)
+        _give_name(path, out)
+
+
+def completed(out: Path, plan: Plan, compared: Compared) -> list[Failure] | None:
+    """What was left out of `out`, if a run of just this plan made it and was killed before it said so."""
+    journal = _journal_path(out)
+    if not (out.is_file() and journal.is_file()):
+        return None
+    with journal.open(encoding="utf-8") as file:
+        lines = [_parsed(line) or {} for line in file] or [{}]
+    sealed = {"sealed": seal.claimed(out), "compared": compared}
+    if lines[0].get("base") != plan.stamp or lines[-1] != sealed:
+        return None
+    journal.unlink(missing_ok=True)
+    return [Failure(*pair) for pair in lines[0]["left out"]]
+
+
+def _journal_path(out: Path) -> Path:
+    return out.with_name(out.name + ".journal")
+
+
+def _give_name(path: Path, out: Path) -> None:
+    path.replace(out)
+    sync_folder(out.parent)
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

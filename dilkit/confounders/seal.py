@@ -47,14 +47,16 @@ def strip(path: Path) -> None:
             file.truncate(size - _TAIL.size - 16 * tail[0])
 
 
-def close(path: Path) -> None:
-    """Write the hash into the seal, and flush the file to the disk."""
+def close(path: Path) -> int:
+    """Write the hash into the seal, and flush the file to the disk; gives the hash."""
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         tail = _tail(file, size)
         assert tail is not None
-        os.pwrite(file.fileno(), struct.pack("<Q", _hash(file, size, tail[0])), size - 16)
+        value = _hash(file, size, tail[0])
+        os.pwrite(file.fileno(), struct.pack("<Q", value), size - 16)
         os.fsync(file.fileno())
+    return value
 
 
 def claimed(path: Path) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import random
@@ -11,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 from PIL import Image
@@ -87,6 +89,48 @@ def test_killed_at_twenty_moments_and_resumed_the_file_is_the_same(
         if kills == 20:
             break
     assert kills == 20 and went_on >= 5
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_killed_at_the_very_end_it_is_found_complete(
+    build: Build, whole: bytes, tmp_path: Path, monkeypatch: Patch, renamed: bool
+) -> None:
+    out = tmp_path / "x.h5"
+
+    def give_name(path: Path, out: Path) -> None:
+        if renamed:
+            path.replace(out)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dilkit.confounders.draft._give_name", give_name)
+        assert in_a_child(lambda: [build(out)].clear()) == -signal.SIGKILL
+    assert out.exists() == renamed and journal(out)
+    if renamed:
+        for other in ({"seed": 1}, {"allow_duplicates": True}, {"exclude": ["samples:test"]}):
+            with pytest.raises(UsageError, match="exists already"):
+                build(out, **other)
+    built = build(out)
+    assert built.resumed and built.images == PARTS and built.nbytes == len(whole)
+    assert out.read_bytes() == whole and [p.name for p in tmp_path.iterdir()] == ["x.h5"]
+    with pytest.raises(UsageError, match="exists already"):
+        build(out)
+
+
+def test_a_run_that_waited_for_the_end_of_another_does_not_begin_again(
+    build: Build, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """It opened the journal before the other deleted it."""
+    out, lockf = tmp_path / "x.h5", fcntl.lockf
+
+    def late(file: IO[str], flags: int) -> None:
+        (tmp_path / "x.h5.journal").unlink()
+        lockf(file, flags)
+
+    monkeypatch.setattr(fcntl, "lockf", late)
+    with pytest.raises(UsageError, match="another run"):
+        build(out)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_run_is_not_repeated_from_the_start(
