@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ def shard_path(out: Path, k: int, n: int) -> Path:
 
 def shards_of(out: Path) -> list[Path]:
     """The shards that lie beside `out`."""
-    found = sorted(out.parent.glob(f"{out.stem}.*-of-*{out.suffix}"))
+    name = re.compile(rf"{re.escape(out.stem)}\.\d+-of-\d+{re.escape(out.suffix)}")
+    found = sorted(path for path in out.parent.glob("*") if name.fullmatch(path.name))
     if not found:
         raise UsageError(
             "no shards lie beside the output", where=out, expected=shard_path(out, 1, 8).name,
@@ -130,10 +132,7 @@ def _in_order(paths: list[Path]) -> list[tuple[Path, Head]]:
 def _attributes(file: Any, out: Path, heads: list[tuple[Path, Head]]) -> None:
     for name, value in heads[0][1].attrs.items():
         file.attrs[name] = value
-    listed = [
-        {"file": os.path.relpath(path.absolute(), out.absolute().parent), "seal": f"{head.seal:016x}"}
-        for path, head in heads
-    ]
+    listed = [{"file": _beside(out, path), "seal": f"{head.seal:016x}"} for path, head in heads]
     file.attrs["shards"] = json.dumps(listed)
     file.attrs["shard"] = "1/1"
     licences = {part for _, head in heads for part in head.attrs["licence"].split("; ") if part}
@@ -171,6 +170,12 @@ def _join(file: Any, name: str, like: Any, out: Path, heads: list[tuple[Path, He
     ends = np.cumsum([0, *(shape[0] for shape in shapes)])
     virtual = h5py.VirtualLayout((int(ends[-1]), *shapes[0][1:]), like.dtype)
     for (path, _), shape, start in zip(heads, shapes, ends, strict=False):
-        where = os.path.relpath(path.absolute(), out.absolute().parent)
-        virtual[int(start) : int(start) + shape[0]] = h5py.VirtualSource(where, name, shape, like.dtype)
+        source = (text.replace("%", "%%") for text in (_beside(out, path), name))  # HDF5 fills in %b
+        virtual[int(start) : int(start) + shape[0]] = h5py.VirtualSource(*source, shape, like.dtype)
     return file.create_virtual_dataset(name, virtual)
+
+
+def _beside(out: Path, path: Path) -> str:
+    """The way from the folder of `out` to a shard, where links lead elsewhere, too."""
+    folder = Path(os.path.realpath(path.parent))
+    return os.path.relpath(folder / path.name, os.path.realpath(out.parent))

@@ -72,6 +72,35 @@ def test_virtual_shards_join_too(tmp_path: Path) -> None:
     assert verify(joined.path).sound
 
 
+@pytest.mark.parametrize("name", ["50% off.h5", "a%%b%b.h5", "[1]*?.h5", "new\nline.h5", "ünï.h5"])
+def test_odd_names_join_too(tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    for k in (1, 2):
+        augment("deadleaves:2@16", "awgn(5)", shard_path(out, k, 2), tile=16, shard=(k, 2))
+    shard_path(out.with_stem(f"{out.stem}.other"), 1, 2).touch()
+    merge(shards_of(out), out)
+    with h5py.File(out) as joined, h5py.File(shard_path(out, 2, 2)) as last:
+        for array in ("clean", "distorted/awgn(5)"):
+            assert np.array_equal(joined[array][1], last[array][0]) and joined[array][1].any()
+    assert verify(out).sound
+
+
+def test_shards_are_found_through_links(tmp_path: Path) -> None:
+    """A folder that lies elsewhere, and a joined file opened by another name."""
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "near").symlink_to(tmp_path / "far" / "away")
+    parts = [shard_path(tmp_path / "parts" / "p.h5", k, 2) for k in (1, 2)]
+    for k, part in enumerate(parts, 1):
+        augment("deadleaves:2@16", "awgn(5)", part, tile=16, shard=(k, 2))
+    joined = merge(parts, tmp_path / "near" / "p.h5")
+    (tmp_path / "link.h5").symlink_to(joined)
+    for path in (joined, joined.resolve(), tmp_path / "link.h5"):
+        assert verify(path).sound
+    with h5py.File(joined.resolve()) as file:
+        assert file["clean"][1].any()
+
+
 def test_missing_doubled_and_foreign_shards_are_refused(
     shards: tuple[Path, list[Path]], pictures: Path, tmp_path: Path
 ) -> None:
