@@ -217,7 +217,7 @@ def _plan_of(head: Head, words: ConfounderSet) -> Plan:
 def _rename(file: Any, words: ConfounderSet) -> None:
     for position, label in enumerate(words.labels):
         file[f"distorted/{label}"].attrs["position"] = position
-    file.attrs["expression"] = layout.bounded("expression", str(words))
+    file.attrs["expression"] = layout.readable(str(words))
     file.attrs["hash"] = words.hash
 
 

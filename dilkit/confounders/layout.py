@@ -33,12 +33,12 @@ import numpy.typing as npt
 
 from dilkit.confounders import seal
 from dilkit.confounders.plan import Plan, Shard, View, settings_json
+from dilkit.distortions.parser import MAX_TEXT
 from dilkit.errors import UsageError
 
 FORMAT = "dilkit-confounders"
 LAYOUT = 2
 POLICY = "nothing is clipped or rounded but by the expression; uint8 only where it ends on the 8-bit grid"
-_ATTRIBUTE_LIMIT = 60_000
 ALIGNMENT = 4096
 _VERSIONED = ("numpy", "opencv-python-headless", "albumentations", "pillow", "scipy")
 
@@ -159,7 +159,7 @@ def add_view(file: Any, plan: Plan, view: View) -> None:
 
 def _describe(dataset: Any, view: View, position: int) -> None:
     for name in ("expression", "canonical", "hash"):
-        dataset.attrs[name] = bounded(name, getattr(view, name))
+        dataset.attrs[name] = getattr(view, name)
     dataset.attrs["scale"] = view.scale
     dataset.attrs["position"] = position
 
@@ -171,14 +171,14 @@ def _attributes(file: Any, plan: Plan) -> None:
     given = {
         "format": FORMAT,
         "layout": LAYOUT,
-        "expression": bounded("expression", str(plan.confounders)),
+        "expression": readable(str(plan.confounders)),
         "hash": plan.confounders.hash,
         "seed": settings.seed,
         "coupling": settings.coupling,
         "storage": settings.storage,
         "policy": POLICY,
         "settings": settings_json(settings),
-        "licence": bounded("licence", "; ".join(licences)),
+        "licence": "; ".join(licences),
         "shard": f"{shard.k}/{shard.n}",
         "plan": shard.plan,
         "versions": json.dumps(_versions()),
@@ -194,17 +194,17 @@ def _versions() -> dict[str, str]:
     return {"dilkit": __version__} | {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
-def bounded(name: str, value: str) -> str:
-    """A text that fits into an attribute; raises UsageError."""
-    if len(value.encode()) > _ATTRIBUTE_LIMIT:
+def readable(expression: str) -> str:
+    """An expression that can be parsed again; raises UsageError."""
+    if len(expression) > MAX_TEXT:
         raise UsageError(
-            "the distortions are too long to be written into the file's attributes",
-            where=name,
-            found=f"{len(value)} characters",
-            expected=f"at most {_ATTRIBUTE_LIMIT}",
+            "the distortions are too long to be read again from the file",
+            where="expression",
+            found=f"{len(expression)} characters",
+            expected=f"at most {MAX_TEXT}",
             remedy="split the set over several datasets",
         )
-    return value
+    return expression
 
 
 def _index(file: Any, plan: Plan) -> None:

@@ -228,6 +228,18 @@ def test_a_virtual_view_of_another_size_is_refused_when_it_is_made(tmp_path: Pat
         assert 1 <= refused < 50
 
 
+def test_what_is_written_of_a_dataset_may_be_long_but_can_be_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(dead_leaves(0, 0, 16)).save(tmp_path / "a.png")
+    licence = "free " * 20_000
+    store = Store(augment(tmp_path / "a.png", "awgn(5)", tmp_path / "x.h5", licence=licence).path)
+    assert store.attrs["licence"] == licence
+    monkeypatch.setattr("dilkit.confounders.layout.MAX_TEXT", 6)
+    with pytest.raises(UsageError, match=r"expression: .*too long to be read again"):
+        augment(tmp_path / "a.png", "awgn(5)", tmp_path / "y.h5")
+
+
 def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
     (tmp_path / "large disk").mkdir()
     target, link = tmp_path / "large disk" / "x.h5", tmp_path / "x.h5"
