@@ -9,10 +9,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from dilkit.confounders.builder import augment, plan_for
+from dilkit.confounders.deadleaves import dead_leaves
 from dilkit.confounders.estimate import estimate
+from dilkit.errors import DilkitError
 
 
 def test_a_plan_of_a_hundred_thousand_tiles_is_dry_run_in_seconds(tmp_path: Path) -> None:
@@ -24,6 +27,23 @@ def test_a_plan_of_a_hundred_thousand_tiles_is_dry_run_in_seconds(tmp_path: Path
     assert found.seconds > 10
     assert time.process_time() - began < 10
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_estimate_is_by_pixels_and_does_without_damaged_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, side in (("a", 64), ("b", 64), ("c", 16)):
+        Image.fromarray(dead_leaves(0, side, side)).save(tmp_path / f"{name}.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-200])
+    plan, _ = plan_for(tmp_path, "awgn(5)", tile=16, stride=16)
+    monkeypatch.setattr("dilkit.confounders.estimate._time", lambda work: work() or 1.0)
+    found = estimate(plan, tmp_path / "x.h5", workers=2)
+    area, tiles = 64 * 64 + 16 * 16, 2 * 16 + 1
+    assert found.seconds == pytest.approx((2 / area * (area + 64 * 64) + tiles) / 2)
+    (tmp_path / "b.png").unlink()
+    (tmp_path / "c.png").unlink()
+    with pytest.raises(DilkitError, match=r"a.png: none of the images"):
+        estimate(plan_for(tmp_path, "awgn(5)", tile=16, stride=16)[0], tmp_path / "x.h5", workers=2)
 
 
 def test_memory_is_that_of_one_image_whatever_their_number(tmp_path: Path) -> None:
