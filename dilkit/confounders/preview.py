@@ -88,8 +88,13 @@ def draw(rows: Sequence[Row], path: str | Path) -> None:
                 _paste(sheet, 0.5 + GAIN * (view - row.clean), left, top + step)
     try:
         sheet.save(path)
-    except OSError as error:
-        raise DilkitError(f"cannot write the preview: {error.strerror or error}", where=path) from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DilkitError(
+            f"cannot write the preview: {why}", where=path,
+            found=f"{sheet.width} x {sheet.height} pixels",
+            remedy=None if path.suffix.lower() == ".png" else "a .png may be wider",
+        ) from None  # fmt: skip
 
 
 def _spread(length: int, count: int) -> list[int]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import glob
 import importlib.resources
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -197,11 +198,23 @@ def _expand_one(text: str, seed: int, licence: str) -> list[CleanImage]:
 
 
 def _folder(folder: Path, licence: str) -> list[CleanImage]:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = sorted(p for p in _below(folder) if p.suffix.lower() in SUFFIXES and p.is_file())
     if not files:
         raise UsageError("the folder holds no images", where=folder, expected=" ".join(sorted(SUFFIXES)))
     base = folder.resolve().name
     return [FileImage.of(f"{base}/{p.relative_to(folder).as_posix()}", p, licence) for p in files]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Everything in it and its folders, also those that links lead to, each folder once."""
+    seen: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(root) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(root))
+        folders.sort(key=lambda name: ((Path(root) / name).is_symlink(), name))
+        yield from (Path(root) / name for name in files)
 
 
 def _samples(text: str) -> list[CleanImage]:

@@ -105,6 +105,13 @@ def test_looking_makes_no_dataset(pictures: Path, tmp_path: Path) -> None:
         dilkit(*words, "--preview", tmp_path / "sheet.txt")
 
 
+def test_a_sheet_that_is_too_wide_for_its_format_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    words = ("augment", "deadleaves:1@16", "-d", "awgn[1:100:1]", "--tile", 16, "--preview")
+    with pytest.raises(DilkitError, match=r"sheet.webp: cannot write(.|\n)*16772 x 368 pixels(.|\n)*a .png"):
+        dilkit(*words, tmp_path / "sheet.webp")
+    dilkit(*words, tmp_path / "sheet.png")
+
+
 def test_statistics_say_how_strong_each_distortion_is(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.h5"
     dilkit("augment", pictures, "-d", "clean | awgn(25) | awgn(25) >> clip", "--tile", 0, "-j", 1, "-o", out)

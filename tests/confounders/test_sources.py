@@ -30,6 +30,16 @@ def test_folders_globs_and_files_name_the_same_images_once(pictures: Path) -> No
     assert len(expand([pictures], limit=3)) == 3
 
 
+def test_folders_behind_links_are_searched_once(pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "all"
+    (folder / "real").mkdir(parents=True)
+    (pictures / "3.png").rename(folder / "real" / "3.png")
+    for name, target in (("a", pictures), ("b", pictures), ("c", folder / "real"), ("loop", folder)):
+        (folder / name).symlink_to(target)
+    names = [image.name for image in expand([folder])]
+    assert names == ["all/a/0.png", "all/a/1.png", "all/a/2.png", "all/real/3.png"]
+
+
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder / "img").mkdir(parents=True)
