@@ -53,12 +53,12 @@ class BuildProgress:
                 self._task = self._bar.add_task(_PHASES[phase], total=total, rate="")
         rate = (done - self._first) / max(now - self._began, 1e-6)
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, rate=f"{rate:.0f} images/s")
+            self._bar.update(self._task, completed=done, rate=f"{rate:.0f} items/s")
         elif done == total or now - self._said >= 5:
             self._said = now
             left = f", {(total - done) / rate:.0f} s left" if 0 < done < total and rate else ""
             print(
-                f"{_PHASES[phase]}: {done}/{total} images, {rate:.0f} images/s{left}",
+                f"{_PHASES[phase]}: {done}/{total} items, {rate:.0f} items/s{left}",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
 

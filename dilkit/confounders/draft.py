@@ -18,6 +18,7 @@ from typing import IO, Any, Self
 
 import h5py
 
+from dilkit import __version__
 from dilkit.confounders import layout, seal
 from dilkit.confounders.plan import Plan
 from dilkit.confounders.sources import Failure
@@ -40,7 +41,7 @@ class Draft:
         self.plan = plan
         self.failures: list[Failure] = []
         self.done: set[Done] = set()
-        self._base = {"base": plan.stamp, "plan": plan.identity}
+        self._base = {"base": plan.stamp, "plan": plan.identity, "version": __version__}
         self._restart = restart
         self._every = every
         self._pending: list[Done] = []
@@ -151,7 +152,11 @@ class Draft:
             if self._restart:
                 return False
             same = lines[0].get("plan") == self._base["plan"]
-            other = "of images that were changed since" if same else "with other settings or sources"
+            other = "with other settings or sources"
+            if same:
+                other = "of images that were changed since, or with another licence"
+            if lines[0].get("version") != __version__:
+                other = f"of dilkit {lines[0].get('version')}"
             raise UsageError(
                 f"an unfinished dataset {other} is in the way",
                 where=self.path,

@@ -156,9 +156,9 @@ class Plan:
 
     @cached_property
     def stamp(self) -> str:
-        """The identity, the division of work, and the state of the source files on this machine."""
+        """The identity, the division of work, and what is known of the source files on this machine."""
         digest = blake2b(f"{__version__} {self.identity} {self.parts}".encode(), digest_size=16)
-        digest.update(" ".join(image.stamp for image in self.images).encode())
+        digest.update("\0".join(f"{image.stamp} {image.licence}" for image in self.images).encode())
         return digest.hexdigest()
 
     def without(self, names: set[str]) -> Plan:

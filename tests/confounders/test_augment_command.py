@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from dilkit.cli.app import app, main
+from dilkit.cli.augment import _make
 from typer.testing import CliRunner
 
 from dilkit.confounders.store import Store
@@ -38,6 +39,17 @@ def test_augment_then_inspect(pictures: Path, tmp_path: Path) -> None:
     assert said["items"]["images"] == 4 and said["items"]["count"] == 4 * 3 * 3
     assert [view["label"] for view in said["confounders"]] == ["clean", "awgn(5)", "awgn(10)"]
     assert "awgn(10)" in dilkit("inspect", out)
+
+
+def test_progress_counts_what_the_last_line_counts(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DILKIT_QUIET", raising=False)
+    _make([str(pictures)], ["awgn(5)"], tmp_path / "x.h5", tile=16, stride=16)
+    said = capsys.readouterr().err
+    assert re.search(r"reading: 36/36 items, \d+ items/s\n", said)
+    assert re.search(r"distorting: 36/36 items, \d+ items/s\n", said)
+    assert "x.h5: 36 items from 4 images, 1 confounder" in said
 
 
 def test_mistakes_are_usage_errors(pictures: Path, tmp_path: Path) -> None:

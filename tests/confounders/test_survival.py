@@ -17,7 +17,7 @@ from typing import IO
 import pytest
 from PIL import Image
 
-from dilkit.confounders import builder, plan, work
+from dilkit.confounders import builder, draft, plan, work
 from dilkit.confounders.builder import Built, augment
 from dilkit.confounders.deadleaves import dead_leaves
 from dilkit.confounders.sources import Failure, FileImage
@@ -265,6 +265,15 @@ def test_other_settings_do_not_go_on_from_it(build: Build, tmp_path: Path, monke
     interrupted(build, out, monkeypatch, 7)
     with pytest.raises(UsageError, match=r"other settings(.|\n)*--restart"):
         build(out, seed=1)
+    with pytest.raises(UsageError, match="another licence"):
+        build(out, licence="CC0")
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UsageError, match="dataset of dilkit 0"),
+    ):
+        patch.setattr(draft, "__version__", "9.9")
+        patch.setattr(plan, "__version__", "9.9")
+        build(out)
     assert not build(out, seed=1, restart=True).resumed
 
 
