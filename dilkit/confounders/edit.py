@@ -21,7 +21,7 @@ from dilkit.confounders import layout, seal
 from dilkit.confounders.crew import Crew
 from dilkit.confounders.draft import seal_file, sync_folder
 from dilkit.confounders.head import Head, undo_path
-from dilkit.confounders.plan import Plan, Settings, View
+from dilkit.confounders.plan import Plan, Settings, View, check_divisible
 from dilkit.confounders.store import Store
 from dilkit.confounders.work import Desk, distort
 from dilkit.distortions import ConfounderSet, confounder_set
@@ -65,6 +65,7 @@ def _add(
             found=", ".join(twice) or str(new),
         )
     plan = _plan_of(head, new)
+    check_divisible(path, zip(*plan.box[:, 2:].T.tolist(), strict=True), plan.views)
     with _changing(path, head):
         with layout.writing(path, "r+") as file:
             for view in plan.views:

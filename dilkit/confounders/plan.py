@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -203,7 +203,7 @@ def make_plan(
         if not cut:
             skipped.append(image.name)
             continue
-        _check_divisible(image, cut, views)
+        check_divisible(image.name, ((box.h, box.w) for box in cut), views)
         rows += [(len(images), box) for box in cut]
         images.append(image)
     return Plan(
@@ -218,16 +218,19 @@ def make_plan(
     )
 
 
-def _check_divisible(image: CleanImage, cut: list[Window], views: tuple[View, ...]) -> None:
+def check_divisible(where: object, sizes: Iterable[tuple[int, int]], views: tuple[View, ...]) -> None:
+    """Raises UsageError where items of these sizes cannot be made smaller by a view's factor."""
+    found = sorted(set(sizes))
     for view in views:
-        if view.scale > 1 and any(box.h % view.scale or box.w % view.scale for box in cut):
-            raise UsageError(
-                f"{view.label} makes images {view.scale} times smaller, which these sides do not allow",
-                where=image.name,
-                found=f"{cut[0].h} x {cut[0].w}",
-                expected=f"multiples of {view.scale}",
-                remedy="choose a tile that is a multiple of it and skip smaller images (--small skip)",
-            )
+        for h, w in found:
+            if h % view.scale or w % view.scale:
+                raise UsageError(
+                    f"{view.label} makes images {view.scale} times smaller, which these sides do not allow",
+                    where=where,
+                    found=f"{h} x {w}",
+                    expected=f"multiples of {view.scale}",
+                    remedy="choose a tile that is a multiple of it and skip smaller images (--small skip)",
+                )
 
 
 def settings_json(settings: Settings) -> str:

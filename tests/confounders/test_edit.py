@@ -73,6 +73,16 @@ def test_nothing_else_is_rewritten(path: Path) -> None:
     assert verify(path).sound
 
 
+@pytest.mark.parametrize("storage", ["stored", "virtual"])
+def test_what_could_not_be_made_is_not_added(tmp_path: Path, storage: str) -> None:
+    out = augment("deadleaves:1@32", "awgn(5)", tmp_path / "x.h5", tile=17, storage=storage).path  # type: ignore[arg-type]
+    before = out.read_bytes()
+    for words in ("downsample(2)", "resize(0.5)"):
+        with pytest.raises(UsageError, match=r"x.h5: .* 2 times smaller(.|\n)*17 x 17"):
+            add(out, words)
+    assert out.read_bytes() == before
+
+
 def failing(desk: work.Desk, part: int) -> list[Failure]:
     work.distort(desk, part)
     raise OSError(errno.ENOSPC, "No space left on device")
