@@ -86,7 +86,7 @@ def _seconds_per_pixel(plan: Plan) -> tuple[float, float]:
             continue
         read += _time(partial(_read, plan, source))
         area += pixels.shape[0] * pixels.shape[1]
-        y, x, h, w = plan.window(int(np.searchsorted(plan.image, image)))
+        y, x, h, w = plan.window(plan.items_of(image).start)
         tile = np.ascontiguousarray(pixels[y : y + h, x : x + w])
         made += _time(partial(_items, plan, tile))
         tile_area += tile.shape[0] * tile.shape[1]

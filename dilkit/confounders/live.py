@@ -15,7 +15,7 @@ from dilkit.confounders.builder import plan_for
 from dilkit.confounders.head import Array, Head, StoredView
 from dilkit.confounders.plan import Plan
 from dilkit.confounders.store import Store
-from dilkit.distortions import SampleKey, Word, as_float, confounder_set, pixel_hash
+from dilkit.distortions import SampleKey, Word, confounder_set, pixel_hash
 from dilkit.distortions.draw import Window
 from dilkit.errors import DilkitError, UsageError
 
@@ -115,10 +115,8 @@ class LiveStore(Store):
         return [int(i) for i in np.searchsorted(self.plan.image, np.arange(len(self.plan.images)))]
 
     def _keep(self, image: int) -> None:
-        pixels = self.plan.images[image].load(self.plan.settings.alpha)
-        pixels = as_float(pixels) if self.plan.clean_dtype == "float32" else pixels
-        first = self._first[image]
-        boxes = [self.plan.window(first + k) for k in range(int((self.plan.image == image).sum()))]
+        pixels = self.plan.load(image)
+        boxes = [self.plan.window(item) for item in self.plan.items_of(image)]
         self._kept[image] = [np.ascontiguousarray(pixels[y : y + h, x : x + w]) for y, x, h, w in boxes]
         self._bytes += sum(tile.nbytes for tile in self._kept[image])
         while self._bytes > CACHE and len(self._kept) > 1:

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from dilkit import __version__
 from dilkit.confounders.pixels import output_scale, storage_dtype
-from dilkit.confounders.reading import Header
+from dilkit.confounders.reading import Header, Pixels, UnreadableImage
 from dilkit.confounders.sources import CleanImage
 from dilkit.confounders.tiling import boxes
-from dilkit.distortions import ConfounderSet, Word
+from dilkit.distortions import ConfounderSet, Word, as_float
 from dilkit.distortions.draw import Window
 from dilkit.errors import UsageError
 
@@ -122,6 +122,20 @@ class Plan:
 
     def window(self, item: int) -> Window:
         return Window(*(int(v) for v in self.box[item]))
+
+    def items_of(self, image: int) -> range:
+        """The items cut from an image."""
+        return range(*np.searchsorted(self.image, [image, image + 1]).tolist())
+
+    def load(self, image: int) -> Pixels:
+        """The pixels of an image, in the dataset's type; UnreadableImage also where the file changed."""
+        source, items = self.images[image], self.items_of(image)
+        pixels = source.load(self.settings.alpha)
+        boxes = self.box[items.start : items.stop]
+        needed = (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
+        if (pixels.shape[:2] < needed).any() or (pixels.dtype != np.uint8 and self.clean_dtype == "uint8"):
+            raise UnreadableImage("the file changed while it was being read", where=source.name)
+        return as_float(pixels) if self.clean_dtype == "float32" else pixels
 
     def offsets(self, scale: int = 1) -> npt.NDArray[np.int64]:
         """Where each item begins, in pixels; one more than there are items, the last being the total."""

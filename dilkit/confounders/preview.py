@@ -37,8 +37,8 @@ def rows_of_plan(plan: Plan, count: int = 4) -> list[Row]:
     """The middle items of evenly spaced images, distorted on the spot."""
     rows = []
     for image in _spread(len(plan.images), count):
-        items = np.flatnonzero(plan.image == image)
-        y, x, h, w = plan.window(int(items[len(items) // 2]))
+        items = plan.items_of(image)
+        y, x, h, w = plan.window(items[len(items) // 2])
         source = plan.images[image]
         try:
             pixels = np.ascontiguousarray(source.load(plan.settings.alpha)[y : y + h, x : x + w])

@@ -118,16 +118,10 @@ def ingest(desk: Desk, part: int) -> list[Failure]:
 
 
 def _load(plan: Plan, image: int) -> Held:
-    source = plan.images[image]
     try:
-        pixels = source.load(plan.settings.alpha)
+        pixels = plan.load(image)
     except UnreadableImage as error:
-        return Held(image, None, 0, failure(source, error))
-    first, last = np.searchsorted(plan.image, [image, image + 1])
-    needed = (plan.box[first:last, :2] + plan.box[first:last, 2:]).max(axis=0)
-    if (pixels.shape[:2] < needed).any() or (pixels.dtype != np.uint8 and plan.clean_dtype == "uint8"):
-        return Held(image, None, 0, Failure(source.name, "the file changed while it was being read"))
-    pixels = as_float(pixels) if plan.clean_dtype == "float32" else pixels
+        return Held(image, None, 0, failure(plan.images[image], error))
     return Held(image, pixels, perceptual_hash(pixels), None)
 
 

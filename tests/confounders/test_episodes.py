@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dilkit.confounders.builder import augment
 from dilkit.confounders.episodes import Episode, EpisodeSampler, episodes
+from dilkit.confounders.head import Array
 from dilkit.confounders.live import LiveStore
 from dilkit.confounders.store import Store
-from dilkit.errors import UsageError
+from dilkit.errors import DilkitError, UsageError
 
 
 def same(a: Episode, b: Episode) -> bool:
@@ -133,3 +135,13 @@ def test_a_live_dataset_can_be_closed_and_read_again() -> None:
     before = store.view(1, "awgn(5)").copy()
     store.close()
     assert np.array_equal(store.view(1, "awgn(5)"), before)
+
+
+@pytest.mark.parametrize("other", [np.zeros((20, 32, 3), np.uint8), np.zeros((32, 32), np.uint16)])
+def test_an_image_that_changed_since_is_named(pictures: Path, other: Array) -> None:
+    sources = [str(pictures)]
+    live = LiveStore(sources, "awgn(5)", tile=32, stride=32)
+    assert live.view(0, "awgn(5)").shape == (32, 32, 3)
+    Image.fromarray(other).save(pictures / "1.png")
+    with pytest.raises(DilkitError, match=r"1\.png: the file changed"):
+        live.view(4, "awgn(5)")
