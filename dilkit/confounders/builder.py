@@ -137,7 +137,7 @@ def augment(
     except OSError as error:
         raise DilkitError(
             f"writing failed: {reason(error)}",
-            where=draft.path,
+            where=out,
             remedy="make room, then repeat the command: it goes on from what is written",
         ) from error
     return _built(out, draft.plan, failures, plan.skipped, draft.resumed, began)

@@ -124,7 +124,7 @@ class Draft:
         self.journal_path.unlink(missing_ok=True)
 
     def _find(self) -> None:
-        with h5py.File(self.path, "r") as file:
+        with h5py.File(self.path, "r", locking=False) as file:
             self.regions = layout.regions(file)
 
     def _begin(self) -> None:

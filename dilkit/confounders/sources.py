@@ -142,11 +142,13 @@ def expand(
         )
     for text in texts:
         for image in _expand_one(text, seed, licence):
+            if len(images) == limit:
+                break
             known = image.path.resolve() if isinstance(image, FileImage) else image
             if known not in images:
                 names[image.name] += 1
                 images[known] = _numbered(image, names[image.name])
-    return list(images.values())[:limit]
+    return list(images.values())
 
 
 def survey(images: Sequence[CleanImage]) -> tuple[list[tuple[CleanImage, Header]], list[Failure]]:
@@ -175,7 +177,7 @@ def _numbered(image: CleanImage, count: int) -> CleanImage:
     return replace(image, name=f"{image.name}#{count}")
 
 
-def _expand_one(text: str, seed: int, licence: str) -> list[CleanImage]:
+def _expand_one(text: str, seed: int, licence: str) -> Iterable[CleanImage]:
     if text.startswith("samples:"):
         return _samples(text)
     if text.startswith("deadleaves:"):
@@ -239,7 +241,7 @@ def _samples(text: str) -> list[CleanImage]:
     return [FileImage(f"samples/{name}", folder / name, note) for name, note in chosen]
 
 
-def _dead_leaves(text: str, seed: int) -> list[CleanImage]:
+def _dead_leaves(text: str, seed: int) -> Iterator[CleanImage]:
     match = _GENERATED.fullmatch(text)
     if not match or int(match[1]) == 0 or int(match[2] or 256) < 16:
         raise UsageError(
@@ -248,7 +250,7 @@ def _dead_leaves(text: str, seed: int) -> list[CleanImage]:
             expected="deadleaves:N or deadleaves:N@SIZE, SIZE >= 16",
             remedy="for example deadleaves:100 or deadleaves:100@320",
         )
-    return [DeadLeaves(seed, i, int(match[2] or 256)) for i in range(int(match[1]))]
+    return (DeadLeaves(seed, i, int(match[2] or 256)) for i in range(int(match[1])))
 
 
 def _neighbour(path: Path) -> str | None:

@@ -28,6 +28,7 @@ def test_folders_globs_and_files_name_the_same_images_once(pictures: Path) -> No
         "pictures/2.png",
     ]
     assert len(expand([pictures], limit=3)) == 3
+    assert len(expand([pictures, "deadleaves:1000000000000"], limit=6)) == 6
 
 
 def test_folders_behind_links_are_searched_once(pictures: Path, tmp_path: Path) -> None:
