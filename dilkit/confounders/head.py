@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class Head:
                 where=path,
                 remedy="repeat the command that was writing it",
             )
-        if sealed is None:
+        if sealed is None and not current_process().daemon:  # which may have no children
             require_readable(path)
         return cls._parse(path, real.parent, sealed)
 

@@ -142,6 +142,15 @@ def test_the_reader_survives_pickling_fork_and_spawn(store: Store) -> None:
             assert pool.apply(store.view, (2, "awgn(5)", Window(3, 4, 5, 6))).tolist() == expected
 
 
+def test_a_worker_process_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
+    (tmp_path / "text.h5").write_text("hello")
+    with (
+        multiprocessing.get_context("fork").Pool(1) as pool,
+        pytest.raises(UsageError, match="not a whole HDF5 file"),
+    ):
+        pool.apply(len, (Store(tmp_path / "text.h5"),))
+
+
 def test_wrong_questions_are_answered_by_name(store: Store) -> None:
     with pytest.raises(UsageError, match=r"did you mean: awgn\(25\)"):
         store.view(0, "awgn(26)")
