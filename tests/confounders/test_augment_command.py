@@ -164,10 +164,14 @@ def test_an_interrupt_says_how_to_go_on(
         signal.raise_signal(number)
 
     before = signal.getsignal(signal.SIGTERM)
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
     monkeypatch.setattr(builder, "distort", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        augment_command(None, [str(pictures)], ["awgn(5)"], tmp_path / "x.h5", tile=16, workers=1)  # type: ignore[arg-type]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            augment_command(None, [str(pictures)], ["awgn(5)"], tmp_path / "x.h5", tile=16, workers=1)  # type: ignore[arg-type]
+    finally:
+        signal.signal(signal.SIGINT, ours)
     assert "repeat the command to go on" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
 

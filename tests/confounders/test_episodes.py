@@ -145,3 +145,14 @@ def test_an_image_that_changed_since_is_named(pictures: Path, other: Array) -> N
     Image.fromarray(other).save(pictures / "1.png")
     with pytest.raises(DilkitError, match=r"1\.png: the file changed"):
         live.view(4, "awgn(5)")
+
+
+def test_a_live_dataset_keeps_no_more_images_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dilkit.confounders.live.CACHE", 3 * 32 * 32 * 3)
+    store = LiveStore(("deadleaves:6@32",), "clean", tile=16, stride=16)
+    whole = [store.clean(item).copy() for item in range(24)]
+    for item in (3, 23, 0, 12):
+        assert np.array_equal(store.clean(item), whole[item])
+    assert (
+        store._bytes == sum(tile.nbytes for kept in store._kept.values() for tile in kept) == 3 * 32 * 32 * 3
+    )

@@ -243,12 +243,6 @@ def test_a_target_that_cannot_be_written_is_refused(build: Build) -> None:
         build(Path("/proc/x.h5"))
 
 
-def test_an_error_of_the_disk_at_the_start_is_said(build: Build, tmp_path: Path) -> None:
-    (tmp_path / "x.h5.tmp").mkdir()
-    with pytest.raises(DilkitError, match=r"x.h5: writing failed: Is a directory"):
-        build(tmp_path / "x.h5")
-
-
 def test_two_runs_do_not_write_one_file(build: Build, tmp_path: Path, monkeypatch: Patch) -> None:
     out = tmp_path / "x.h5"
 
@@ -295,15 +289,6 @@ def test_changed_images_do_not_go_into_it(
         with pytest.raises(UsageError, match=r"images that were changed since(.|\n)*--restart"):
             build(out)
     assert build(out).resumed and out.read_bytes() == whole
-
-
-def test_where_files_cannot_be_locked_a_run_goes_on(build: Build, tmp_path: Path, monkeypatch: Patch) -> None:
-    """HDF5 would lock the file; network disks may refuse, as one does where somebody holds the lock."""
-    out = tmp_path / "x.h5"
-    interrupted(build, out, monkeypatch, 7)
-    with out.with_name("x.h5.tmp").open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        assert build(out).resumed
 
 
 def test_a_torn_journal_line_is_forgotten(
