@@ -56,6 +56,7 @@ def test_where_files_cannot_be_locked_a_run_goes_on(tmp_path: Path, monkeypatch:
         assert build(tmp_path / "x.h5").resumed
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks the Linux kernel for children")
 def test_workers_end_with_a_killed_parent(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(builder, "distort", lambda desk, part: time.sleep(60) or [])
     victim = multiprocessing.get_context("fork").Process(target=build, args=(tmp_path / "x.h5", 2))
