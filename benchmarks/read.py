@@ -1,12 +1,13 @@
 """What random paired crops cost, in ratios taken in one run.
 
-    python benchmarks/read.py [--folder DIR] [--crops 400]
+    python benchmarks/read.py [--folder DIR] [--rounds 7]
 
-A crop is 64 x 64 pixels of a 256 x 256 tile: the clean one and its four AWGN views. It is read from PNG files
-as people do (OpenCV decodes, the crop is cut), from a stored dataset (in 8 bits and in float32) and from a
-virtual one, in turn, in batches of 8, as an episode does. The page cache is warm (everything was read before)
-or cold (the files' pages are dropped before each batch; where the system does not, this part says so). The
-last lines are whole training episodes of 8 crops: five float32 tensors, turned and scaled.
+A crop is 64 x 64 pixels of a 256 x 256 tile: the clean one and its four AWGN views. One of each of 96 tiles,
+in random order, is read from PNG files as people do (OpenCV decodes, the crop is cut), from a stored dataset
+(in 8 bits and in float32) and from a virtual one, in turn; from datasets in batches of 8, asking for the next
+batch ahead, as the sampler of episodes does. The page cache is warm (everything was read before) or cold (the
+files' pages are dropped before each round; where the system does not, this part says so). The last lines are
+whole training episodes of 8 crops: five float32 tensors, turned and scaled.
 """
 
 from __future__ import annotations
@@ -37,21 +38,21 @@ CROP, TILE, BATCH = 64, 256, 8
 STORED, VIRTUAL = 25.0, 8.0
 
 Picks = list[tuple[int, Window]]
-Read = Callable[[Picks], object]
+Read = Callable[[list[Picks]], None]
+"""Of a round's batches of crops."""
 
 
 def photographs(folder: Path) -> Path:
-    """Tiles of real photographs, as PNG files."""
+    """96 tiles of real photographs, as PNG files."""
     from dilkit.confounders.sources import expand
 
     folder.mkdir()
     for image in expand(["samples:"]):
-        square = cv2.resize(image.load("refuse"), (512, 512), interpolation=cv2.INTER_AREA)
-        for k in range(4):
-            y, x = 256 * (k // 2), 256 * (k % 2)
-            cv2.imwrite(
-                str(folder / f"{Path(image.name).stem}{k}.png"), square[y : y + TILE, x : x + TILE, ::-1]
-            )
+        square = cv2.resize(image.load("refuse"), (1024, 1024), interpolation=cv2.INTER_CUBIC)
+        for k in range(16):
+            y, x = TILE * (k // 4), TILE * (k % 4)
+            tile = square[y : y + TILE, x : x + TILE, ::-1]
+            cv2.imwrite(str(folder / f"{Path(image.name).stem}{k:02d}.png"), tile)
     return folder
 
 
@@ -67,26 +68,32 @@ def as_png(store: Store, folder: Path) -> list[list[str]]:
 
 
 def from_png(names: list[list[str]]) -> Read:
-    def read(picks: Picks) -> object:
-        return [
-            [cv2.imread(name)[y : y + h, x : x + w, ::-1] for name in names[item]]
-            for item, (y, x, h, w) in picks
-        ]
+    def read(batches: list[Picks]) -> None:
+        for picks in batches:
+            _ = [
+                [cv2.imread(name)[y : y + h, x : x + w, ::-1] for name in names[item]]
+                for item, (y, x, h, w) in picks
+            ]
 
     return read
 
 
 def from_store(store: Store) -> Read:
-    def read(picks: Picks) -> object:
+    def expect(picks: Picks) -> None:
         for item, window in picks:
             store.expect(item, store.labels, window)
-        return [
-            [
-                store.clean(item, window, expected=True).copy(),
-                *(view.copy() for view in store.views(item, store.labels, window, expected=True)),
+
+    def read(batches: list[Picks]) -> None:
+        expect(batches[0])
+        for picks, following in zip(batches, [*batches[1:], []], strict=True):
+            expect(following)
+            _ = [
+                [
+                    store.clean(item, window, expected=True).copy(),
+                    *(view.copy() for view in store.views(item, store.labels, window, expected=True)),
+                ]
+                for item, window in picks
             ]
-            for item, window in picks
-        ]
 
     return read
 
@@ -100,19 +107,20 @@ def forget(paths: list[Path]) -> None:
 
 
 def in_turn(
-    reads: dict[str, Read], crops: int, items: int, clock: Callable[[], float], before: Callable[[], None]
+    reads: dict[str, Read], rounds: int, items: int, clock: Callable[[], float], before: Callable[[], None]
 ) -> dict[str, float]:
-    """The median seconds a crop of each, in batches of as many as an episode reads, the same for all."""
+    """The median seconds a crop of each, the crops of a round the same for all."""
     draw = np.random.default_rng(0)
     times: dict[str, list[float]] = {name: [] for name in reads}
-    for _ in range(crops // BATCH):
-        corners = draw.integers(TILE - CROP + 1, size=(BATCH, 2)).tolist()
-        picks = [(int(draw.integers(items)), Window(y, x, CROP, CROP)) for y, x in corners]
+    for _ in range(rounds):
+        order, corners = draw.permutation(items), draw.integers(TILE - CROP + 1, size=(items, 2)).tolist()
+        picks = [(int(i), Window(y, x, CROP, CROP)) for i, (y, x) in zip(order, corners, strict=True)]
+        batches = [picks[i : i + BATCH] for i in range(0, items, BATCH)]
         for name, read in reads.items():
             before()
             began = clock()
-            read(picks)
-            times[name].append((clock() - began) / BATCH)
+            read(batches)
+            times[name].append((clock() - began) / items)
     return {name: statistics.median(spent) for name, spent in times.items()}
 
 
@@ -132,14 +140,14 @@ def table(title: str, times: dict[str, float], goals: dict[str, float]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder by default")
-    parser.add_argument("--crops", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
-        return 0 if measure(Path(temporary), options.crops) else 1
+        return 0 if measure(Path(temporary), options.rounds) else 1
 
 
-def measure(work: Path, crops: int) -> bool:
+def measure(work: Path, rounds: int) -> bool:
     source = photographs(work / "photos")
     stores = {
         "stored, 8 bits": (EIGHT_BIT, "stored"),
@@ -157,8 +165,8 @@ def measure(work: Path, crops: int) -> bool:
     goals = {"stored, 8 bits": STORED, "stored, float32": STORED, "virtual, float32": VIRTUAL}
     items = len(names)
     cpu = time.process_time
-    in_turn(reads, items * 4, items, cpu, lambda: None)
-    met = table("warm page cache, processor time", in_turn(reads, crops, items, cpu, lambda: None), goals)
+    in_turn(reads, 2, items, cpu, lambda: None)
+    met = table("warm page cache, processor time", in_turn(reads, rounds, items, cpu, lambda: None), goals)
     if hasattr(os, "posix_fadvise"):
         os.sync()
         files = [store.path for store in made.values()] + [Path(name) for row in names for name in row]
@@ -170,13 +178,13 @@ def measure(work: Path, crops: int) -> bool:
             for store in made.values():
                 store.clean(0, Window(0, 0, 1, 1))
 
-        times = in_turn(reads, max(3 * BATCH, crops // 10), items, time.perf_counter, cold)
+        times = in_turn(reads, rounds, items, time.perf_counter, cold)
         met &= table("cold page cache, wall time", times, goals)
     else:
         print("cold page cache: this system cannot drop a file's pages")
     for name, store in made.items():
         sampler = EpisodeSampler(store, batch=8, crop=CROP)
-        spent = [_once(lambda step=step, s=sampler: s.episode(step), cpu) for step in range(crops // 4)]
+        spent = [_once(lambda step=step, s=sampler: s.episode(step), cpu) for step in range(100)]
         print(f"episode of 8 paired crops, {name:20}{statistics.median(spent) * 1e3:8.2f} ms")
     return met
 
