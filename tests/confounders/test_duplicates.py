@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +41,12 @@ def test_excluded_images_are_compared_with_the_others_alone() -> None:
     assert near_pairs(hashes, excluded=3, inside=False) == [(0, 5), (2, 6), (4, 5)]
 
 
-def test_thousands_of_images_that_look_alike_take_no_time() -> None:
+def test_of_thousands_of_images_that_look_alike_only_some_pairs_are_sought() -> None:
     names, alike = [str(i) for i in range(20_000)], [1 << 40 | 1 << 20] * 20_000
-    began = time.process_time()
+    assert 10_000 <= len(near_pairs(alike, most=10_000)) < 10_000 + len(alike)  # of 200 million
+    assert near_pairs([*alike, 0x123456789ABCDEF], excluded=1, inside=False) == []
     with pytest.raises(DilkitError, match=r"at least \d+ pairs(.|\n)*0 ~ 1\n"):
         refuse_duplicates(names, alike, {})
-    refuse_duplicates(names, alike, {"other": (1 << 60) - 1}, allow=True)
-    assert time.process_time() - began < 5
 
 
 @pytest.fixture
