@@ -94,12 +94,18 @@ def _tail(file: BinaryIO, size: int) -> tuple[int, int] | None:
 
 
 def _hash(file: BinaryIO, size: int, count: int) -> int:
-    """xxh3-64 of all bytes that are neither pixels nor the hash; 0 only where the ranges make no sense."""
+    """xxh3-64 of all bytes that are neither pixels nor the hash.
+
+    0 only where the ranges make no sense, or a change that begins meanwhile takes the end away.
+    """
     start = size - _TAIL.size - 16 * count
     if start < 0:
         return 0
     file.seek(start)
-    ranges = np.frombuffer(file.read(16 * count), "<u8").reshape(-1, 2).tolist()
+    held = file.read(16 * count)
+    if len(held) < 16 * count:
+        return 0
+    ranges = np.frombuffer(held, "<u8").reshape(-1, 2).tolist()
     digest = xxhash.xxh3_64()
     position = 0
     for start, length in [*ranges, (size - 16, 0)]:
@@ -108,6 +114,8 @@ def _hash(file: BinaryIO, size: int, count: int) -> int:
         file.seek(position)
         while position < start:
             block = file.read(min(_BLOCK, start - position))
+            if not block:
+                return 0
             digest.update(block)
             position += len(block)
         position += length

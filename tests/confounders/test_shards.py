@@ -9,12 +9,14 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
+from dilkit.confounders import seal
 from dilkit.confounders.builder import augment
 from dilkit.confounders.head import Head
 from dilkit.confounders.layout import is_pixels, writing
@@ -248,6 +250,24 @@ def test_a_crash_or_a_hang_of_hdf5_is_a_refusal(
     for read in (verify, Head.read):
         with pytest.raises(UsageError, match="HDF5 cannot read it"):
             read(copy)
+
+
+@pytest.mark.parametrize("taken", [24, 24 + 16 * 4])
+def test_a_seal_that_is_taken_off_while_it_is_read_ends_the_reading(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    """By a change that another process begins."""
+    found = seal._tail
+
+    def late(file: BinaryIO, size: int) -> tuple[int, int] | None:
+        tail = found(file, size)
+        if tail is not None:
+            os.truncate(copy, size - taken)
+        return tail
+
+    monkeypatch.setattr(seal, "_tail", late)
+    with pytest.raises(Damaged):
+        seal.check(copy)
 
 
 def test_a_dataset_that_another_program_wrote_to_is_refused(copy: Path) -> None:
