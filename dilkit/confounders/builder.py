@@ -69,7 +69,7 @@ def augment(
     overwrite: bool = False,
     restart: bool = False,
     progress: Progress | None = None,
-    checkpoint_every: float = 0.5,
+    checkpoint_every: float = 0.2,
 ) -> Built:
     """Make a paired confounder dataset: every clean tile under every distortion, in one HDF5 file.
 
@@ -256,6 +256,7 @@ def _phase(draft: Draft, phase: str, task: Task, crew: Crew, progress: Progress 
             draft.record((phase, part))
         done += parts[part][1] - parts[part][0]
         report(phase, done, len(draft.plan))
+    draft.flush()
     return [failures[name] for name in sorted(failures)]
 
 

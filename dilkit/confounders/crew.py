@@ -32,11 +32,13 @@ class Crew:
         self._closing = ExitStack()
 
     def __enter__(self) -> Self:
+        self._closing.enter_context(one_thread())
         if self._workers > 1:
-            context = get_context("fork" if os.uname().sysname == "Linux" else "spawn")
-            self._pool = ProcessPoolExecutor(self._workers, context, _settle_in, (self._desk, os.getpid()))
+            forked = os.uname().sysname == "Linux"
+            context = get_context("fork" if forked else "spawn")
+            settling = (self._desk, os.getpid(), forked)
+            self._pool = ProcessPoolExecutor(self._workers, context, _settle_in, settling)
         else:
-            self._closing.enter_context(one_thread())
             self._closing.callback(self._desk.open().close)
         return self
 
@@ -75,8 +77,8 @@ def _at_desk(task: Task, part: int) -> list[Failure]:
     return task(_desk, part)
 
 
-def _settle_in(desk: Desk, parent: int) -> None:
-    """A worker leaves interrupts to its parent, dies with it, and uses one thread."""
+def _settle_in(desk: Desk, parent: int, forked: bool) -> None:
+    """A worker leaves interrupts to its parent, dies with it, and uses one thread, as a forked one does."""
     import signal
     import threading
 
@@ -84,7 +86,8 @@ def _settle_in(desk: Desk, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    _limit_threads()
+    if not forked:
+        _limit_threads()
     keep_freed_memory()
     _desk = desk.open()
 

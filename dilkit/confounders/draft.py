@@ -34,7 +34,7 @@ Compared = list[str | bool]
 class Draft:
     """Open it with `with`; one process at a time may."""
 
-    def __init__(self, out: Path, plan: Plan, *, restart: bool = False, every: float = 0.5) -> None:
+    def __init__(self, out: Path, plan: Plan, *, restart: bool = False, every: float = 0.2) -> None:
         self.out = out
         self.path = out.with_name(out.name + ".tmp")
         self.journal_path = _journal_path(out)
@@ -97,7 +97,7 @@ class Draft:
         self.done.add(done)
         self._pending.append(done)
         if time.monotonic() - self._last_flush >= self._every:
-            self._flush()
+            self.flush()
 
     def leave_out(self, failures: list[Failure]) -> None:
         """Start again without images that turned out to be unreadable."""
@@ -116,7 +116,7 @@ class Draft:
         """Everything is written: make it durable, then give it its name."""
         self._finish()
         self._write([{"sealed": seal.close(self.path), "compared": compared}])
-        _give_name(self.path, self.out)
+        give_name(self.path, self.out)
         self.journal_path.unlink(missing_ok=True)
 
     def discard(self) -> None:
@@ -169,8 +169,8 @@ class Draft:
         self.done = {(line["phase"], part) for line in lines[1:] if line for part in line.get("parts", ())}
         return True
 
-    def _flush(self) -> None:
-        """Hand what is written to the disk, then say so in the journal; one such job at a time."""
+    def flush(self) -> None:
+        """Begin to hand what is written to the disk, then say so in the journal; one such job at a time."""
         if not self._pending or (self._writing is not None and not self._writing.done()):
             return
         self._settle()
@@ -184,7 +184,7 @@ class Draft:
 
     def _finish(self) -> None:
         self._settle()
-        self._flush()
+        self.flush()
         self._settle()
 
     def _settle(self) -> None:
@@ -201,13 +201,6 @@ class Draft:
         self._journal.write("".join(json.dumps(line) + "\n" for line in lines))
         self._journal.flush()
         os.fsync(self._journal.fileno())
-
-
-def seal_file(path: Path, out: Path) -> None:
-    """Write the seal, flush everything, and give the file its name."""
-    seal.close(path)
-    if path != out:
-        _give_name(path, out)
 
 
 def completed(out: Path, plan: Plan, compared: Compared) -> list[Failure] | None:
@@ -228,7 +221,8 @@ def _journal_path(out: Path) -> Path:
     return out.with_name(out.name + ".journal")
 
 
-def _give_name(path: Path, out: Path) -> None:
+def give_name(path: Path, out: Path) -> None:
+    """Move a finished file to its place, durably."""
     path.replace(out)
     sync_folder(out.parent)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from dilkit.confounders import layout, seal
 from dilkit.confounders.crew import Crew
-from dilkit.confounders.draft import seal_file, sync_folder
+from dilkit.confounders.draft import sync_folder
 from dilkit.confounders.head import Head, undo_path
 from dilkit.confounders.plan import Plan, Settings, View, check_divisible
 from dilkit.confounders.store import Store
@@ -83,7 +83,7 @@ def _add(
                     first, last = plan.parts[part]
                     done += last - first
                     progress("distort", done, len(plan))
-        seal_file(path, path)
+        seal.close(path)
     return tuple(view.label for view in plan.views)
 
 
@@ -128,7 +128,7 @@ def _cut(path: Path, gone: ConfounderSet) -> None:
                 del file[f"digest/{label}"]
         old = confounder_set(file.attrs["expression"])
         _rename(file, ConfounderSet.of(word for word in old if word not in gone.words))
-    seal_file(path, path)
+    seal.close(path)
 
 
 def recover(path: Path) -> bool:

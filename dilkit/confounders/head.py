@@ -80,12 +80,17 @@ class Head:
     @classmethod
     def _read(cls, path: Path) -> Head:
         real = Path(os.path.realpath(path))  # beside which the other files lie
-        sealed = seal.check(path)
+        try:
+            sealed = seal.check(path)
+        except seal.Damaged:
+            if not undo_path(real).exists():
+                raise
+            sealed = None
         if sealed == 0 or (sealed is None and undo_path(real).exists()):
             raise UsageError(
-                "the dataset is not finished, or a change to it was interrupted",
+                "the dataset is not finished, or a change to it goes on or was interrupted",
                 where=path,
-                remedy="repeat the command that was writing it",
+                remedy="wait for the command that is writing it, or repeat it",
             )
         if sealed is None and not current_process().daemon:  # which may have no children
             require_readable(path)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from dilkit.confounders import layout
+from dilkit.confounders import layout, seal
 from dilkit.confounders.builder import check_target
-from dilkit.confounders.draft import seal_file
+from dilkit.confounders.draft import give_name
 from dilkit.confounders.duplicates import refuse_duplicates
 from dilkit.confounders.head import Head
 from dilkit.errors import DilkitError, UsageError, reason
@@ -60,7 +60,8 @@ def merge(
     tmp = out.with_name(out.name + ".joining")
     try:
         _write(tmp, out, heads)
-        seal_file(tmp, out)
+        seal.close(tmp)
+        give_name(tmp, out)
     except OSError as error:
         raise DilkitError(f"the shards cannot be joined: {reason(error)}", where=out) from error
     finally:

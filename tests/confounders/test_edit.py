@@ -12,11 +12,12 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from dilkit.confounders import edit, work
+from dilkit.confounders import edit, seal, work
 from dilkit.confounders.builder import augment
 from dilkit.confounders.edit import add, drop, recover
 from dilkit.confounders.head import undo_path
@@ -115,7 +116,7 @@ def test_a_drop_that_fails_is_finished_by_the_next(path: Path, monkeypatch: pyte
 
     left = Store(path).labels[1:]
     with monkeypatch.context() as patch:
-        patch.setattr(edit, "seal_file", fail)
+        patch.setattr(seal, "close", fail)
         with pytest.raises(DilkitError, match="finishes it"):
             drop(path, Store(path).labels[0])
     with pytest.raises(UsageError, match="was interrupted"):
@@ -162,11 +163,11 @@ def test_a_change_killed_at_any_moment_is_taken_back_or_done(path: Path) -> None
 Change = Callable[[Path, str], tuple[str, ...]]
 
 
-def killed(change: Change, path: Path, words: str, moment: str) -> None:
-    """kill -9 when the change comes to a function of `edit`."""
+def killed(change: Change, path: Path, words: str, module: ModuleType, moment: str) -> None:
+    """kill -9 when the change comes to a function."""
 
     def work() -> None:
-        setattr(edit, moment, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        setattr(module, moment, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
         change(path, words)
 
     victim = multiprocessing.get_context("fork").Process(target=work)
@@ -177,8 +178,8 @@ def killed(change: Change, path: Path, words: str, moment: str) -> None:
 
 def test_a_drop_whose_completion_is_killed_is_completed_later(path: Path) -> None:
     """HDF5 may have written over the pixels by then, so nobody may read them."""
-    killed(drop, path, "awgn(5)", "seal_file")
-    killed(drop, path, "awgn(5)", "_cut")
+    killed(drop, path, "awgn(5)", seal, "close")
+    killed(drop, path, "awgn(5)", edit, "_cut")
     with pytest.raises(UsageError, match="was interrupted"):
         len(Store(path))
     assert recover(path) and "awgn(5)" not in Store(path).labels and verify(path).sound
@@ -193,7 +194,7 @@ def test_what_an_interrupted_change_left_does_no_harm_to_a_new_file(
     path: Path, change: Change, word: str, words: str
 ) -> None:
     """One that was made in its place since, whether or not it is the same again."""
-    killed(change, path, word, "seal_file")
+    killed(change, path, word, seal, "close")
     augment("deadleaves:6@32", words, path, tile=32, seed=3, overwrite=True)
     add(path, "jpeg(10)")
     assert verify(path).sound
@@ -205,11 +206,23 @@ def test_a_change_of_what_a_link_points_to_is_taken_back_by_any_name(path: Path,
     (tmp_path / "links").mkdir()
     link = tmp_path / "links" / "l.h5"
     link.symlink_to(path)
-    killed(add, link, "jpeg(30)", "seal_file")
+    killed(add, link, "jpeg(30)", seal, "close")
     for name in (link, path):
         with pytest.raises(UsageError, match="was interrupted"):
             len(Store(name))
     assert recover(path) and path.read_bytes() == before
+
+
+def test_a_file_that_is_opened_while_it_changes_is_not_called_damaged(path: Path) -> None:
+    at = Store(path).head.regions["index/digest"].offset
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"changing")
+    with pytest.raises(seal.Damaged):
+        len(Store(path))
+    undo_path(path.resolve()).touch()
+    with pytest.raises(UsageError, match="goes on"):
+        len(Store(path))
 
 
 def test_wrong_changes_are_refused(path: Path, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_joining_takes_no_joined_file_and_overwrites_no_shard(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dilkit.confounders.merge.seal_file", full)
+    monkeypatch.setattr("dilkit.confounders.seal.close", full)
     with pytest.raises(DilkitError, match=r"cannot be joined: .*No space"):
         merge(parts, tmp_path / "full.h5")
     assert not list(tmp_path.glob("full.h5*"))
@@ -281,13 +281,11 @@ def test_pixels_that_are_not_what_the_recipe_makes_are_found(store: Store, copy:
     """Pixels and digests agree with each other, but not with the seed."""
     import xxhash
 
-    from dilkit.confounders.draft import seal_file
-
     regions = store.head.regions
     with writing(copy, "r+") as file:
         file["distorted/awgn(5)"][0] += 0.01
         file["digest/awgn(5)"][0] = xxhash.xxh3_64_intdigest(file["distorted/awgn(5)"][0].data)
-    seal_file(copy, copy)
+    seal.close(copy)
     assert regions["clean"].shape
     verdict = verify(copy, samples=200)
     assert verdict.faults and "awgn(5) made again is not what is stored" in verdict.faults[0]

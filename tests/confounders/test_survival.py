@@ -103,7 +103,7 @@ def test_killed_at_the_very_end_it_is_found_complete(
         os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
-        patch.setattr("dilkit.confounders.draft._give_name", give_name)
+        patch.setattr("dilkit.confounders.draft.give_name", give_name)
         assert in_a_child(lambda: [build(out)].clear()) == -signal.SIGKILL
     assert out.exists() == renamed and journal(out)
     if renamed:
