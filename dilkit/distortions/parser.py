@@ -11,11 +11,12 @@ from itertools import chain
 from typing import Any
 
 from dilkit.distortions import algebra
+from dilkit.distortions._located import Located
 from dilkit.distortions.algebra import Weighted
 from dilkit.distortions.laws import LAWS, Law, make
-from dilkit.distortions.mistakes import ExpressionError, ExpressionTypeError
+from dilkit.distortions.mistakes import ExpressionError
 from dilkit.distortions.presets import PRESETS
-from dilkit.distortions.primitive import REGISTRY, ParameterError, PrimitiveKind
+from dilkit.distortions.primitive import REGISTRY, PrimitiveKind
 from dilkit.distortions.words import ConfounderSet, Expression, Word, clean, none
 from dilkit.errors import UsageError, nearest
 
@@ -66,10 +67,10 @@ def _plain(found: re.Match[str]) -> str:
     return " " * len(word) if word.startswith("#") else _PRESETS.get(word, word)
 
 
-class _Reader:
+class _Reader(Located):
     def __init__(self, text: str) -> None:
         plain = _SPECIAL.sub(_plain, text)
-        self.text = "".join(" " if c.isspace() else c for c in plain)
+        super().__init__("".join(" " if c.isspace() else c for c in plain))
         self.work = 0
 
     def read(self) -> Expression:
@@ -85,15 +86,14 @@ class _Reader:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SyntaxWarning)  # such as a backslash in a quoted word
                 warnings.simplefilter("ignore", DeprecationWarning)
-                tree = ast.parse(self.text.lstrip(), mode="eval").body
-            self.offset = len(self.text) - len(self.text.lstrip())
+                tree = ast.parse(self.code, mode="eval").body
             if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
                 raise UsageError(
                     "the expression is too large", expected=f"at most {MAX_NODES} names and signs"
                 )
             return self.words(self.operand(tree), tree)
         except SyntaxError as error:
-            column = max(0, (error.offset or 1) - 1) + len(self.text) - len(self.text.lstrip())
+            column = max(0, (error.offset or 1) - 1) + self.offset
             raise ExpressionError(
                 f"not an expression ({error.msg})",
                 text=self.text,
@@ -107,46 +107,11 @@ class _Reader:
                 raise
             raise UsageError(f"not an expression ({error})", found=self.text[:80]) from None
 
-    # -- where things are ---------------------------------------------------------------------------------
-
-    def span(self, node: ast.AST) -> tuple[int, int]:
-        line = self.text.lstrip().encode()
-        start = len(line[: node.col_offset].decode(errors="replace"))  # type: ignore[attr-defined]
-        end = len(line[: node.end_col_offset].decode(errors="replace"))  # type: ignore[attr-defined]
-        return start + self.offset, end + self.offset
-
-    def error(self, node: ast.AST, message: str, **details: Any) -> ExpressionError:
-        start, end = self.span(node)
-        return ExpressionError(message, text=self.text, start=start, end=end, **details)
-
     def at(self, node: ast.AST, build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """`build(...)`, its errors pointing at the node (or at the argument they are about)."""
-        try:
-            made = build(*args, **kwargs)
-        except ExpressionError:
-            raise
-        except UsageError as error:
-            start, end = self.span(self.blamed(node, error))
-            kind = ExpressionTypeError if isinstance(error, TypeError) else ExpressionError
-            raise kind(
-                error.message, text=self.text, start=start, end=end, found=error.found,
-                expected=error.expected, nearest=error.nearest, remedy=error.remedy,
-            ) from None  # fmt: skip
+        """`build(...)`, its errors pointing at the node, its size counted."""
+        made = self.located(node, build, *args, **kwargs)
         self.spend(made)
         return made
-
-    def blamed(self, node: ast.AST, error: UsageError) -> ast.AST:
-        if isinstance(error, ParameterError) and isinstance(node, ast.Call):
-            if isinstance(error.parameter, int) and error.parameter < len(node.args):
-                return node.args[error.parameter]
-            for keyword in node.keywords:
-                if keyword.arg == error.parameter:
-                    return keyword
-            if error.parameter is not None and len(node.args) == 1:
-                return node.args[0]
-        if isinstance(error, ParameterError) and isinstance(node, ast.Subscript):
-            return node.slice
-        return node
 
     def spend(self, made: Any) -> None:
         if isinstance(made, (Word, ConfounderSet)):
@@ -317,8 +282,3 @@ class _Reader:
         if isinstance(value, Law | list) or value is None:
             raise self.error(node, "a law of chance takes plain values", expected="such as uniform(1, 30)")
         return value
-
-    def what(self, node: ast.AST) -> str:
-        start, end = self.span(node)
-        shown = self.text[start:end]
-        return shown if len(shown) <= 40 else shown[:37] + "..."
