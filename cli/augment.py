@@ -153,8 +153,8 @@ def augment_command(
         from dilkit.confounders.builder import part_of, plan_for, require_images
 
         plan, failures = plan_for(sources or [], _needed(distort, "--distort"), **settings)
-        plan = part_of(plan, *part) if part else plan
         require_images(plan, failures, plan.skipped)
+        plan = part_of(plan, *part) if part else plan
         return _look(plan, len(failures), preview, dry_run, out or Path("out.h5"), workers)
     out = _needed(out, "--out")
     if part is not None:
@@ -211,12 +211,23 @@ def _look(plan: Plan, failed: int, preview: Path | None, dry_run: bool, out: Pat
     if preview is not None:
         from dilkit.confounders.preview import draw, rows_of_plan
 
+        _spare(plan, preview)
         draw(rows_of_plan(plan), preview)
         say(f"{preview}: drawn")
     if dry_run:
         from dilkit.confounders.estimate import estimate
 
         show_estimate(estimate(plan, out, workers), failed, len(plan.skipped), workers)
+
+
+def _spare(plan: Plan, preview: Path) -> None:
+    """A preview must not take the place of a photograph."""
+    from dilkit.confounders.sources import FileImage
+    from dilkit.errors import UsageError
+
+    files = (image.path for image in plan.images if isinstance(image, FileImage))
+    if preview.exists() and any(file.exists() and preview.samefile(file) for file in files):
+        raise UsageError("the preview is one of the sources", where=preview, remedy="choose another name")
 
 
 def _merge(sources: list[str], out: Path, allow_duplicates: bool, overwrite: bool) -> None:
@@ -237,6 +248,8 @@ def _edit(sources: list[str], add: str | None, drop: str | None, workers: int) -
             "--add and --drop change one dataset", found=f"{len(sources)} sources",
             remedy='for example: dilkit augment train.h5 --add "jpeg(30)"',
         )  # fmt: skip
+    if add is not None and drop is not None:
+        _both(sources[0], add, drop)
     if add is not None:
         with BuildProgress() as progress:
             labels = edit.add(sources[0], add, workers=workers, progress=progress)
@@ -245,6 +258,21 @@ def _edit(sources: list[str], add: str | None, drop: str | None, workers: int) -
     if drop is not None:
         for label in edit.drop(sources[0], drop):
             say(f"dropped {label}")
+
+
+def _both(path: str, add: str, drop: str) -> None:
+    """What cannot be dropped is said before anything is added."""
+    from dilkit.confounders.store import Store
+    from dilkit.distortions import confounder_set
+    from dilkit.errors import UsageError, nearest
+
+    known = [*Store(path).labels, *confounder_set(add).labels]
+    for label in confounder_set(drop).labels:
+        if label not in known:
+            raise UsageError(
+                f"there is no confounder {label!r} to drop", where=path,
+                expected=", ".join(known), nearest=nearest(label, known),
+            )  # fmt: skip
 
 
 def _needed(value: Any, option: str) -> Any:

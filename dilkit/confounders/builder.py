@@ -118,6 +118,7 @@ def augment(
         licence=licence,
         limit=limit,
     )
+    require_images(plan, failures, plan.skipped)
     if shard is not None:
         plan = part_of(plan, *shard)
     compared: Compared = [*map(str, exclude), allow_duplicates]
@@ -127,7 +128,6 @@ def augment(
         return _built(out, kept, [*failures, *left_out], plan.skipped, True, began)
     out = check_target(out, overwrite)
     excluded = hashes_of(exclude, plan.settings.alpha) if exclude else {}
-    require_images(plan, failures, plan.skipped)
     try:
         with Draft(out, plan, restart=restart, every=checkpoint_every) as draft:
             _fill(draft, workers, progress, excluded, allow_duplicates)
@@ -180,17 +180,17 @@ def plan_for(
 
 
 def part_of(plan: Plan, k: int, n: int) -> Plan:
-    """The k-th of n shards; a UsageError where it does not exist or would be empty."""
+    """The k-th of n shards; a UsageError where it does not exist or one would be empty."""
     if not 1 <= k <= n:
         raise UsageError("no such shard", where="shard", found=f"{k}/{n}", expected="k/n with 1 <= k <= n")
-    part = plan.part_of(k, n)
-    if not len(part):
+    if n > len(plan.images):
         raise UsageError(
             f"{len(plan.images)} images do not fill {n} shards",
             where="shard",
-            found=f"{k}/{n} would be empty",
+            found=f"{k}/{n}: some would be empty",
+            expected=f"at most {len(plan.images)}",
         )
-    return part
+    return plan.part_of(k, n)
 
 
 def check_target(out: Path, overwrite: bool) -> Path:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from multiprocessing import get_context
 from types import TracebackType
 from typing import Any, Self
@@ -32,7 +33,7 @@ class Crew:
         self._closing = ExitStack()
 
     def __enter__(self) -> Self:
-        self._closing.enter_context(one_thread())
+        self._closing.enter_context(ONE_THREAD)
         if self._workers > 1:
             forked = os.uname().sysname == "Linux"
             context = get_context("fork" if forked else "spawn")
@@ -45,9 +46,11 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-        self._closing.close()
+        try:
+            if self._pool is not None:
+                _dismiss(self._pool)
+        finally:
+            self._closing.close()
 
     def do(self, task: Task, parts: list[int]) -> Iterator[tuple[int, list[Failure]]]:
         """Do a task on every part, in any order; yields each part when it is written.
@@ -72,6 +75,19 @@ class Crew:
             ) from None
 
 
+def _dismiss(pool: ProcessPoolExecutor) -> None:
+    """Wait for what is in hand; where that is interrupted, too, nobody may write any more on return."""
+    workers = list((pool._processes or {}).values())
+    try:
+        pool.shutdown(wait=True, cancel_futures=True)
+    except BaseException:
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join()
+        raise
+
+
 def _at_desk(task: Task, part: int) -> list[Failure]:
     assert _desk is not None
     return task(_desk, part)
@@ -80,7 +96,6 @@ def _at_desk(task: Task, part: int) -> list[Failure]:
 def _settle_in(desk: Desk, parent: int, forked: bool) -> None:
     """A worker leaves interrupts to its parent, dies with it, and uses one thread, as a forked one does."""
     import signal
-    import threading
 
     global _desk
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -111,15 +126,29 @@ def _limit_threads() -> Any:
     return threadpoolctl.threadpool_limits(1)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One OpenCV and BLAS thread, for the time being."""
-    import cv2
+class _OneThread:
+    """One OpenCV and BLAS thread as long as anybody in this process wants it, from whichever thread."""
 
-    before = cv2.getNumThreads()
-    limits = _limit_threads()
-    try:
-        yield
-    finally:
-        limits.restore_original_limits()
-        cv2.setNumThreads(before)
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted = 0
+
+    def __enter__(self) -> None:
+        import cv2
+
+        with self._lock:
+            self._wanted += 1
+            if self._wanted == 1:
+                self._before, self._limits = cv2.getNumThreads(), _limit_threads()
+
+    def __exit__(self, *_: object) -> None:
+        import cv2
+
+        with self._lock:
+            self._wanted -= 1
+            if not self._wanted:
+                self._limits.restore_original_limits()
+                cv2.setNumThreads(self._before)
+
+
+ONE_THREAD = _OneThread()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from dilkit.confounders.crew import one_thread
+from dilkit.confounders.crew import ONE_THREAD
 from dilkit.confounders.perceptual import perceptual_hash
 from dilkit.confounders.pixels import renderer
 from dilkit.confounders.plan import Plan
@@ -56,7 +56,7 @@ def estimate(plan: Plan, out: Path, workers: int) -> Estimate:
     Raises:
         DilkitError: none of the images that were tried can be read.
     """
-    with one_thread():
+    with ONE_THREAD:
         reading, making = _seconds_per_pixel(plan)
     last = np.flatnonzero(np.append(plan.image[1:] != plan.image[:-1], True))
     extents = (plan.box[last, :2] + plan.box[last, 2:]).astype(np.int64)  # the last tile ends at the border

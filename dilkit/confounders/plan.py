@@ -86,6 +86,7 @@ class Plan:
         skipped: names of images too small for a tile, where these are skipped.
         shard: which of how many parts of a larger plan this is, and that plan's identity.
         ragged: whether that plan's items differ in size.
+        deep: names of images with more than 8 bits a channel.
     """
 
     settings: Settings
@@ -98,6 +99,7 @@ class Plan:
     skipped: tuple[str, ...] = ()
     shard: Shard | None = None
     ragged: bool = False
+    deep: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.image)
@@ -176,14 +178,23 @@ class Plan:
         return digest.hexdigest()
 
     def without(self, names: set[str]) -> Plan:
-        """The plan with these images left out."""
-        return self._keep([i for i, image in enumerate(self.images) if image.name not in names])
+        """The plan with these images left out; a shard's types stay those of the whole."""
+        kept = self._keep([i for i, image in enumerate(self.images) if image.name not in names])
+        return kept if self.shard else kept._typed()
 
     def part_of(self, k: int, n: int) -> Plan:
         """The k-th (1 .. n) of n parts with equally many images."""
         count = len(self.images)
         kept = self._keep(list(range(count * (k - 1) // n, count * k // n)))
         return replace(kept, shard=Shard(k, n, self.identity), ragged=not self.uniform)
+
+    def _typed(self) -> Plan:
+        deep = any(image.name in self.deep for image in self.images)
+        dtype = "float32" if deep else "uint8"
+        if dtype == self.clean_dtype:
+            return self
+        views = tuple(View.of(word, dtype) for word in self.confounders)
+        return replace(self, clean_dtype=dtype, views=views)
 
     def _keep(self, kept: list[int]) -> Plan:
         rows = np.isin(self.image, kept)
@@ -205,8 +216,7 @@ def make_plan(
     surveyed: Sequence[tuple[CleanImage, Header]], confounders: ConfounderSet, settings: Settings
 ) -> Plan:
     """Lay out tiles; raises UsageError where a tile cannot be downsampled by a word's factor."""
-    clean_dtype = "uint8" if all(header.eight_bit for _, header in surveyed) else "float32"
-    views = tuple(View.of(word, clean_dtype) for word in confounders)
+    views = tuple(View.of(word, "uint8") for word in confounders)
     images: list[CleanImage] = []
     skipped: list[str] = []
     rows: list[tuple[int, Window]] = []
@@ -227,9 +237,10 @@ def make_plan(
         images=tuple(images),
         image=np.array([i for i, _ in rows], np.int32),
         box=np.array([box for _, box in rows], np.int32).reshape(-1, 4),
-        clean_dtype=clean_dtype,
+        clean_dtype="uint8",
         skipped=tuple(skipped),
-    )
+        deep=frozenset(image.name for image, header in surveyed if not header.eight_bit),
+    )._typed()
 
 
 def check_divisible(where: object, sizes: Iterable[tuple[int, int]], views: tuple[View, ...]) -> None:

@@ -23,6 +23,7 @@ from dilkit.confounders.reading import (
     read_image,
 )
 from dilkit.errors import UsageError, nearest
+from dilkit.paths import expanded
 
 __all__ = ["ALPHAS", "Alpha", "CleanImage", "Failure", "UnreadableImage", "expand", "read_image", "survey"]
 
@@ -91,11 +92,12 @@ class DeadLeaves:
     seed: int
     index: int
     size: int
+    number: int = 1
     licence: str = "CC0 (synthetic)"
 
     @property
     def name(self) -> str:
-        return f"deadleaves/{self.index:06d}"
+        return f"deadleaves/{self.index:06d}" + (f"#{self.number}" if self.number > 1 else "")
 
     @property
     def stamp(self) -> str:
@@ -136,6 +138,8 @@ def expand(
     images: dict[object, CleanImage] = {}
     names: Counter[str] = Counter()
     texts = [str(source) for source in sources]
+    if not licence.isprintable():
+        raise UsageError("a licence is a line of text", where="licence", found=ascii(licence))
     if not texts:
         raise UsageError(
             "no source of clean images given", expected="folders, globs, files, samples: or deadleaves:N"
@@ -171,10 +175,10 @@ def failure(image: CleanImage, error: UnreadableImage) -> Failure:
 
 
 def _numbered(image: CleanImage, count: int) -> CleanImage:
-    """Files of one name from different folders are told apart."""
-    if count == 1 or not isinstance(image, FileImage):
-        return image
-    return replace(image, name=f"{image.name}#{count}")
+    """Files of one name from different folders are told apart, and synthetic images of several sizes."""
+    if count > 1 and isinstance(image, FileImage):
+        return replace(image, name=f"{image.name}#{count}")
+    return replace(image, number=count) if isinstance(image, DeadLeaves) else image
 
 
 def _expand_one(text: str, seed: int, licence: str) -> Iterable[CleanImage]:
@@ -182,7 +186,7 @@ def _expand_one(text: str, seed: int, licence: str) -> Iterable[CleanImage]:
         return _samples(text)
     if text.startswith("deadleaves:"):
         return _dead_leaves(text, seed)
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.is_dir():
         return _folder(path, licence)
     if path.is_file():

@@ -19,6 +19,7 @@ from dilkit.confounders.pixels import Render, renderer
 from dilkit.distortions import ConfounderSet, SampleKey, Word, as_float, parse
 from dilkit.distortions.draw import Window
 from dilkit.errors import DilkitError, UsageError, nearest
+from dilkit.paths import expanded
 
 
 class Store:
@@ -29,7 +30,7 @@ class Store:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = expanded(path).absolute()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.path,)
