@@ -110,16 +110,20 @@ def evaluate(
     how, sources = plan_protocol(protocol, changes, data, inputs)
 
     from dilkit.evaluation import evaluate as run
+    from dilkit.evaluation.bootstrap import check_arm
     from dilkit.evaluation.nets import INPUT, parse_nets
     from dilkit.evaluation.rows import SETTINGS, as_json, write_rows
 
     from ._count import Count
 
+    nets = parse_nets(checkpoints or [INPUT])
+    if baseline is not None:
+        check_arm(baseline, [net.label for net in nets])
     files = [path for path in (csv, parquet, Path(json_file or "-")) if path and str(path) != "-"]
     journal = files[0].with_name(files[0].name + ".part") if files else None
     with Count("evaluating") as count:
         rows = run(
-            parse_nets(checkpoints or [INPUT]), sources, inputs=inputs, **how.settings(), device=device,
+            nets, sources, inputs=inputs, **how.settings(), device=device,
             metrics=metric or (), batch=batch, journal=journal, progress=count,
         )  # fmt: skip
     rows.attrs[SETTINGS]["protocol"] = how.title if protocol else None
@@ -203,15 +207,10 @@ def _cell(row: Any, psnr: str, ssim: str) -> str:
 def _notes(rows: pd.DataFrame, novelties: set[str]) -> list[str]:
     """What a reader must know: leaks, marks, and the whole protocol."""
     from dilkit.evaluation.rows import SETTINGS
-    from dilkit.report.tables import LEGEND, settings_line
+    from dilkit.report.tables import LEGEND, leak_lines, settings_line
 
     s = rows.attrs[SETTINGS]
-    leaks = rows[rows["leak"].fillna(False)].groupby("net")["image"].unique()
-    said = [
-        f"LEAK: {net} was trained on {len(images)} of the test images: {', '.join(images[:5])}"
-        + (" ..." if len(images) > 5 else "")
-        for net, images in leaks.items()
-    ]
+    said = leak_lines(rows)
     said += [f"{net}: trained on {about['trained']}" for net, about in s["nets"].items() if about["trained"]]
     said += [text.lstrip("\\") for kind, text in LEGEND.items() if kind in novelties]
     return [*said, *([f"protocol {s['protocol']}"] if s["protocol"] else []), settings_line(rows)]

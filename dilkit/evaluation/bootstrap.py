@@ -7,7 +7,7 @@ Percentile intervals; Efron and Tibshirani, "An Introduction to the Bootstrap", 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,7 +90,7 @@ def scores(
     Args:
         rows: what `evaluate` returns; each arm has all images under all distortions.
         baseline: the arm that differences are taken to (`seen` minus that of ERM is the seen cost).
-        specialists: by distortion label, the arm trained for it; adds `worst-case gap`,
+        specialists: by distortion label of the rows, the arm trained for it; adds `worst-case gap`,
             `max_d PSNR_specialist(d) - PSNR(d)` (lower is better).
         by: the column that names arms.
         seeds: the column that names training seeds, resampled too; without it each arm is one seed.
@@ -108,9 +108,12 @@ def scores(
             raise UsageError("no such column", found=column, nearest=nearest(column, rows.columns))
     arms = [str(arm) for arm in dict.fromkeys(rows[by])]
     for arm in [*((specialists or {}).values()), *([baseline] if baseline else [])]:
-        if arm not in arms:
+        check_arm(arm, arms)
+    labels = [str(label) for label in dict.fromkeys(rows["distortion"])]
+    for label in specialists or {}:
+        if label not in labels:
             raise UsageError(
-                f"no arm {arm!r} in the rows", expected=", ".join(arms), nearest=nearest(arm, arms)
+                "a specialist's distortion is not in the rows", found=label, expected=", ".join(labels)
             )
     found = []
     for name, part in rows.groupby("set", sort=False):
@@ -124,6 +127,12 @@ def scores(
     columns = ["arm", "set", "score", "value", "low", "high"]
     more = ["difference", "difference_low", "difference_high"] if baseline else []
     return pd.DataFrame(found, columns=[*columns, *more])
+
+
+def check_arm(arm: str, arms: Sequence[str]) -> None:
+    """Raises UsageError where there is no such arm."""
+    if arm not in arms:
+        raise UsageError(f"there is no arm {arm!r}", expected=", ".join(arms), nearest=nearest(arm, arms))
 
 
 def collapse_degrees(rows: pd.DataFrame) -> pd.DataFrame:

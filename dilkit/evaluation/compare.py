@@ -7,7 +7,6 @@ the first run that is not done. A learning rate is chosen on seen distortions of
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -18,12 +17,21 @@ import pandas as pd
 
 from dilkit.distortions import ConfounderSet, confounder_set
 from dilkit.errors import UsageError
-from dilkit.evaluation.arms import ORACLE, Arm, parse_arms
-from dilkit.evaluation.bootstrap import scores
+from dilkit.evaluation.arms import ORACLE, parse_arms
+from dilkit.evaluation.bootstrap import check_arm, scores
 from dilkit.evaluation.grid import evaluate
 from dilkit.evaluation.images import Data
 from dilkit.evaluation.nets import Net, open_nets
 from dilkit.evaluation.novelty import novelty
+from dilkit.evaluation.plan import (
+    Run,
+    check_selection,
+    is_done,
+    own_specialists,
+    plan_runs,
+    run_of,
+    training_set,
+)
 from dilkit.evaluation.rows import SETTINGS, read_rows, write_rows
 
 Tell = Callable[[str], None]
@@ -53,21 +61,6 @@ class Test:
         return evaluate(
             nets, self.data if data is None else data, distort or self.distort, **settings, **more
         )
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run of an arm."""
-
-    arm: Arm
-    lr: float
-    seed: int
-    out: Path
-    words: tuple[str, ...]
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.out / "checkpoints" / "last.safetensors"
 
 
 @dataclass(frozen=True)
@@ -115,7 +108,8 @@ def compare(
         tell, watch: called with lines about the progress, and with rows of the metrics of each run.
 
     Raises:
-        UsageError: a recipe that has no budget in passes, unknown arms, a sweep without images to select on.
+        UsageError: a recipe that has no budget in passes, an arm that is unknown or has another budget, a
+            sweep without images to select on, or with those of the test; before anything is trained.
     """
     from dilkit.recipe import compose
 
@@ -135,13 +129,19 @@ def compare(
             remedy="give data.sources and data.distort instead of a store",
         )
     trained = training_set(shared)
-    made = parse_arms(arms, trained, confounder_set(test.distort))
+    tested = confounder_set(test.distort)
+    made = parse_arms(arms, trained, tested)
+    baseline = baseline or made[0].name
+    check_arm(baseline, [arm.name for arm in made])
+    if select is not None:
+        check_selection(select, test.data)
     out = Path(out)
+    rates = tuple(sweep) or (shared.optim.lr,)
+    planned = [plan_runs(recipe, arm, rates, shared, out) for arm in made]
     out.mkdir(parents=True, exist_ok=True)
     chosen: dict[str, dict[float, float]] = {}
     runs: list[Run] = []
-    for arm in made:
-        first = [_run(recipe, arm, lr, shared.seed, out) for lr in sweep or (shared.optim.lr,)]
+    for arm, first in zip(made, planned, strict=True):
         for run in first:
             _train(run, tell, watch)
         best = first[0]
@@ -150,7 +150,7 @@ def compare(
             chosen[arm.name] = found
             best = max(first, key=lambda run: found[run.lr])
             tell(f"{arm.name}: learning rate {best.lr:g} chosen of {', '.join(f'{lr:g}' for lr in found)}")
-        others = [_run(recipe, arm, best.lr, shared.seed + k, out) for k in range(1, seeds)]
+        others = [run_of(recipe, arm, best.lr, shared.seed + k, out) for k in range(1, seeds)]
         for run in others:
             _train(run, tell, watch)
         runs += [best, *others]
@@ -160,28 +160,22 @@ def compare(
         "arms": list(arms),
         "selection": SELECTION if sweep else "none",
     }
-    members = {arm.member: arm.name for arm in made if arm.member}
+    cost = _cost(runs)
+    _write_measured(rows, cost, chosen, out)
+    own = own_specialists(made, trained, tested)
+    for arm in made:
+        if arm.member and arm.name not in own.values():
+            tell(f"{arm.name}: no test distortion is its own, so it has no part in the worst-case gap")
     table = scores(
         _relative_to(trained, rows, test),
         by="arm",
         seeds="train_seed",
-        baseline=baseline or made[0].name,
-        specialists=members or None,
+        baseline=baseline,
+        specialists=own or None,
     )
-    result = Comparison(rows, table, _cost(runs), chosen)
-    _write(result, out)
+    result = Comparison(rows, table, cost, chosen)
+    _write_scores(result, out)
     return result
-
-
-def training_set(recipe: Any) -> ConfounderSet:
-    """The distortions a recipe trains on, from its expression or its store."""
-    if recipe.data.distort is not None:
-        return confounder_set(recipe.data.distort)
-    from dilkit.training.assemble import open_store
-
-    store = open_store(recipe)
-    labels = recipe.data.labels or store.labels
-    return ConfounderSet.of(word for word in store.confounders if word.label in labels)
 
 
 def _relative_to(trained: ConfounderSet, rows: pd.DataFrame, test: Test) -> pd.DataFrame:
@@ -191,45 +185,24 @@ def _relative_to(trained: ConfounderSet, rows: pd.DataFrame, test: Test) -> pd.D
     return rows.assign(novelty=rows["distortion"].map(kinds))
 
 
-def _run(recipe: Sequence[str], arm: Arm, lr: float, seed: int, out: Path) -> Run:
-    from dilkit.recipe import compose
-
-    words = (*recipe, *arm.words)
-    base = compose(words).recipe
-    inner = getattr(base.objective, "inner", None)
-    rates = [f"optim.lr={lr!r}"]
-    if inner is not None and math.isclose(inner.lr, base.optim.lr):
-        rates.append(f"objective.inner.lr={lr!r}")
-    folder = out / arm.name / f"lr-{lr:g}" / f"seed-{seed}"
-    return Run(arm, lr, seed, folder, (*words, *rates, f"seed={seed}"))
-
-
 def _train(run: Run, tell: Tell, watch: Watch) -> None:
     """Train, or go on, or see that it is done."""
     from dilkit.recipe import compose
     from dilkit.training import train
 
-    done = run.out / "done.json"
     composed = compose(run.words)
-    said = json.dumps(list(run.words))
-    if done.is_file():
-        if json.loads(done.read_text(encoding="utf-8"))["words"] != json.loads(said):
-            raise UsageError(
-                "this folder holds a run of another recipe",
-                where=run.out,
-                remedy="compare into another --out",
-            )
+    if is_done(run):
         return
     started = run.out.is_dir() and any(run.out.iterdir())
     tell(f"{'going on with' if started else 'training'} {run.arm.name}, lr {run.lr:g}, seed {run.seed}")
     result = train(composed, run.out, resume=started, command=["dilkit", "train", *run.words], tell=watch)
-    about = {
+    record = {
         "words": list(run.words),
         "passes": result.passes,
         "seconds": result.seconds,
         "step": result.step,
     }
-    done.write_text(json.dumps(about) + "\n", encoding="utf-8")
+    run.done.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def _choose(run: Run, test: Test, select: Data, trained: ConfounderSet, device: str) -> float:
@@ -261,13 +234,13 @@ def _cost(runs: Sequence[Run]) -> pd.DataFrame:
     found = []
     for name, own in groupby(runs, key=lambda run: run.arm.name):
         same = list(own)
-        about = [json.loads((run.out / "done.json").read_text(encoding="utf-8")) for run in same]
+        records = [json.loads(run.done.read_text(encoding="utf-8")) for run in same]
         line = {
             "arm": name,
             "lr": same[0].lr,
             "parameters": _parameters(same[0]),
-            "passes": about[0]["passes"],
-            "seconds": sum(each["seconds"] for each in about) / len(about),
+            "passes": records[0]["passes"],
+            "seconds": sum(each["seconds"] for each in records) / len(records),
             "seeds": len(same),
             "runs": len(list(same[0].out.parent.parent.glob("lr-*/seed-*/done.json"))),
         }
@@ -280,11 +253,16 @@ def _parameters(run: Run) -> int:
     return 0 if net.module is None else sum(p.numel() for p in net.module.parameters())
 
 
-def _write(result: Comparison, out: Path) -> None:
+def _write_measured(
+    rows: pd.DataFrame, cost: pd.DataFrame, chosen: Mapping[str, Mapping[float, float]], out: Path
+) -> None:
+    write_rows(rows, out / "rows.csv")
+    cost.to_csv(out / "cost.csv", index=False)
+    (out / "chosen.json").write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_scores(result: Comparison, out: Path) -> None:
     from dilkit.report.tables import comparison_markdown
 
-    write_rows(result.rows, out / "rows.csv")
     result.scores.to_csv(out / "scores.csv", index=False)
-    result.cost.to_csv(out / "cost.csv", index=False)
-    (out / "chosen.json").write_text(json.dumps(result.chosen, indent=1) + "\n", encoding="utf-8")
     (out / "table.md").write_text(comparison_markdown(result), encoding="utf-8")

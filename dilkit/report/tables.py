@@ -34,7 +34,7 @@ def markdown(rows: pd.DataFrame) -> str:
             f"**{name}**, {images} images, PSNR (dB) / SSIM\n\n" + grid(["distortion", "input", *nets], lines)
         )
     legend = [text for kind, text in LEGEND.items() if kind in set(means["novelty"])]
-    return "\n\n".join([*parts, "; ".join([*legend, settings_line(rows)])]) + "\n"
+    return "\n\n".join([*parts, *leak_lines(rows), "; ".join([*legend, settings_line(rows)])]) + "\n"
 
 
 def settings_line(rows: pd.DataFrame) -> str:
@@ -48,6 +48,18 @@ def settings_line(rows: pd.DataFrame) -> str:
         f"input {clipped}, {rounded}; {s['noise']} noise, seed {s['seed']}, draws {s['draws']};"
         f" {s['channel']}, border {s['border']}, measured {s['measure']}"
     )
+
+
+def leak_lines(rows: pd.DataFrame) -> list[str]:
+    """For each net that was trained on some of the test images, a line that says so."""
+    if "leak" not in rows:
+        return []
+    leaks = rows[rows["leak"].fillna(False).astype(bool)].groupby("net", sort=False)["image"].unique()
+    return [
+        f"LEAK: {net} was trained on {len(images)} of the test images: {', '.join(images[:5])}"
+        + (" ..." if len(images) > 5 else "")
+        for net, images in leaks.items()
+    ]
 
 
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -95,7 +107,7 @@ def comparison_markdown(result: Comparison) -> str:
     said = result.rows.attrs.get(SETTINGS, {}).get("selection", "none")
     rule = "one learning rate, none selected" if said == "none" else f"selected by {said}"
     parts.append(f"Learning rates: {rule}. Checkpoints: the last of each run, none selected.")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*leak_lines(result.rows), *parts]) + "\n"
 
 
 def _score(row: Mapping[Any, Any]) -> str:

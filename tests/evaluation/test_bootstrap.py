@@ -100,6 +100,8 @@ def test_incomplete_or_unknown_arms_are_refused() -> None:
     made = rows({"erm": 0, "dil": 1})
     with pytest.raises(UsageError, match="did you mean: erm"):
         scores(made, baseline="emr")
+    with pytest.raises(UsageError, match=r"not in the rows(.|\n)*awgn\(7\)"):
+        scores(made, specialists={"awgn(7)": "dil"})
     with pytest.raises(UsageError, match="lacks rows"):
         scores(made.drop(index=3))
     with pytest.raises(UsageError, match="different images"):

@@ -110,6 +110,7 @@ def test_labels_tell_runs_apart(tmp_path: Path) -> None:
         (["{folder}/one.png", "--data", "{folder}", "--distort", "awgn(5)"], "not a safetensors"),
         (["{checkpoint}", "{checkpoint}", "--data", "{folder}", "--distort", "awgn(5)"], "same label"),
         (["--data", "{folder}", "--distort", "awgn(5)", "--csv", "rows.txt"], "ending"),
+        (["--data", "{folder}", "--distort", "awgn(5)", "--baseline", "inptu"], "did you mean: input"),
     ],
 )
 def test_mistakes_are_answered(folder: Path, checkpoint: Path, args: list[str], message: str) -> None:
