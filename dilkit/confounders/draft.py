@@ -138,7 +138,7 @@ class Draft:
             raise DilkitError(
                 f"no room for the dataset: {reason(error)}",
                 where=self.out,
-                expected=f"{needed / 1e9:.2f} GB free",
+                expected=f"{needed / 1e6:,.0f} MB free, and some for the index",
                 remedy="free some space, choose another disk, or use --storage virtual",
             ) from None
         self._write([{**self._base, "left out": [[f.name, f.reason] for f in self.failures]}])

@@ -73,7 +73,7 @@ def _add(
                 if plan.settings.storage == "stored":
                     layout.add_view(file, plan, view)
             _rename(file, ConfounderSet.of([*old, *new]))
-        layout.reserve(path)
+        layout.reserve(path, path.stat().st_size)
         if plan.settings.storage == "stored":
             with h5py.File(path, "r", locking=False) as file:
                 desk = Desk(path, plan, layout.regions(file))

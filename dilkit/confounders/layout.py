@@ -65,6 +65,8 @@ Regions = dict[str, Region]
 
 def create(path: Path, plan: Plan) -> None:
     """Write a file of the plan's layout with no pixel in it, and reserve its space on the disk."""
+    path.touch()
+    reserve(path, _small_parts(plan))  # HDF5 may crash where not even these fit
     with writing(path, "w") as file:
         _attributes(file, plan)
         file.create_group("distorted")
@@ -76,7 +78,14 @@ def create(path: Path, plan: Plan) -> None:
         if plan.settings.storage == "stored":
             for view in plan.views:
                 add_view(file, plan, view)
-    reserve(path)
+    reserve(path, path.stat().st_size)
+
+
+def _small_parts(plan: Plan) -> int:
+    """Bytes of everything but pixels, rather too many."""
+    views = len(plan.views)
+    names = max((len(f"{image.name}{image.licence}".encode()) for image in plan.images), default=0)
+    return (1 << 16) + (16 + views) * 2 * ALIGNMENT + len(plan) * (96 + names + 8 * views)
 
 
 @contextmanager
@@ -97,13 +106,13 @@ def writing(path: Path, mode: str) -> Iterator[Any]:
         raise OSError(int(number[1]) if number else 0, str(error)) from error
 
 
-def reserve(path: Path) -> None:
+def reserve(path: Path, size: int) -> None:
     """Claim the blocks of a sparse file, so that a full disk is met now and not half-way."""
     if not hasattr(os, "posix_fallocate"):
         return
     with path.open("r+b") as file:
         try:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot
                 raise
