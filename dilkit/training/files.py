@@ -46,10 +46,11 @@ def link(source: Path, name: Path) -> None:
 
 
 def claim_output(out: Path, *, resume: bool) -> None:
-    """Make a run's folder, or refuse: it has a run in it already, or cannot be written."""
+    """Make a run's folder, or refuse: it has files in it already, or cannot be written. Empty folders in it,
+    such as a start that was refused leaves, are no matter."""
     if out.exists() and not out.is_dir():
         raise UsageError("the output is a file, a run needs a folder", where=out)
-    if not resume and out.is_dir() and any(out.iterdir()):
+    if not resume and any(path.is_symlink() or not path.is_dir() for path in out.rglob("*")):
         raise UsageError(
             "the output folder is not empty",
             where=out,

@@ -11,16 +11,15 @@ from pathlib import Path
 import torch
 
 from dilkit.confounders.episodes import episodes
-from dilkit.errors import UsageError
-from dilkit.recipe import Composed, compose, differences, refuse_leaks, resolved
+from dilkit.recipe import Composed, compose, refuse_leaks
 from dilkit.training.assemble import assemble, make_sampler, open_store, steps_per_epoch, training_images
-from dilkit.training.checkpoint import EMA, Folder, net_tensors, read
-from dilkit.training.checkpoint import fit as fit_weights
+from dilkit.training.checkpoint import Folder
 from dilkit.training.engine import Engine
 from dilkit.training.files import claim_output
 from dilkit.training.keeper import Keeper, Tell
 from dilkit.training.loop import Trainee, fit
 from dilkit.training.records import Metrics, write_head
+from dilkit.training.resume import restore
 from dilkit.training.sinks import open_sinks
 
 
@@ -57,7 +56,8 @@ def train(
         what: a composed recipe, or the words that compose one.
         out: the run's folder; must be new or empty, unless `resume`.
         resume: go on from the newest whole checkpoint in `out`.
-        allow_changes: resume although the recipe has changed.
+        allow_changes: resume although the recipe has changed: the weights, moments and counters go on, the
+            rates and the schedule are those of the new recipe.
         command: the command line to note in the run's records.
         tell: called with each row of the metrics, and with `{"note": text}` for what a person should know.
         stop: asked after every step; once true, the run saves a checkpoint and returns.
@@ -87,7 +87,7 @@ def train(
     if engine.rank > 0:
         torch.manual_seed(recipe.seed + engine.rank)
     if resume:
-        _restore(trainee, folder, composed, engine, allow_changes, tell)
+        restore(trainee, folder, composed, engine, allow_changes, tell)
     metrics = None
     if engine.first:
         metrics = Metrics(out, open_sinks(recipe.log.to, out), resume_at=trainee.step)
@@ -121,32 +121,3 @@ def train(
         trainee.seconds,
         stopped=not budget.spent(trainee),
     )
-
-
-def _restore(
-    trainee: Trainee, folder: Folder, composed: Composed, engine: Engine, allow_changes: bool, tell: Tell
-) -> None:
-    if folder.empty():
-        tell({"note": f"no checkpoint in {folder.path} yet: starting from the first step"})
-        return
-    weights, state, complaints = folder.newest()
-    for complaint in complaints:
-        tell({"note": f"passing over {complaint}"})
-    tensors, meta = read(weights)
-    changed = differences(meta["recipe"], resolved(composed.recipe))
-    if changed and not allow_changes:
-        raise UsageError(
-            "the recipe is not the one this run was started with",
-            where=folder.path.parent,
-            found="; ".join(changed),
-            remedy="resume with the recipe in the run's folder, start another run, or give --allow-changes",
-        )
-    for change in changed:
-        tell({"note": f"resuming with a changed recipe: {change}"})
-    fit_weights(trainee.net, net_tensors(tensors), weights)
-    if trainee.average is not None:
-        fit_weights(trainee.average.module, net_tensors(tensors, EMA) or net_tensors(tensors), weights)
-    rng = torch.get_rng_state()
-    trainee.load_state_dict(state)
-    if engine.rank > 0:
-        torch.set_rng_state(rng)

@@ -40,4 +40,5 @@ class TensorBoard:
 
 def open_sinks(names: Sequence[str], out: Path) -> list[Sink]:
     """`tensorboard`, or any `package.module:Class`."""
-    return [TensorBoard(out) if n == "tensorboard" else import_object(n, "log.to")(out) for n in names]
+    made_by = [TensorBoard if name == "tensorboard" else import_object(name, "log.to") for name in names]
+    return [make(out) for make in made_by]
