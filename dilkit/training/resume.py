@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: to the bit with the recipe it was saved by, and by the new one where it changed."""
+"""Going on from a checkpoint: to the bit by the recipe that made it, or by the new one where it changed."""
 
 from __future__ import annotations
 

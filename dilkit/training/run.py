@@ -17,7 +17,7 @@ from dilkit.training.checkpoint import Folder
 from dilkit.training.engine import Engine
 from dilkit.training.files import claim_output
 from dilkit.training.keeper import Keeper, Tell
-from dilkit.training.loop import Trainee, fit
+from dilkit.training.loop import fit
 from dilkit.training.records import Metrics, write_head
 from dilkit.training.resume import restore
 from dilkit.training.sinks import open_sinks
