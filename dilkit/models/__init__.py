@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -51,7 +52,9 @@ def from_config(config: ModelConfig) -> nn.Module:
     from torch import nn
 
     if isinstance(config, Custom):
-        net = import_object(config.name, "model.name")(**config.arguments())
+        make = import_object(config.name, "model.name")
+        _check_arguments(make, config)
+        net = make(**config.arguments())
         if not isinstance(net, nn.Module):
             raise UsageError(f"{config.name} did not make a torch.nn.Module", found=type(net).__name__)
     else:
@@ -64,16 +67,45 @@ def from_config(config: ModelConfig) -> nn.Module:
     return net
 
 
+def _check_arguments(make: Any, config: Custom) -> None:
+    """Refuse arguments that the signature does not take; an error inside the call is the net's own."""
+    if not callable(make):
+        raise UsageError(
+            f"{config.name} is no class or function that makes a net",
+            where="model.name",
+            found=type(make).__name__,
+        )
+    try:
+        signature = inspect.signature(make)
+    except ValueError:  # made in C, without one
+        return
+    given = config.arguments()
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        strange = next((name for name in given if name not in signature.parameters), None)
+        raise UsageError(
+            f"{config.name}: {error}",
+            where="model.args",
+            found=", ".join(f"{name}={value!r}" for name, value in given.items()) or "no arguments",
+            expected=f"{config.name.partition(':')[2]}{signature}",
+            nearest=nearest(strange, signature.parameters) if strange is not None else None,
+            remedy="model.args.NAME=VALUE gives an argument in a recipe, NAME=VALUE after `dilkit check`",
+        ) from None
+
+
 def import_object(path: str, where: str) -> Any:
     """What `package.module:name` names; `where` is the recipe's key, for the error."""
     module, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
+        itself = error.name is None or module == error.name or module.startswith(f"{error.name}.")
+        own = "install the package, or put its folder on PYTHONPATH: PYTHONPATH=. dilkit ..."
         raise UsageError(
             f"cannot import {module!r}: {error}",
             where=where,
-            remedy="install the package, or run where Python finds it",
+            remedy=own if itself else f"install {error.name}, which {module} imports",
         ) from error
     except AttributeError:
         found = importlib.import_module(module)
