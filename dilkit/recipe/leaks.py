@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dilkit.errors import UsageError
 from dilkit.recipe.schema import Recipe
 
+if TYPE_CHECKING:
+    from dilkit.distortions import ConfounderSet
+
 
 def refuse_leaks(recipe: Recipe, seen: Any = None) -> None:
     """Compare what is trained on (`seen`: words, or the recipe's own `data.distort`), held out and tested on.
+
+    Two distortions are the same by the rule of evaluation: `clip` and `quantize` do not count, and a law of
+    chance has every value it can draw.
 
     Raises:
         UsageError: two of the three share a distortion.
@@ -18,27 +24,37 @@ def refuse_leaks(recipe: Recipe, seen: Any = None) -> None:
     given = (seen if seen is not None else recipe.data.distort, held_out, recipe.test.distort)
     if sum(distort is not None for distort in given) < 2:
         return
-    trained, held, tested = map(_hashes, given)
-    if both := tested.keys() & held.keys():
+    trained, held, tested = map(_words, given)
+    if both := [*_met(tested, held), *_met(held, tested)]:
         raise UsageError(
             "the held-out distortion is one the task is tested on: it would select on the test",
             where="validate.held_out",
-            found=", ".join(tested[h] for h in both),
+            found=", ".join(dict.fromkeys(both)),
             expected="a distortion outside test.distort",
         )
     for key, others in (("validate.held_out", held), ("test.distort", tested)):
-        if both := trained.keys() & others.keys():
+        if both := _met(others, trained):
             raise UsageError(
                 "a distortion is declared unseen and trained on",
                 where=key,
-                found=", ".join(others[h] for h in both),
+                found=", ".join(both),
+                expected=f"none that is among {trained}",
             )
 
 
-def _hashes(distort: Any) -> dict[str, str]:
-    """Hash -> label."""
+def _words(distort: Any) -> ConfounderSet | None:
     if distort is None:
-        return {}
+        return None
     from dilkit.distortions import confounder_set
 
-    return {word.hash: word.label for word in confounder_set(distort)}
+    return confounder_set(distort)
+
+
+def _met(words: ConfounderSet | None, others: ConfounderSet | None) -> list[str]:
+    """The labels of those among `words` that `others` have or can draw, by the rule of evaluation."""
+    if words is None or others is None:
+        return []
+    from dilkit.evaluation.novelty import novelty
+
+    same = {word.hash for word in others}
+    return [word.label for word in words if word.hash in same or novelty(word, others) == "seen"]
