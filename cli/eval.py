@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,6 +114,7 @@ def evaluate(
     from dilkit.evaluation import evaluate as run
     from dilkit.evaluation.bootstrap import check_arm
     from dilkit.evaluation.nets import INPUT, parse_nets
+    from dilkit.evaluation.protocols import missing_sets
     from dilkit.evaluation.rows import SETTINGS, as_json, write_rows
 
     from ._count import Count
@@ -127,6 +130,7 @@ def evaluate(
             metrics=metric or (), batch=batch, journal=journal, progress=count,
         )  # fmt: skip
     rows.attrs[SETTINGS]["protocol"] = how.title if protocol else None
+    rows.attrs[SETTINGS]["not_measured"] = missing_sets(how, rows["set"]) if protocol else []
     for path in files:
         write_rows(rows, path)
     if table is not None:
@@ -157,14 +161,21 @@ def _check_ending(path: Path | None, endings: str) -> None:
 def plan_protocol(
     name: str | None, changes: dict[str, Any], data: list[str] | None, inputs: Path | None
 ) -> tuple[Protocol, list[Any]]:
-    """The protocol, named or made of the options, and the sources of clean images."""
+    """The protocol, named or made of the options, and the sources of clean images.
+
+    Says on stderr which sets of a named protocol are not there.
+    """
     from dilkit.errors import UsageError
-    from dilkit.evaluation.protocols import Protocol, find_protocol, find_sets
+    from dilkit.evaluation.protocols import Protocol, find_protocol, find_sets, missing_sets, other_sets
 
     changes = {key: getattr(value, "value", value) for key, value in changes.items()}
     how = find_protocol(name) if name else Protocol(name="options")
+    if name and data:
+        changes["sets"] = other_sets(how, data)
     how = how.changed(changes)
     sources: list[Any] = list(data or (find_sets(how) if name else ()))
+    if name and not data and (gone := missing_sets(how, [source.name for source in sources])):
+        print(f"dilkit: not there, so not measured of {how.name}: {', '.join(gone)}", file=sys.stderr)
     if inputs is not None and how.distort is not None:
         raise UsageError("give --distort or --inputs, not both")
     if not sources or (how.distort is None and inputs is None):
@@ -178,39 +189,40 @@ def plan_protocol(
 def _show(rows: pd.DataFrame) -> None:
     from dilkit.evaluation.protocols import check_manifest
     from dilkit.evaluation.scores import by_distortion, by_novelty
-    from dilkit.report.tables import MARKS
+    from dilkit.report.tables import MARKS, extra_metrics
 
     from ._table import show_table
 
-    means, checked = by_distortion(rows), check_manifest(rows)
+    means, checked, extras = by_distortion(rows), check_manifest(rows), extra_metrics(rows)
     for name, part in means.groupby("set", sort=False):
         nets = [net for net in dict.fromkeys(part["net"]) if net != "input"]
         lines = []
         for label, cells in part.groupby("distortion", sort=False):
             by_net = cells.set_index("net")
-            marked = [_cell(by_net.loc[n], "psnr", "ssim") + MARKS[by_net.loc[n, "novelty"]] for n in nets]
-            lines.append([str(label), _cell(by_net.iloc[0], "input_psnr", "input_ssim"), *marked])
-        for what, psnr in by_novelty(rows[rows["set"] == name]).items():
-            lines.append([f"mean, {what}", "", *(f"{psnr[net]:.2f}" if net in psnr else "" for net in nets)])
+            marked = [_cell(by_net.loc[n], extras) + MARKS[by_net.loc[n, "novelty"]] for n in nets]
+            lines.append([str(label), _cell(by_net.iloc[0], extras, "input_"), *marked])
+        for kind, psnr in by_novelty(rows[rows["set"] == name]).items():
+            lines.append([f"mean, {kind}", "", *(f"{psnr[net]:.2f}" if net in psnr else "" for net in nets)])
         images = int(part["images"].iloc[0])
-        head = f"{name} ({images} image{'s' * (images != 1)}; {checked[str(name)]}): PSNR in dB, SSIM"
+        what = ", ".join(["PSNR in dB", "SSIM", *extras])
+        head = f"{name} ({images} image{'s' * (images != 1)}; {checked[str(name)]}): {what}"
         show_table(["distortion", "input", *nets], lines, title=head)
         print()
     for line in _notes(rows, set(means["novelty"])):
         print(line)
 
 
-def _cell(row: Any, psnr: str, ssim: str) -> str:
-    return f"{row[psnr]:.4f} {row[ssim]:.4f}"
+def _cell(row: Any, extras: Sequence[str], prefix: str = "") -> str:
+    return " ".join(f"{row[prefix + name]:.4f}" for name in ("psnr", "ssim", *extras))
 
 
 def _notes(rows: pd.DataFrame, novelties: set[str]) -> list[str]:
     """What a reader must know: leaks, marks, and the whole protocol."""
     from dilkit.evaluation.rows import SETTINGS
-    from dilkit.report.tables import LEGEND, leak_lines, settings_line
+    from dilkit.report.tables import LEGEND, remarks, settings_line
 
     s = rows.attrs[SETTINGS]
-    said = leak_lines(rows)
+    said = remarks(rows)
     said += [f"{net}: trained on {about['trained']}" for net, about in s["nets"].items() if about["trained"]]
     said += [text.lstrip("\\") for kind, text in LEGEND.items() if kind in novelties]
     return [*said, *([f"protocol {s['protocol']}"] if s["protocol"] else []), settings_line(rows)]

@@ -29,7 +29,8 @@ from dilkit.evaluation.images import Data, Pixels, TestImage, find_images, find_
 from dilkit.evaluation.journal import Journal
 from dilkit.evaluation.leaks import Trained
 from dilkit.evaluation.metrics import Channel, Measure, Reference, levels
-from dilkit.evaluation.nets import Net, Nets, open_nets
+from dilkit.evaluation.misfits import Misfit, refuse_misfits
+from dilkit.evaluation.nets import Net, Nets, open_nets, origin
 from dilkit.evaluation.novelty import GIVEN, Novelty, degree_of, novelty, type_of
 from dilkit.evaluation.perceptual import Compare, make_extras
 from dilkit.evaluation.rows import KEY, frame
@@ -85,7 +86,8 @@ def evaluate(
         the settings are in `.attrs["settings"]`.
 
     Raises:
-        UsageError: a checkpoint, source, expression or setting that cannot be used.
+        UsageError: a checkpoint, source, expression or setting that cannot be used; a net none of whose
+            outputs has the size of its clean image.
         DilkitError: an image that cannot be read, or a net that fails on one.
     """
     if draws < 1 or workers < 1 or (batch is not None and batch < 1):
@@ -106,7 +108,7 @@ def evaluate(
         "clip": clip, "quantize": quantize,
         "seed": seed, "noise": noise, "draws": draws,
         "channel": channel, "border": border, "measure": measure, "metrics": list(metrics),
-        "images": len(images), "device": device, "nets": {net.label: _origin(net) for net in opened},
+        "images": len(images), "device": device, "nets": {net.label: origin(net) for net in opened},
     }  # fmt: skip
     grid = Grid(images, words.words if inputs is None else (None,), opened, degrade, compare, device)
     identity = {**settings, "files": [[i.set, i.name, i.stamp] for i in images], "device": ""}
@@ -120,6 +122,7 @@ def evaluate(
                 progress(total - len(cells) + done, total)
     rows = frame(sorted(kept.rows.values(), key=grid.place), settings)
     kept.finish()
+    refuse_misfits(rows, grid.misfits)
     return rows
 
 
@@ -197,6 +200,8 @@ class Grid:
         self._nets = {net.label: i for i, net in enumerate(nets)}
         self._images = {(image.set, image.name): i for i, image in enumerate(images)}
         self.labels = [GIVEN if word is None else word.label for word in words]
+        self.misfits: dict[str, Misfit] = {}
+        """By net, the first that was found."""
         self._words = {label: i for i, label in enumerate(self.labels)}
 
     def place(self, row: dict[str, Any]) -> tuple[int, ...]:
@@ -272,6 +277,8 @@ class Grid:
         found: Found = []
         for n, (net, output) in enumerate(zip(self.nets, restored, strict=True)):
             after = before if output is None else self.compare.values(clean.reference, output)
+            if output is not None and output.shape != clean.pixels.shape:
+                self.misfits.setdefault(net.label, (output.shape, clean.pixels.shape))
             new = self.novelty[n][cell.word]
             found.append(
                 {
@@ -296,11 +303,3 @@ def _groups(inputs: Iterable[Input], size: int) -> Iterator[list[Input]]:
         group.append(each)
     if group:
         yield group
-
-
-def _origin(net: Net) -> dict[str, Any]:
-    return {
-        "source": net.source,
-        "weights": net.fingerprint,
-        "trained": None if net.trained is None else str(net.trained),
-    }

@@ -91,6 +91,15 @@ def trained_on(recipe: Mapping[str, Any], metadata: Mapping[str, Any]) -> Confou
     return ConfounderSet.of(word for word in whole if word.label in labels)
 
 
+def origin(net: Net) -> dict[str, Any]:
+    """Where a net comes from, JSON-able."""
+    return {
+        "source": net.source,
+        "weights": net.fingerprint,
+        "trained": None if net.trained is None else str(net.trained),
+    }
+
+
 def _named(label: str, net: Any) -> Net:
     if isinstance(net, str | Path):
         return _open(label, net)

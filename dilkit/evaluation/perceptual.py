@@ -42,12 +42,14 @@ def _ms_ssim() -> Compare:
 
 
 def _lpips() -> Compare:
+    importlib.import_module("torchvision")  # torchmetrics asks for it no sooner than at the first image
     from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as measure
 
     return lambda a, b: float(measure(_unit(a).float(), _unit(b).float(), net_type="alex", normalize=True))
 
 
 def _dists() -> Compare:
+    importlib.import_module("torchvision")
     from torchmetrics.functional.image import deep_image_structure_and_texture_similarity as measure
 
     return lambda a, b: float(measure(_unit(a).float(), _unit(b).float()))
@@ -92,7 +94,7 @@ def make_extras(names: Sequence[str]) -> dict[str, Compare]:
                 f"the metric {name} cannot be used",
                 found=str(error).splitlines()[0],
                 expected=f"{EXTRAS[name].library}; weights: {EXTRAS[name].weights or 'none'}",
-                remedy='install dilkit with the extra "metrics"',
+                remedy=f"pip install {(error.name or EXTRAS[name].library).partition('.')[0]}",
             ) from None
     return made
 

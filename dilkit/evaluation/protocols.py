@@ -12,14 +12,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dilkit.distortions.presets import PRESETS
 from dilkit.errors import UsageError, nearest
 from dilkit.evaluation.degrade import Noise
+from dilkit.evaluation.images import Data, find_images
 from dilkit.evaluation.metrics import Channel, Measure
+
+_LISTED = 48
+"""Characters of a protocol's distortions in a listing."""
 
 
 class Protocol(BaseModel):
@@ -142,7 +148,7 @@ def find_sets(protocol: Protocol, root: str | Path | None = None) -> list[Path]:
     """The folders of a protocol's sets under `root` (by default $DILKIT_DATA), in it or in its `test` folder.
 
     Raises:
-        UsageError: none is there. (Those that are missing are simply not in the list.)
+        UsageError: none is there. (Those that are missing are not in the list; `missing_sets` names them.)
     """
     root = root or os.environ.get("DILKIT_DATA")
     if root is None:
@@ -159,6 +165,18 @@ def find_sets(protocol: Protocol, root: str | Path | None = None) -> list[Path]:
             f"none of the sets of {protocol.name} is there", where=root, expected=", ".join(protocol.sets)
         )
     return there
+
+
+def other_sets(protocol: Protocol, data: Data) -> tuple[str, ...] | None:
+    """The names of the sets in `data`, where they are not those of the protocol."""
+    names = tuple(dict.fromkeys(image.set for image in find_images(data)))
+    return None if set(names) == set(protocol.sets) else names
+
+
+def missing_sets(protocol: Protocol, measured: Iterable[str]) -> list[str]:
+    """The sets of a protocol that are not among those measured."""
+    there = set(measured)
+    return [name for name in protocol.sets if name not in there]
 
 
 def manifest(rows: pd.DataFrame) -> dict[str, dict[str, str]]:
@@ -198,7 +216,14 @@ def shipped_manifests() -> dict[str, dict[str, str]]:
 
 
 def table(protocols: Iterable[Protocol]) -> list[Sequence[str]]:
-    """Lines for a listing: name, version, sets, distortions, summary."""
-    return [
-        (p.name, f"v{p.version}", " ".join(p.sets), p.distort or "real pairs", p.summary) for p in protocols
-    ]
+    """Lines for a listing: name, version, sets, distortions in short, summary."""
+    return [(p.name, f"v{p.version}", " ".join(p.sets), _in_short(p.distort), p.summary) for p in protocols]
+
+
+def _in_short(distort: str | None) -> str:
+    """Distortions with presets by name, cut where they are still long."""
+    if distort is None:
+        return "real pairs"
+    for preset in PRESETS.values():
+        distort = distort.replace(preset.text, preset.name)
+    return shorten(distort, _LISTED, placeholder=" ...")

@@ -14,12 +14,17 @@ def by_distortion(rows: pd.DataFrame) -> pd.DataFrame:
     The mean PSNR is the mean of per-image values (not the PSNR of the mean error).
     """
     groups = rows.groupby(CELL, sort=False, dropna=False)
-    values = [name for name in rows.columns if f"input_{name}" in rows.columns]
+    values = metrics_of(rows)
     means = groups[[*values, *(f"input_{name}" for name in values)]].mean()
     means["gain"] = means["psnr"] - means["input_psnr"]
     means["images"] = groups["image"].nunique()
     means["draws"] = groups["draw"].nunique()
     return groups[_FIRST].first().join(means).reset_index()
+
+
+def metrics_of(rows: pd.DataFrame) -> list[str]:
+    """Names of the metrics in the rows: psnr, ssim, and those that were asked for."""
+    return [name for name in rows.columns if f"input_{name}" in rows.columns]
 
 
 def by_novelty(rows: pd.DataFrame) -> dict[str, dict[str, float]]:

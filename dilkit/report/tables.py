@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dilkit.evaluation.rows import SETTINGS
-from dilkit.evaluation.scores import by_distortion, by_novelty
+from dilkit.evaluation.scores import by_distortion, by_novelty, metrics_of
 
 if TYPE_CHECKING:
     from dilkit.evaluation.compare import Comparison
@@ -21,20 +21,23 @@ LEGEND = {"degree": "\\* degree not trained on", "type": "† type not trained o
 def markdown(rows: pd.DataFrame) -> str:
     """PSNR and SSIM by distortion and net, a table per test set, and the settings of the measurement."""
     means = by_distortion(rows)
-    parts = []
+    extras, parts = extra_metrics(rows), []
     for name, part in means.groupby("set", sort=False):
         nets = [net for net in dict.fromkeys(part["net"]) if net != "input"]
-        lines = [_line(str(label), cells, nets) for label, cells in part.groupby("distortion", sort=False)]
+        lines = [
+            _line(str(label), cells, nets, extras) for label, cells in part.groupby("distortion", sort=False)
+        ]
         for what, psnr in by_novelty(rows[rows["set"] == name]).items():
             lines.append(
                 [f"mean, {what}", "", *(f"**{psnr[net]:.2f}**" if net in psnr else "" for net in nets)]
             )
         images = int(part["images"].max())
         parts.append(
-            f"**{name}**, {images} images, PSNR (dB) / SSIM\n\n" + grid(["distortion", "input", *nets], lines)
+            f"**{name}**, {images} images, {' / '.join(['PSNR (dB)', 'SSIM', *extras])}\n\n"
+            + grid(["distortion", "input", *nets], lines)
         )
     legend = [text for kind, text in LEGEND.items() if kind in set(means["novelty"])]
-    return "\n\n".join([*parts, *leak_lines(rows), "; ".join([*legend, settings_line(rows)])]) + "\n"
+    return "\n\n".join([*parts, *remarks(rows), "; ".join([*legend, settings_line(rows)])]) + "\n"
 
 
 def settings_line(rows: pd.DataFrame) -> str:
@@ -50,8 +53,25 @@ def settings_line(rows: pd.DataFrame) -> str:
     )
 
 
-def leak_lines(rows: pd.DataFrame) -> list[str]:
-    """For each net that was trained on some of the test images, a line that says so."""
+def remarks(rows: pd.DataFrame) -> list[str]:
+    """What a reader must know before trusting the numbers: leaks, cells without a value, sets left out."""
+    s = rows.attrs.get(SETTINGS, {})
+    left_out = s.get("not_measured")
+    more = [f"not measured of protocol {s['protocol']}: {', '.join(left_out)}"] if left_out else []
+    return [*_leaks(rows), *_misfits(rows), *more]
+
+
+def _misfits(rows: pd.DataFrame) -> list[str]:
+    nets = rows[rows["net"] != "input"].groupby("net", sort=False)["psnr"]
+    return [
+        f"{net}: no value for {int(psnr.isna().sum())} of {len(psnr)} outputs, which are not finite or not"
+        " of the clean image's size"
+        for net, psnr in nets
+        if psnr.isna().any()
+    ]
+
+
+def _leaks(rows: pd.DataFrame) -> list[str]:
     if "leak" not in rows:
         return []
     leaks = rows[rows["leak"].fillna(False).astype(bool)].groupby("net", sort=False)["image"].unique()
@@ -74,14 +94,23 @@ def decibel(value: float) -> str:
     return "∞" if math.isinf(value) else f"{value:.2f}"
 
 
-def _line(label: str, cells: pd.DataFrame, nets: Sequence[str]) -> list[str]:
+def extra_metrics(rows: pd.DataFrame) -> list[str]:
+    """The metrics beside PSNR and SSIM."""
+    return [name for name in metrics_of(rows) if name not in ("psnr", "ssim")]
+
+
+def _line(label: str, cells: pd.DataFrame, nets: Sequence[str], extras: Sequence[str]) -> list[str]:
     by_net = cells.set_index("net")
-    first = by_net.iloc[0]
-    found = [f"`{label}`", f"{decibel(first['input_psnr'])} / {first['input_ssim']:.4f}"]
+    found = [f"`{label}`", _values(by_net.iloc[0], extras, "input_")]
     for net in nets:
         cell: Any = by_net.loc[net]
-        found.append(f"{decibel(cell['psnr'])} / {cell['ssim']:.4f}{MARKS[cell['novelty']]}")
+        found.append(_values(cell, extras) + MARKS[cell["novelty"]])
     return found
+
+
+def _values(cell: Any, extras: Sequence[str], prefix: str = "") -> str:
+    more = [f"{cell[prefix + name]:.4f}" for name in ("ssim", *extras)]
+    return " / ".join([decibel(cell[f"{prefix}psnr"]), *more])
 
 
 def comparison_markdown(result: Comparison) -> str:
@@ -107,7 +136,7 @@ def comparison_markdown(result: Comparison) -> str:
     said = result.rows.attrs.get(SETTINGS, {}).get("selection", "none")
     rule = "one learning rate, none selected" if said == "none" else f"selected by {said}"
     parts.append(f"Learning rates: {rule}. Checkpoints: the last of each run, none selected.")
-    return "\n\n".join([*leak_lines(result.rows), *parts]) + "\n"
+    return "\n\n".join([*remarks(result.rows), *parts]) + "\n"
 
 
 def _score(row: Mapping[Any, Any]) -> str:

@@ -69,6 +69,21 @@ def test_the_table_and_the_files(checkpoint: Path, folder: Path, tmp_path: Path)
     assert len(held["rows"]) == 6
 
 
+def test_further_metrics_are_in_the_tables(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torchmetrics")
+    random = np.random.default_rng(1)
+    cv2.imwrite(str(tmp_path / "one.png"), random.integers(0, 256, (180, 180, 3), np.uint8))
+    files = ["--csv", tmp_path / "rows.csv", "--table", tmp_path / "table.md"]
+    out = dilkit(
+        "eval", checkpoint, "--data", tmp_path, "--distort", "awgn(5)", "--metric", "ms_ssim", *files
+    )
+    row = pd.read_csv(tmp_path / "rows.csv").iloc[0]
+    assert "PSNR in dB, SSIM, ms_ssim" in out
+    assert f"{row['input_psnr']:.4f} {row['input_ssim']:.4f} {row['input_ms_ssim']:.4f}" in out
+    assert f"{row['psnr']:.4f} {row['ssim']:.4f} {row['ms_ssim']:.4f}" in out
+    assert f"/ {row['ssim']:.4f} / {row['ms_ssim']:.4f}" in (tmp_path / "table.md").read_text()
+
+
 def test_json_on_stdout_is_nothing_else(checkpoint: Path, folder: Path) -> None:
     held = json.loads(
         dilkit("eval", f"x={checkpoint}", "--data", folder, "--distort", "awgn(5)", "--json", "-")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from dilkit.evaluation.metrics import psnr, ssim
 from dilkit.evaluation.nets import Net
 from dilkit.evaluation.rows import COLUMNS, KEY, SETTINGS, as_json, read_rows, write_rows
 from dilkit.evaluation.scores import by_distortion, by_novelty, wide
+from dilkit.report.tables import markdown, remarks
 
 
 class Blur(nn.Module):
@@ -203,6 +206,27 @@ def test_further_metrics_are_columns(pictures: dict) -> None:
     assert by_distortion(rows)["ms_ssim"].notna().all()
     with pytest.raises(UsageError, match="did you mean: ms_ssim"):
         run(pictures, metrics=["msssim"])
+
+
+@pytest.mark.parametrize("metric", ["lpips", "dists"])
+def test_a_metric_without_its_library_says_what_to_install(
+    pictures: dict, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torchmetrics")
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(UsageError, match="pip install torchvision"):
+        run(pictures, metrics=[metric])
+
+
+def test_a_net_that_never_fits_is_refused_and_one_that_sometimes_does_not_is_noted(pictures: dict) -> None:
+    double = {"double": nn.Upsample(scale_factor=2)}
+    settings = {"clip": True, "quantize": False, "device": "cpu"}
+    with pytest.raises(UsageError, match=r"double: no output(.|\n)*64x96x3(.|\n)*32x48x3(.|\n)*downsample"):
+        evaluate(double, pictures, "awgn(5)", **settings)
+    rows = evaluate({**double, "input": "input"}, pictures, "awgn(5) | downsample(2)", **settings)
+    note = "double: no value for 3 of 6 outputs, which are not finite or not of the clean image's size"
+    assert remarks(rows) == [note]
+    assert note in markdown(rows)
 
 
 def test_large_images_are_restored_in_tiles(pictures: dict, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,7 @@ from dilkit.evaluation.protocols import (
     manifest,
     read_protocol,
     shipped_manifests,
+    table,
     to_yaml,
 )
 from dilkit.evaluation.shipped import PROTOCOLS
@@ -175,11 +177,38 @@ def test_the_command_lists_prints_and_uses_protocols(tmp_path: Path) -> None:
     listed = dilkit("ls", "protocols")
     assert all(name in listed for name in PROTOCOLS)
     assert "awgn[5, 10, 15, 20, 30, 40, 50]" in dilkit("ls", "protocols", "denoise-awgn")
-    cv2.imwrite(str(tmp_path / "a.png"), pictures(1)["0.png"])
-    out = dilkit("eval", "--protocol", "jpeg", "--data", tmp_path)
+    sets = [tmp_path / name for name in PROTOCOLS["jpeg"].sets]
+    for folder in sets:
+        folder.mkdir()
+        cv2.imwrite(str(folder / "a.png"), pictures(1)["0.png"])
+    whole = [x for folder in reversed(sets) for x in ("--data", folder)]
+    out = dilkit("eval", "--protocol", "jpeg", *whole)
     assert f"protocol {PROTOCOLS['jpeg'].title}" in out
-    assert out.count("jpeg(") == 4
-    assert "jpeg-changed" in dilkit("eval", "--protocol", "jpeg", "--data", tmp_path, "--quantize")
+    assert out.count("jpeg(") == 3 * 4
+    assert "jpeg-changed" in dilkit("eval", "--protocol", "jpeg", *whole, "--quantize")
+    assert "jpeg-changed" in dilkit("eval", "--protocol", "jpeg", "--data", sets[0])
+
+
+def test_sets_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Set5").mkdir()
+    cv2.imwrite(str(tmp_path / "Set5" / "a.png"), pictures(1)["0.png"])
+    monkeypatch.setenv("DILKIT_DATA", str(tmp_path))
+    made, rows = tmp_path / "table.md", tmp_path / "rows.json"
+    args = ["eval", "--protocol", "jpeg", "--table", str(made), "--json", str(rows)]
+    result = CliRunner().invoke(app, args, catch_exceptions=False)
+    title = PROTOCOLS["jpeg"].title
+    assert "dilkit: not there, so not measured of jpeg: LIVE1, CBSD68" in result.stderr
+    assert f"not measured of protocol {title}: LIVE1, CBSD68" in result.stdout.splitlines()
+    assert f"not measured of protocol {title}: LIVE1, CBSD68" in made.read_text()
+    assert json.loads(rows.read_text())["settings"]["not_measured"] == ["LIVE1", "CBSD68"]
+
+
+def test_the_listing_is_short_where_presets_are_long() -> None:
+    by_name = {line[0]: line for line in table(PROTOCOLS.values())}
+    assert by_name["real-esrgan"][3] == "real-esrgan-1 | real-esrgan-2"
+    assert by_name["denoise-awgn"][3] == PROTOCOLS["denoise-awgn"].distort
+    listed = CliRunner().invoke(app, ["ls", "protocols"], catch_exceptions=False).stdout
+    assert max(map(len, listed.splitlines())) < 300
 
 
 @pytest.mark.parametrize("what", ["distortions", "metrics", "models", "objectives", "protocols"])
