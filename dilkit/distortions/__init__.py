@@ -7,7 +7,8 @@ Every registered distortion is an attribute of this module: `from dilkit.distort
     text.py          values to text; parser.py text to values; presets.py texts with names
     sampling.py      words to pixels: keys, choices, windows; draw.py the random fields
     eight_bit.py     between [0, 1] and whole levels
-    primitive.py     what a kind is, and the registry; plugins.py those of others
+    primitive.py     what a kind is, and the registry; registration.py its conditions; plugins.py the rest
+    locality.py      how far an output pixel looks
     foreign.py       albumentations' transforms as words; interchange.py whole pipelines, both ways
 """
 
@@ -21,18 +22,10 @@ from dilkit.distortions.draw import Draw, Window
 from dilkit.distortions.eight_bit import as_float
 from dilkit.distortions.interchange import from_albumentations, to_albumentations
 from dilkit.distortions.laws import Law, choice, integers, inverse_uniform, loguniform, root_uniform, uniform
+from dilkit.distortions.locality import GLOBAL, POINT, Locality
 from dilkit.distortions.mistakes import ExpressionError
 from dilkit.distortions.parser import parse
-from dilkit.distortions.primitive import (
-    GLOBAL,
-    POINT,
-    REGISTRY,
-    Image,
-    Locality,
-    Param,
-    PrimitiveKind,
-    Registry,
-)
+from dilkit.distortions.primitive import REGISTRY, Image, Param, PrimitiveKind, Registry
 from dilkit.distortions.sampling import SampleKey, pixel_hash
 from dilkit.distortions.steps import Mix, Primitive, Shuffle
 from dilkit.distortions.words import ConfounderSet, Expression, KindError, Word, clean, none

@@ -18,6 +18,7 @@ from dilkit.distortions.canonical import value_form
 from dilkit.distortions.eight_bit import as_float, to_levels
 from dilkit.distortions.laws import make
 from dilkit.distortions.primitive import REGISTRY, PrimitiveKind
+from dilkit.distortions.registration import class_name
 from dilkit.distortions.sampling import SampleKey, pixel_hash
 from dilkit.distortions.words import Word
 
@@ -89,11 +90,7 @@ def transform_class(kind: PrimitiveKind) -> type[KindTransform]:
     signature = inspect.Signature([*own, *(inspect.Parameter(name, keyword) for name in names)])
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     body = {"__init__": __init__, "__doc__": kind.summary, "__module__": __name__, "kind": kind}
-    return type(class_name(kind), (KindTransform,), body)
-
-
-def class_name(kind: PrimitiveKind) -> str:
-    return "".join(part.capitalize() for part in kind.name.split("_"))
+    return type(class_name(kind.name), (KindTransform,), body)
 
 
 def revived(value: Any) -> Any:
@@ -112,7 +109,7 @@ def register_all() -> None:
 def __getattr__(name: str) -> Any:
     """The transform class of that name (this is how they are pickled)."""
     for kind in REGISTRY.kinds.values():
-        if class_name(kind) == name:
+        if class_name(kind.name) == name:
             return transform_class(kind)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -120,4 +117,4 @@ def __getattr__(name: str) -> Any:
 for _kind in tuple(REGISTRY.loaded):
     transform_class(_kind)
 
-__all__ = ["A", "Distort", "KindTransform", "WordTransform", "class_name", "register_all", "transform_class"]
+__all__ = ["A", "Distort", "KindTransform", "WordTransform", "register_all", "transform_class"]

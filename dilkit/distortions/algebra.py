@@ -18,6 +18,7 @@ from typing import Any
 from dilkit.distortions.laws import as_python
 from dilkit.distortions.primitive import PrimitiveKind
 from dilkit.distortions.steps import Mix, Shuffle
+from dilkit.distortions.text import LEAST_WEIGHT
 from dilkit.distortions.words import (
     MAX_SET_STEPS,
     MAX_STEPS,
@@ -55,7 +56,7 @@ def exact_weight(value: Any) -> Fraction:
         raise KindError(f"a weight must be a number, not {value!r}")
     else:
         exact = Fraction(repr(value)) if isinstance(value, float) else Fraction(value)
-    if exact and not Fraction(1, 10**9) <= exact <= MAX_WEIGHT:
+    if exact and not LEAST_WEIGHT <= exact <= MAX_WEIGHT:
         raise UsageError(f"the weight {value!r} is out of range", expected="0, or from 1e-9 to 1e30")
     return exact
 
@@ -100,7 +101,7 @@ def then(first: Any, second: Any) -> Expression:
     """`first >> second`: over sets, every pair."""
     a, b = as_expression(first), as_expression(second)
     if isinstance(a, Word) and isinstance(b, Word):
-        return Word(a.sequence + b.sequence)
+        return Word(a.sequence + b.sequence) if b.sequence else a
     left, right = words_of(a), words_of(b)
     if len(left) * len(right) > MAX_WORDS:
         raise UsageError(

@@ -21,7 +21,8 @@ import numpy as np
 from dilkit.distortions import _kernels
 from dilkit.distortions._filters import correlate, separable
 from dilkit.distortions.draw import Draw
-from dilkit.distortions.primitive import GLOBAL, REGISTRY, Image, Locality, Param, PrimitiveKind
+from dilkit.distortions.locality import GLOBAL, Locality
+from dilkit.distortions.primitive import REGISTRY, Image, Param, PrimitiveKind
 
 _SIGMA = Param("sigma", float, low=0.05, high=64, unit="px", doc="standard deviation")
 _ALONG = replace(_SIGMA, doc="width along the axis, of the law whose samples are the kernel")

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from dilkit.distortions import _curves
 from dilkit.distortions._filters import correlate
 from dilkit.distortions.draw import Draw
-from dilkit.distortions.primitive import POINT, REGISTRY, Image, Locality, Param, PrimitiveKind
+from dilkit.distortions.locality import POINT, Locality
+from dilkit.distortions.primitive import REGISTRY, Image, Param, PrimitiveKind
 
 Planes = npt.NDArray[np.float32]
 

@@ -13,15 +13,8 @@ from PIL import Image as Pil
 
 from dilkit.distortions.draw import Draw, Window
 from dilkit.distortions.eight_bit import Levels, as_float, to_levels
-from dilkit.distortions.primitive import (
-    GLOBAL,
-    REGISTRY,
-    Apply,
-    ApplyLevels,
-    Locality,
-    Param,
-    PrimitiveKind,
-)
+from dilkit.distortions.locality import GLOBAL, Locality
+from dilkit.distortions.primitive import REGISTRY, Apply, ApplyLevels, Param, PrimitiveKind
 
 _BLOCK = 16
 _HALO = _BLOCK + 4

@@ -12,7 +12,8 @@ import numpy as np
 
 from dilkit.distortions.canonical import dumps, value_form
 from dilkit.distortions.draw import Draw
-from dilkit.distortions.primitive import GLOBAL, REGISTRY, Image, Param, ParameterError, PrimitiveKind
+from dilkit.distortions.locality import GLOBAL
+from dilkit.distortions.primitive import REGISTRY, Image, Param, ParameterError, PrimitiveKind
 from dilkit.errors import DilkitError, UsageError
 
 

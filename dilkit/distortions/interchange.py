@@ -6,6 +6,7 @@ Inside a tree albumentations draws the branches and orders, so pixels differ fro
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from itertools import combinations
@@ -17,7 +18,7 @@ from dilkit.distortions.primitive import REGISTRY
 from dilkit.distortions.resampling import resize
 from dilkit.distortions.steps import Mix, Primitive, Shuffle, Step
 from dilkit.distortions.words import MAX_STEPS, ConfounderSet, Expression, Word, clean
-from dilkit.errors import UsageError
+from dilkit.errors import UsageError, nearest
 
 
 def to_albumentations(expression: Any) -> Any:
@@ -27,6 +28,8 @@ def to_albumentations(expression: Any) -> Any:
     resize to a part of the clean image, whose size no transform behind the first could know.
 
     The transforms of the library want values in [0, 1]: write `clip` before them where noise may leave it.
+    Give the pipeline float32 images: uint8 ones are clipped and rounded between its steps, as the word's are
+    not. Or put the word in as one transform, `Distort`, which rounds at its end alone.
 
     Args:
         expression: a word, a text, or a confounder set.
@@ -94,17 +97,49 @@ def from_albumentations(source: Any) -> Expression:
     Raises:
         UsageError: something in it has no counterpart (boxes, key points, drawing with replacement).
     """
-    from dilkit.distortions._albumentations import A, register_all
-
     if isinstance(source, Mapping) and "transform" not in source:
         return confounder_set([from_albumentations(part) for part in source.values()])
     if isinstance(source, Mapping):
-        register_all()
-        try:
-            source = A.from_dict(dict(source))
-        except KeyError as error:
-            raise UsageError("the pipeline names an unknown class", found=str(error)) from None
+        source = _revived(source)
     return _node(source)
+
+
+def _revived(source: Mapping[str, Any]) -> Any:
+    """The pipeline that a dict describes."""
+    from dilkit.distortions._albumentations import A, register_all
+
+    register_all()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*not valid for transform", UserWarning)  # see _check_names
+            made = A.from_dict(dict(source))
+        _check_names(made)
+        return made
+    except UsageError:
+        raise
+    except KeyError as error:
+        raise UsageError("the pipeline names an unknown class", found=str(error)) from None
+    except ZeroDivisionError:
+        raise UsageError("the pipeline has a OneOf or SomeOf of which every member has p=0") from None
+    except (AttributeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError("albumentations refuses the pipeline", found=reason[:300]) from None
+
+
+def _check_names(node: Any) -> None:
+    """Refuses what the library ignored, unless it writes it itself, as it does for some classes."""
+    for member in getattr(node, "transforms", ()):
+        _check_names(member)
+    ignored = getattr(node, "invalid_args", ())
+    unknown = sorted(set(ignored) - set(node.get_transform_init_args_names())) if ignored else []
+    if unknown:
+        name = type(node).__name__
+        known = [key for key in type(node).InitSchema.model_fields if key != "strict"]
+        raise UsageError(
+            f"{name} has no parameter {unknown[0]!r}",
+            expected=", ".join(known),
+            nearest=nearest(unknown[0], known),
+        )
 
 
 def _node(node: Any) -> Word:
@@ -131,7 +166,8 @@ def _forced(node: Any) -> Word:
             raise UsageError("a distortion has no boxes or key points", found=type(node).__name__)
         return _sequence_of(map(_node, node.transforms))
     if isinstance(node, A.BasicTransform):
-        settings = {k: v for k, v in node.get_transform_init_args().items() if k != "p"}
+        known = type(node).InitSchema.model_fields  # some state what their base classes take as well
+        settings = {k: v for k, v in node.get_transform_init_args().items() if k in known and k != "p"}
         return REGISTRY.get("alb")(type(node).__name__, **settings)
     raise UsageError(f"{type(node).__name__} has no counterpart among words")
 

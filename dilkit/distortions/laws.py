@@ -59,7 +59,9 @@ class Law:
     @property
     def extremes(self) -> tuple[Any, ...]:
         """The least and the greatest value, or all where they are no numbers."""
-        return self.args if isinstance(self.args[0], str | bool) else (self.args[0], self.args[-1])
+        if any(isinstance(value, str | bool) for value in self.args):
+            return tuple(dict.fromkeys(self.args))
+        return self.args[0], self.args[-1]
 
 
 def as_python(value: Any) -> Any:
@@ -73,6 +75,11 @@ def make(name: str, *args: Any) -> Any:
     if name == "choice":
         if not args:
             raise UsageError("choice needs at least one value")
+        for value in args:
+            if not isinstance(value, str | bool | int | float):
+                raise UsageError(
+                    "choice takes plain values", found=repr(value), expected="numbers, words, True or False"
+                )
         ordered = tuple(sorted(args, key=lambda value: (isinstance(value, str), value)))
         return ordered[0] if all(value == ordered[0] for value in ordered) else Law("choice", ordered)
     if len(args) != 2:

@@ -12,7 +12,8 @@ from dilkit.distortions import _poisson
 from dilkit.distortions._filters import inner
 from dilkit.distortions.draw import Draw
 from dilkit.distortions.eight_bit import as_float, to_levels
-from dilkit.distortions.primitive import GLOBAL, POINT, REGISTRY, Image, Locality, Param, PrimitiveKind
+from dilkit.distortions.locality import GLOBAL, POINT, Locality
+from dilkit.distortions.primitive import REGISTRY, Image, Param, PrimitiveKind
 
 _GREY = (0.299, 0.587, 0.114)
 _INFINITE = np.float32(np.inf)

@@ -168,8 +168,14 @@ class _Reader(Located):
                 continue
             result = self.joined(link.left, result, pending)
             pending = []
-            result = self.at(link, _OPERATORS[type(link.op)], result, right)
+            result = self.linked(link, result, right)
         return self.joined(links[0], result, pending)
+
+    def linked(self, link: ast.BinOp, first: Any, second: Any) -> Any:
+        """Two words in sequence cost nothing more: both were counted when they were read."""
+        words = isinstance(first, Word) and isinstance(second, Word)
+        build = self.located if words and isinstance(link.op, ast.RShift) else self.at
+        return build(link, _OPERATORS[type(link.op)], first, second)
 
     def joined(self, node: ast.AST, first: Any, others: list[Any]) -> Any:
         if not others:
@@ -183,7 +189,7 @@ class _Reader(Located):
     def named(self, node: ast.Name) -> Any:
         if node.id in _CONSTANTS:
             return _CONSTANTS[node.id]
-        if node.id in _BY_IDENTIFIER and REGISTRY.find(node.id) is None:
+        if node.id in _BY_IDENTIFIER:
             return self.at(node, preset, _BY_IDENTIFIER[node.id].name)
         return self.words(self.kind(node), node)
 
@@ -198,10 +204,10 @@ class _Reader(Located):
             )
         if node.id in _CONSTANTS or node.id in _FORMS:
             raise self.error(node, f"{node.id} cannot stand here")
-        if (kind := REGISTRY.find(node.id)) is not None:
-            return kind
         if node.id in _BY_IDENTIFIER:
             raise self.error(node, "a preset takes neither arguments nor degrees")
+        if (kind := REGISTRY.find(node.id)) is not None:
+            return kind
         known = [*REGISTRY.kinds, *_CONSTANTS, *_FORMS, *_PRESETS]
         dashed = re.match(r"[\w-]*", self.text[self.span(node)[0] :])
         raise self.error(

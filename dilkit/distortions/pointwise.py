@@ -10,7 +10,8 @@ import numpy as np
 
 from dilkit.distortions._curves import power
 from dilkit.distortions.draw import Draw
-from dilkit.distortions.primitive import GLOBAL, REGISTRY, Image, Param, PrimitiveKind
+from dilkit.distortions.locality import GLOBAL
+from dilkit.distortions.primitive import REGISTRY, Image, Param, PrimitiveKind
 
 
 def _clip(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:

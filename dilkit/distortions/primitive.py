@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dilkit.distortions import plugins
+from dilkit.distortions import plugins, registration
 from dilkit.distortions.draw import Draw
 from dilkit.distortions.eight_bit import Levels
-from dilkit.distortions.laws import LAWS, Law, as_python
+from dilkit.distortions.laws import Law, as_python
+from dilkit.distortions.locality import POINT, Always, Locality, as_locality
 from dilkit.distortions.operators import Operators
 from dilkit.errors import UsageError, nearest
 
@@ -112,32 +114,7 @@ def _exact(value: Any, wanted: type) -> Any:
         return None
     if wanted is int:
         return int(value) if number.is_integer() else None
-    return number
-
-
-@dataclass(frozen=True)
-class Locality:
-    """How far an output pixel looks: 0 is a point operation, an integer a halo, None the whole image."""
-
-    halo: int | None
-
-    @property
-    def name(self) -> Literal["point", "halo", "global"]:
-        if self.halo is None:
-            return "global"
-        return "point" if self.halo == 0 else "halo"
-
-    def __add__(self, other: Locality) -> Locality:
-        """One after the other."""
-        return Locality(None if self.halo is None or other.halo is None else self.halo + other.halo)
-
-    def __or__(self, other: Locality) -> Locality:
-        """One or the other: the wider."""
-        return Locality(None if self.halo is None or other.halo is None else max(self.halo, other.halo))
-
-
-POINT = Locality(0)
-GLOBAL = Locality(None)
+    return number + 0.0  # -0.0 is 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +126,8 @@ class PrimitiveKind(Operators):
     Attributes:
         apply: never changes its input.
         degree: the parameter that says how strong the distortion is (the only positional one), or None.
-        locality: what an output pixel depends on, given the resolved parameters.
+        locality: what an output pixel depends on: a halo, a `Locality`, or a function of the resolved
+            parameters that gives one; it is kept as a function.
         random: whether `apply` uses its draw.
         levels: of a kind whose result is 8-bit by nature, the same on levels 0 .. 255:
             `apply(x, ...) == as_float(levels(to_levels(x), ...))`.
@@ -167,6 +145,10 @@ class PrimitiveKind(Operators):
     random: bool = False
     version: int = 1
     levels: ApplyLevels | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.locality):
+            object.__setattr__(self, "locality", Always(as_locality(self.locality, self.name)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Word:
         from dilkit.distortions.steps import Primitive
@@ -233,29 +215,23 @@ class PrimitiveKind(Operators):
         return kind_of, (self.name,)
 
 
-RESERVED = frozenset(("clean", "none", "mix", "shuffle", "interleave", "prob", *LAWS))
-"""Names that the text form needs itself."""
-
-
 class Registry:
     """Distortion kinds by name: those of the package, those registered since, those of installed plug-ins."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, PrimitiveKind] = {}
         self._complete = False
+        self._loading = False
+        self._lock = threading.RLock()
 
     def add(self, kind: PrimitiveKind) -> PrimitiveKind:
-        """Register a kind and return it; a name can be taken once."""
-        if not kind.name.isidentifier() or kind.name in RESERVED or kind.name.startswith("_"):
-            raise UsageError(
-                f"a distortion cannot be named {kind.name!r}", expected="an identifier that is not reserved"
-            )
-        params = [param.name for param in kind.params]
-        if len(set(params)) < len(params) or (kind.degree is not None and kind.degree not in params):
-            raise UsageError(f"the degree of {kind.name!r} must be one of its parameters", found=kind.degree)
-        if kind.name in self._kinds:
-            raise UsageError(f"a distortion named {kind.name!r} is already registered")
-        self._kinds[kind.name] = kind
+        """Register a kind and return it; a name can be taken once, but the same kind may come again."""
+        if not isinstance(kind, PrimitiveKind):
+            raise UsageError("only a PrimitiveKind can be registered", found=repr(kind))
+        with self._lock:
+            if self._kinds.get(kind.name) is not kind:
+                registration.check(kind, self._kinds)
+                self._kinds[kind.name] = kind
         return kind
 
     @property
@@ -265,15 +241,24 @@ class Registry:
 
     @property
     def kinds(self) -> Mapping[str, PrimitiveKind]:
-        """All of them; plug-ins are loaded when this is first asked."""
+        """All of them; plug-ins are loaded when this is first asked.
+
+        Other threads wait for that; a plug-in that asks while it is loaded itself gets those known so far.
+        """
         if not self._complete:
-            self._complete = True
-            try:
-                plugins.load(self.add)
-            except BaseException:
-                self._complete = False
-                raise
+            with self._lock:
+                self._load()
         return MappingProxyType(self._kinds)
+
+    def _load(self) -> None:
+        if self._complete or self._loading:
+            return
+        self._loading = True
+        try:
+            plugins.load(self.add)
+            self._complete = True
+        finally:
+            self._loading = False
 
     def find(self, name: str) -> PrimitiveKind | None:
         """The kind of that name, if there is one; plug-ins are loaded only for a name that is not known."""

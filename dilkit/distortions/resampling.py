@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image as Pil
 
 from dilkit.distortions.draw import Draw
-from dilkit.distortions.primitive import GLOBAL, REGISTRY, Image, Param, PrimitiveKind
+from dilkit.distortions.locality import GLOBAL
+from dilkit.distortions.primitive import REGISTRY, Image, Param, PrimitiveKind
 from dilkit.errors import UsageError
 
 METHODS = {

@@ -17,7 +17,7 @@ from dilkit.errors import DilkitError, UsageError
 
 if TYPE_CHECKING:
     from dilkit.distortions.primitive import Image, PrimitiveKind
-    from dilkit.distortions.steps import Mix, Primitive, Shuffle, Step
+    from dilkit.distortions.steps import Primitive, Step
     from dilkit.distortions.words import Word
 
 
@@ -34,7 +34,11 @@ class SampleKey:
         pixels: `pixel_hash` of the whole clean image.
         replicate: which of several samples of the same image.
         coupling: `common` leaves the degree out, so awgn(5) and awgn(20) share one noise field: the literal
-            counterfactual of the paper's section 3.2.
+            counterfactual of the paper's section 3.2. Branches and orders are then drawn without regard to
+            the degrees, too, as long as the words differ in something else.
+
+    Raises:
+        UsageError: a field is of another type, or the coupling is unknown.
     """
 
     seed: int
@@ -45,12 +49,29 @@ class SampleKey:
     def __post_init__(self) -> None:
         if self.coupling not in ("independent", "common"):
             raise UsageError(f"unknown coupling {self.coupling!r}", expected="independent or common")
+        if type(self.seed) is not int:
+            object.__setattr__(self, "seed", _whole(self.seed, "the seed of a sample"))
+        if type(self.replicate) is not int:
+            object.__setattr__(self, "replicate", _whole(self.replicate, "the replicate of a sample"))
+        if not isinstance(self.pixels, bytes):
+            raise UsageError(
+                "the pixels of a sample key are bytes",
+                found=type(self.pixels).__name__,
+                remedy="give pixel_hash(image)",
+            )
 
     def derive(self, step: Step, position: Sequence[int]) -> bytes:
         """The key of one step at a position in the flattened word (a path, inside `mix` and `shuffle`)."""
         form = step.common_json if self.coupling == "common" else step.json
         fields = f'[{self.seed},"{self.pixels.hex()}",{form},{list(position)},{self.replicate}]'
         return hashlib.blake2b(fields.encode(), digest_size=32, person=b"dilkit-draw-1").digest()
+
+
+def _whole(value: Any, name: str) -> int:
+    """A whole number of NumPy's as one of Python's."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise UsageError(f"{name} must be a whole number", found=repr(value))
+    return int(value)
 
 
 def pixel_hash(image: npt.NDArray[Any]) -> bytes:
@@ -95,10 +116,12 @@ def _plan_step(step: Step, key: SampleKey, here: tuple[int, ...]) -> Iterator[Pl
     if isinstance(step, Primitive):
         yield Planned(step.kind, _settle(step, token), token)
     elif isinstance(step, Mix):
-        yield from plan(_branch(step, token), key, here)
+        branches = step.common_branches if key.coupling == "common" else step.branches
+        yield from plan(_branch(branches, token), key, here)
     else:
-        for member, index in _arrangement(step, token):
-            yield from _plan_step(step.words[member].sequence[index], key, (*here, member, index))
+        words = step.common_words if key.coupling == "common" else step.words
+        for member, index in _arrangement(words, step.riffled, token):
+            yield from _plan_step(words[member].sequence[index], key, (*here, member, index))
 
 
 def _settle(step: Primitive, token: bytes) -> dict[str, Any]:
@@ -116,21 +139,21 @@ def _number(token: bytes, purpose: str) -> int:
     return int.from_bytes(hashlib.blake2b(token + purpose.encode(), digest_size=8).digest(), "big")
 
 
-def _branch(step: Mix, token: bytes) -> Word:
-    point = int.from_bytes(token, "big") * sum(weight for weight, _ in step.branches) >> 8 * len(token)
-    for weight, word in step.branches:
+def _branch(branches: Sequence[tuple[int, Word]], token: bytes) -> Word:
+    point = int.from_bytes(token, "big") * sum(weight for weight, _ in branches) >> 8 * len(token)
+    for weight, word in branches:
         point -= weight
         if point < 0:
             return word
     raise AssertionError("the weights do not sum up")
 
 
-def _arrangement(step: Shuffle, token: bytes) -> list[tuple[int, int]]:
+def _arrangement(words: Sequence[Word], riffled: bool, token: bytes) -> list[tuple[int, int]]:
     """(member, index of its step) in an order drawn uniformly: slots are sorted by random numbers."""
-    sizes = [len(word.sequence) for word in step.words]
-    slots = [member for member, size in enumerate(sizes) for _ in range(size if step.riffled else 1)]
+    sizes = [len(word.sequence) for word in words]
+    slots = [member for member, size in enumerate(sizes) for _ in range(size if riffled else 1)]
     order = sorted(range(len(slots)), key=lambda slot: _number(token, str(slot)))
-    if not step.riffled:
+    if not riffled:
         return [(slots[slot], index) for slot in order for index in range(sizes[slots[slot]])]
     following = [iter(range(size)) for size in sizes]
     return [(slots[slot], next(following[slots[slot]])) for slot in order]
@@ -148,7 +171,10 @@ def levels(
     """`Word.levels`."""
     _check_image(image, np.uint8, np.float32)
     todo = list(plan(word, key, stop=len(word.sequence) - len(word.closing)))
-    if todo and todo[-1].kind.levels is not None:
+    in_levels = bool(todo) and todo[-1].kind.levels is not None
+    if word.closing and not word.rounds and not in_levels:
+        todo = list(plan(word, key))  # a clip or quantize alone does something
+    if in_levels:
         given = image if len(todo) == 1 else as_float(image)
         return _through(word, todo, given, window, size, in_levels=True)
     made = _through(word, todo, as_float(image), window, size)

@@ -8,7 +8,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from dilkit.distortions import canonical, text
-from dilkit.distortions.primitive import POINT, Locality, PrimitiveKind
+from dilkit.distortions.locality import POINT, Locality
+from dilkit.distortions.primitive import PrimitiveKind
 
 if TYPE_CHECKING:
     from dilkit.distortions.words import Word
@@ -133,7 +134,12 @@ class Mix(Canonical):
 
     @cached_property
     def common_json(self) -> str:
-        return canonical.dumps({"mix": [[weight, word.common] for weight, word in self.branches]})
+        return canonical.dumps({"mix": [[weight, word.common] for weight, word in self.common_branches]})
+
+    @cached_property
+    def common_branches(self) -> tuple[tuple[int, Word], ...]:
+        """The branches in the order of a common coupling: the degree comes last."""
+        return tuple(sorted(self.branches, key=lambda branch: branch[1].common_order))
 
     def __str__(self) -> str:
         return text.show_mix(self)
@@ -179,7 +185,12 @@ class Shuffle(Canonical):
 
     @cached_property
     def common_json(self) -> str:
-        return canonical.dumps({self.name: [word.common for word in self.words]})
+        return canonical.dumps({self.name: [word.common for word in self.common_words]})
+
+    @cached_property
+    def common_words(self) -> tuple[Word, ...]:
+        """The words in the order of a common coupling: the degree comes last."""
+        return tuple(sorted(self.words, key=lambda word: word.common_order))
 
     def __str__(self) -> str:
         return text.show_shuffle(self)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from dilkit.distortions.words import ConfounderSet, Word
 
 MAX_LABEL = 72
+LEAST_WEIGHT = Fraction(1, 10**9)
+"""The smallest weight above 0 that a text may hold."""
 
 
 def show_value(value: Any) -> str:
@@ -51,7 +53,7 @@ def show_mix(mix: Mix) -> str:
     weights = [weight for weight, _ in mix.branches]
     if len(weights) == 2 and not mix.branches[0][1].sequence:
         chance = Fraction(weights[1], sum(weights))
-        if Fraction(repr(float(chance))) == chance:
+        if chance >= LEAST_WEIGHT and Fraction(repr(float(chance))) == chance:
             return f"prob({show_value(float(chance))}, {mix.branches[1][1]})"
     branches = (str(word) if weight == 1 else f"{weight}*{_factor(word)}" for weight, word in mix.branches)
     return f"mix({', '.join(branches)})"

@@ -13,7 +13,8 @@ from dilkit.distortions import _kernels
 from dilkit.distortions._filters import separable
 from dilkit.distortions._lattice import Plane, smooth
 from dilkit.distortions.draw import Draw
-from dilkit.distortions.primitive import GLOBAL, REGISTRY, Image, Locality, Param, PrimitiveKind
+from dilkit.distortions.locality import GLOBAL, Locality
+from dilkit.distortions.primitive import REGISTRY, Image, Param, PrimitiveKind
 
 Index = npt.NDArray[np.intp]
 

@@ -6,16 +6,18 @@ equal values, with equal hashes, labels and pixels.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from dilkit.distortions import sampling, text
 from dilkit.distortions.eight_bit import Levels
+from dilkit.distortions.locality import POINT, Locality
 from dilkit.distortions.operators import Operators
-from dilkit.distortions.primitive import POINT, Image, Locality
+from dilkit.distortions.primitive import Image
 from dilkit.distortions.steps import Canonical, Primitive, Step
 from dilkit.errors import UsageError, nearest
 
@@ -101,6 +103,11 @@ class Word(Canonical, Operators):
     @property
     def common(self) -> Any:
         return [step.common_json for step in self.sequence]
+
+    @property
+    def common_order(self) -> Any:
+        """A key that sorts by all but the degrees, and by them only where all else is alike."""
+        return self.common, self.order
 
     def canonical(self) -> Any:
         """JSON-able: flattened, defaults explicit, sorted, exact numbers, versions of the primitives."""
@@ -206,9 +213,15 @@ class ConfounderSet(Canonical, Operators):
     def __contains__(self, item: object) -> bool:
         return item in self.words or item in self.labels
 
-    def __getitem__(self, label: str | int) -> Word:
-        if isinstance(label, int):
-            return self.words[label]
+    @overload
+    def __getitem__(self, label: str | SupportsIndex) -> Word: ...
+    @overload
+    def __getitem__(self, label: slice) -> ConfounderSet: ...
+    def __getitem__(self, label: str | SupportsIndex | slice) -> Word | ConfounderSet:
+        if isinstance(label, slice):
+            return ConfounderSet.of(self.words[label])
+        if isinstance(label, SupportsIndex):
+            return self.words[operator.index(label)]
         try:
             return self.words[self.labels.index(label)]
         except ValueError:

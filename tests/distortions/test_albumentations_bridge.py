@@ -174,6 +174,46 @@ def test_pipelines_of_others_become_words():
 
 
 @pytest.mark.parametrize(
+    ("transform", "text"),
+    [
+        (lambda: A.RGBShift(r_shift_limit=(3, 4), p=1), "alb('RGBShift', r_shift_limit=[3, 4])"),
+        (lambda: A.SafeRotate(limit=(3, 30), p=1), "alb('SafeRotate', limit=[3, 30])"),
+        (lambda: A.PadIfNeeded(min_height=64, p=1), "alb('PadIfNeeded', min_height=64)"),
+        (lambda: A.PlasmaShadow(p=1), "alb('PlasmaShadow')"),
+        (lambda: A.FrequencyMasking(freq_mask_param=5, p=1), "alb('FrequencyMasking', freq_mask_param=5)"),
+        (lambda: A.TimeMasking(p=1), "alb('TimeMasking')"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*specialized version:UserWarning")
+def test_a_transform_that_states_more_than_it_takes_becomes_a_word(transform, text):
+    made = from_albumentations(A.Compose([transform()]))
+    assert str(made) == text
+    assert from_albumentations(to_albumentations(made)) == made
+    assert from_albumentations(json.loads(json.dumps(A.to_dict(transform())))) == made
+
+
+def _dict(name, **fields):
+    return {"transform": {"__class_fullname__": name, "p": 1.0} | fields}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (_dict("MotionBlur", blur_limt=[9, 9]), "no parameter 'blur_limt'(.|\n)*did you mean: blur_limit"),
+        (_dict("Compose", transforms=[_dict("MotionBlur", angel=3)["transform"]]), "no parameter 'angel'"),
+        (_dict("MotionBlur", blur_limit="x"), "refuses the pipeline(.|\n)*blur_limit"),
+        ({"transform": 3}, "refuses the pipeline"),
+        (_dict(3), "refuses the pipeline"),
+        (_dict("Compose"), "refuses the pipeline(.|\n)*transforms"),
+        (_dict("OneOf", transforms=[_dict("Blur", p=0)["transform"]]), "every member has p=0"),
+    ],
+)
+def test_a_wrong_dict_is_refused(wrong, says):
+    with pytest.raises(UsageError, match=says):
+        from_albumentations(wrong)
+
+
+@pytest.mark.parametrize(
     ("wrong", "says"),
     [
         (lambda: A.SomeOf([A.Blur()], n=1, replace=True), "replacement"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from dataclasses import replace
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 
 from dilkit.distortions import (
+    GLOBAL,
     ConfounderSet,
     KindError,
     Locality,
     Param,
     PrimitiveKind,
+    SampleKey,
+    Window,
     Word,
     awgn,
     choice,
@@ -60,6 +64,47 @@ def test_numbers_of_numpy_are_numbers(number):
     assert awgn(choice(five, ten)) == awgn(choice(5, 10))
     if number is np.int64:
         assert awgn(5) ** five == awgn(5) ** 5
+
+
+def test_a_negative_zero_is_a_zero():
+    [(_, sigma)] = [pair for pair in awgn(-0.0).sequence[0].values if pair[0] == "sigma"]
+    assert math.copysign(1, sigma) == 1
+    assert math.copysign(1, awgn(uniform(-0.0, 1)).sequence[0].params["sigma"].args[0]) == 1
+
+
+def test_a_choice_is_of_plain_values():
+    for wrong in (None, uniform(1, 2), [1], b"1"):
+        with pytest.raises(UsageError, match="plain values"):
+            choice(wrong, 3)
+
+
+def test_a_repeated_choice_has_few_corners():
+    many = choice(*["colour", "grey"] * 500)
+    assert many.extremes == ("colour", "grey")
+    assert choice(True, False, True).extremes == (False, True)
+    assert awgn(choice(1, 2, 3), channels=many).locality.halo == 0
+
+
+def test_a_set_takes_whole_numbers_and_slices():
+    words = awgn[5, 10, 15]
+    assert words[np.int64(1)] == words[1] == awgn(10)
+    assert words[1:] == words[:0:-1] == awgn[10, 15]
+    assert words[5:] == none
+
+
+@pytest.mark.parametrize("locality", [3, Locality(3), lambda params: Locality(3)])
+def test_a_locality_may_be_a_number_or_itself(locality):
+    kind = PrimitiveKind("k", "test", "", "", (), lambda image, params, draw: image, locality)
+    assert (kind >> kind()).locality.halo == 6
+    assert replace(kind, locality=GLOBAL)().locality.halo is None
+    image = np.ones((9, 9, 3), np.float32)
+    assert kind().apply(image, SampleKey(0, b""), Window(2, 2, 3, 3)).shape == (3, 3, 3)
+
+
+@pytest.mark.parametrize("locality", [-1, True, 1.5, "global", None])
+def test_a_locality_that_is_none_is_refused(locality):
+    with pytest.raises(UsageError, match="k has a locality that is none"):
+        PrimitiveKind("k", "test", "", "", (), lambda image, params, draw: image, locality)
 
 
 def test_python_and_text_say_the_same():

@@ -58,9 +58,28 @@ def test_other_words_are_not_8_bit(expression: str) -> None:
     assert not parse(expression).eight_bit
 
 
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "gaussian_blur(2) >> quantize",
+        "gaussian_blur(1) >> clip >> quantize(bits=4) >> quantize",
+        "mix(jpeg(30), gaussian_blur(1)) >> quantize",
+        "contrast(0.5) >> quantize >> resize(2, method='nearest')",
+    ],
+)
+def test_a_result_on_the_grid_has_levels_whichever_way_it_came_there(expression: str) -> None:
+    word, image = parse(expression), np.random.default_rng(1).random((20, 20, 3), np.float32)
+    for seed in range(6):
+        key = SampleKey(seed, b"some pixels")
+        assert np.array_equal(as_float(word.levels(image, key)), word.apply(image, key))
+
+
 def test_what_lies_off_the_grid_has_no_levels() -> None:
     image = np.full((8, 8, 3), 0.3, np.float32)
     with pytest.raises(DilkitError, match="8-bit grid"):
         parse("clean").levels(image, KEY)
+    for expression in ("gaussian_blur(1) >> clip", "awgn(200) >> quantize", "quantize(bits=3)"):
+        with pytest.raises(DilkitError, match="8-bit grid"):
+            parse(expression).levels(image + np.float32(0.001), KEY)
     with pytest.raises(UsageError, match="RGB"):
         parse("jpeg(30)").levels(image.astype(np.float64), KEY)  # type: ignore[arg-type]

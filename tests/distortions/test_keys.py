@@ -25,6 +25,7 @@ from dilkit.distortions import (
     jpeg,
     loguniform,
     mix,
+    parse,
     pixel_hash,
     quantize,
     root_uniform,
@@ -67,6 +68,36 @@ def test_a_common_coupling_leaves_the_degree_out():
     np.testing.assert_allclose((high - IMAGE) / 4, low - IMAGE, atol=1e-6)
     with pytest.raises(UsageError, match="unknown coupling"):
         SampleKey(0, PIXELS, coupling="shared")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mix(jpeg({}), jpeg(50, subsampling='4:4:4'))",
+        "mix(jpeg({}), 3*jpeg(50, subsampling='4:4:4'))",
+        "mix(mix(2*jpeg({}), jpeg(50, subsampling='4:4:4')) >> clip, awgn(3))",
+        "shuffle(jpeg({}), jpeg(50, subsampling='4:4:4'), clip)",
+        "interleave(jpeg({}) >> clip, jpeg(50, subsampling='4:4:4') >> clip)",
+    ],
+)
+def test_a_common_coupling_draws_the_same_branches_and_orders(text):
+    """Also where the degree changes the order in which branches are written."""
+    for seed in range(100):
+        key = SampleKey(seed, PIXELS, coupling="common")
+        low, high = (list(plan(parse(text.format(quality)), key)) for quality in (30, 60))
+        assert [p.key for p in low] == [p.key for p in high]
+        assert [p.params.get("subsampling") for p in low] == [p.params.get("subsampling") for p in high]
+
+
+def test_a_key_holds_whole_numbers_and_bytes():
+    assert SampleKey(np.int64(3), PIXELS, np.uint8(1)) == SampleKey(3, PIXELS, 1)
+    assert type(SampleKey(np.int64(3), PIXELS).seed) is int
+    for wrong in (True, 1.0, "1", None, np.float64(1), np.True_):
+        with pytest.raises(UsageError, match="seed of a sample must be a whole number"):
+            SampleKey(wrong, PIXELS)  # type: ignore[arg-type]
+    for wrong in (IMAGE, "the pixels", None):
+        with pytest.raises(UsageError, match="pixels of a sample key are bytes"):
+            SampleKey(0, wrong)  # type: ignore[arg-type]
 
 
 def test_draws_in_sequence_are_independent():

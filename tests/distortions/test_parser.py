@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dilkit.distortions import Word, parse
+from dilkit.distortions import Word, awgn, clean, clip, mix, parse, prob, shuffle
+from dilkit.distortions.algebra import Weighted
 from dilkit.distortions.mistakes import ExpressionError
 from dilkit.distortions.parser import MAX_TEXT
+from dilkit.distortions.words import MAX_STEPS
 from dilkit.errors import UsageError
 
 SHORTEST = [
@@ -41,6 +43,9 @@ SHORTEST = [
     "mix(awgn(5), jpeg(30))",
     "mix(3*awgn(5), 7*(jpeg(30) >> clip))",
     "prob(0.1, jpeg(30))",
+    "prob(1e-09, jpeg(30))",
+    "mix(9999999999*clean, awgn(5))",
+    "prob(0.9999999999, awgn(5))",
     "shuffle(awgn(5), jpeg(30) >> clip)",
     "interleave(awgn(5), jpeg(30) >> clip)",
     "awgn(inverse_uniform(0.5, 1))",
@@ -201,6 +206,22 @@ def test_nothing_is_evaluated(text):
         parse(text)
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        prob(0.00001, prob(0.00001, awgn(5))),
+        mix(Weighted.of(10**30, clean), awgn(5)),
+        Word(tuple(awgn(i / 8).sequence[0] for i in range(MAX_STEPS))),
+        Word(tuple(awgn(i / 8).sequence[0] for i in range(MAX_STEPS // 2))) ** 2,
+        shuffle(*(awgn(i / 8) >> clip for i in range(MAX_STEPS // 2))),
+        mix(Word(tuple(awgn(i / 8).sequence[0] for i in range(MAX_STEPS - 1))), clip),
+    ],
+    ids=range(6),
+)
+def test_rare_and_long_words_have_a_text_too(word):
+    assert parse(str(word)) == word
+
+
 BOMBS = [
     "((((awgn(5)**64)**64)**64)**64)",
     "(awgn(5)|clip)**64",
@@ -210,6 +231,8 @@ BOMBS = [
     "awgn[0:255:0.0001]",
     "mix(" + ",".join(f"awgn(1)**{900 + i % 100}" for i in range(500)) + ")",
     "mix(" * 400 + "clip" + ")" * 400,
+    "clip**1000" + ">>clean" * 12_000,
+    "|".join([">>".join(["clip"] * 1000)] * 12),
     "shuffle(awgn(1)," * 60 + "clip" + ")" * 60,
     ">>".join(["clip"] * 1600),
     "awgn(" + "9" * 9000 + ")",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from dilkit.distortions import REGISTRY, Param, PrimitiveKind, Registry, awgn, parse, register
+from dilkit.distortions import REGISTRY, Param, PrimitiveKind, Registry, awgn, parse, register, registration
 from dilkit.errors import DilkitError, UsageError
 
 PLUGIN = """
@@ -96,16 +100,114 @@ def test_register():
     assert dilkit.register(kind) is kind
     try:
         assert parse("registered_here[1, 2]") == kind[1, 2]
+        assert register(kind) is kind  # as an entry point to it does
         with pytest.raises(UsageError, match="already registered"):
-            register(kind)
+            register(dataclasses.replace(kind))
     finally:
         del REGISTRY._kinds["registered_here"]
 
 
-@pytest.mark.parametrize("name", ["uniform", "clean", "two words", "", "_hidden", "real-esrgan"])
+@pytest.mark.parametrize(
+    "name", ["uniform", "clean", "two words", "", "_hidden", "real-esrgan", "lambda", "ﬁlm", "bsrgan", 3]
+)
 def test_a_name_must_be_free_and_writable(name):
     with pytest.raises(UsageError, match="cannot be named"):
         register(PrimitiveKind(name, "test", "", "", (), lambda image, params, draw: image))
+
+
+def kind_named(name, *params, **fields):
+    return PrimitiveKind(name, "test", "", "", params, lambda image, params, draw: image, **fields)
+
+
+@pytest.mark.parametrize("name", ["self", "p", "root_seed", "strict", "lambda", "two words", "ﬁlm", 3])
+def test_a_parameter_must_have_a_name_that_a_transform_can_take(name):
+    with pytest.raises(UsageError, match="a parameter of 'odd' cannot be named"):
+        Registry().add(kind_named("odd", Param(name)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (3, "only a PrimitiveKind"),
+        (kind_named("odd", version="2"), "version of 'odd' must be a whole number"),
+        (kind_named("odd", version=True), "version of 'odd' must be a whole number"),
+        (kind_named("odd", Param("a", type=list)), "has a type that it cannot have"),
+        (kind_named("odd", Param("a", default=-1, low=0)), "odd cannot take a=-1"),
+        (kind_named("odd", Param("a", str, default="x", choices=("y", "z"))), "odd cannot take a='x'"),
+        (kind_named("odd", Param("a", default=None)), "odd cannot take a=None"),
+    ],
+)
+def test_what_is_no_proper_kind_is_refused(kind, says):
+    with pytest.raises(UsageError, match=says):
+        Registry().add(kind)
+
+
+@pytest.mark.parametrize("name", ["awgn_2", "distort", "word_transform", "kind_transform", "mapping", "a"])
+def test_a_transform_must_have_a_class_of_its_own(name):
+    registry = Registry()
+    registry.add(kind_named("awgn2"))
+    with pytest.raises(UsageError, match="would be called"):
+        registry.add(kind_named(name))
+
+
+def test_the_reserved_classes_are_those_of_the_module():
+    from dilkit.distortions import _albumentations
+
+    snakes = {name: re.sub("(?<!^)(?=[A-Z])", "_", name).lower() for name in vars(_albumentations)}
+    reached = {name for name, snake in snakes.items() if registration.class_name(snake) == name}
+    assert reached == registration.RESERVED_CLASSES
+
+
+def test_a_plugin_may_point_at_what_it_has_registered_itself(tmp_path):
+    source = PLUGIN.replace("KINDS = [", "import dilkit\nKINDS = dilkit.register(").replace("\n]", "\n)")
+    env = install(tmp_path, source)
+    code = "from dilkit.distortions import parse; print(parse('darken(0.5)'))"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout == "darken(0.5)\n", done.stderr
+
+
+def test_the_broken_plugin_is_blamed_the_second_time_too(monkeypatch):
+    good, registry = kind_named("good"), Registry()
+
+    def load(add):
+        add(good)
+        raise DilkitError("the other is broken")
+
+    monkeypatch.setattr("dilkit.distortions.plugins.load", load)
+    for _ in range(2):
+        with pytest.raises(DilkitError, match="the other is broken"):
+            registry.find("missing")
+
+
+def test_presets_do_not_need_the_plugins(monkeypatch):
+    def load(add):
+        raise DilkitError("broken")
+
+    monkeypatch.setattr("dilkit.distortions.plugins.load", load)
+    monkeypatch.setattr(REGISTRY, "_complete", False)
+    assert str(parse("real-esrgan-1"))
+    assert parse("hybrid-mild").hash
+    with pytest.raises(DilkitError, match="broken"):
+        parse("awng(5)")
+
+
+def test_other_threads_wait_for_the_plugins_and_a_plugin_sees_those_so_far(monkeypatch):
+    registry, seen, loading = Registry(), [], threading.Event()
+
+    def load(add):
+        add(kind_named("first"))
+        loading.set()
+        seen.append(sorted(registry.kinds))
+        time.sleep(0.1)
+        add(kind_named("second"))
+
+    monkeypatch.setattr("dilkit.distortions.plugins.load", load)
+    thread = threading.Thread(target=lambda: registry.kinds)
+    thread.start()
+    assert loading.wait(10)
+    assert registry.find("second") is not None
+    thread.join()
+    assert seen == [["first"]]
 
 
 def test_the_degree_must_be_a_parameter():

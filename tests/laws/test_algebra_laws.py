@@ -64,7 +64,7 @@ def _grown(inner):
         pair.map(lambda words: shuffle(*words)),
         pair.map(lambda words: interleave(*words)),
         st.tuples(inner, st.integers(0, 3)).map(lambda pair: pair[0] ** pair[1]),
-        inner.map(lambda word: prob(0.3, word)),
+        st.tuples(st.sampled_from([0.3, 1e-5]), inner).map(lambda pair: prob(*pair)),
     )
 
 
