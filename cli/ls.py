@@ -38,7 +38,12 @@ Examples:
 
 @app.command("ls", epilog=_EPILOG)
 def ls(
-    what: Annotated[Kind, typer.Argument(help="What to list.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND", help=f"What to list: {', '.join(Kind)}.", autocompletion=lambda: list(Kind)
+        ),
+    ],
     name: Annotated[str | None, typer.Argument(help="The one to explain in full.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
@@ -47,6 +52,7 @@ def ls(
 
     from ._table import show_table
 
+    what = _kind(kind)
     if name is not None:
         if what not in _EXPLAINED:
             raise UsageError(f"of {what}, none is explained on its own", found=f"ls {what} {name}")
@@ -57,6 +63,19 @@ def ls(
         print(json.dumps([dict(zip(head, line, strict=True)) for line in lines], indent=1))
         return
     show_table(head, lines, numbers=False)
+
+
+def _kind(name: str) -> Kind:
+    from dilkit.errors import UsageError, nearest
+
+    if name not in list(Kind):
+        raise UsageError(
+            f"there is no list of {name!r}",
+            where="dilkit ls",
+            expected=", ".join(Kind),
+            nearest=nearest(name, Kind),
+        )
+    return Kind(name)
 
 
 _Listing = tuple[Sequence[str], Sequence[Sequence[str]]]

@@ -57,7 +57,9 @@ def train(
     flags = ["--allow-changes"] if allow_changes else []
     if procs > 1:
         from dilkit.training.launch import launch
+        from dilkit.training.shares import refuse_unequal
 
+        refuse_unequal(composed.recipe.data, procs, composed.recipe.data.labels)
         with Signals() as signals:
             arguments = ["train", *words, "--out", str(out), *(["--resume"] if resume else []), *flags]
             code = launch(arguments, procs, stop=lambda: signals.seen is not None)

@@ -30,7 +30,7 @@ def explain(error: ValidationError, layer: Layer, within: Key = ()) -> UsageErro
             nearest=_nearest_key(key, layer.tree),
         )
     if kind == "missing":
-        return UsageError(f"{at!r} is missing", where=where or "recipe")
+        return UsageError(f"{at!r} is missing", where=where or "recipe", remedy=_give(key))
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tags = [t.strip().strip("'") for t in str(found["ctx"].get("expected_tags", "")).split(",")]
         tags = ["package.module:Class" if t == "custom" else t for t in tags if t] or list(_names_at(key))
@@ -46,14 +46,27 @@ def explain(error: ValidationError, layer: Layer, within: Key = ()) -> UsageErro
     options = [c.strip(" '") for c in choices.replace(" or ", ",").split(",")] if choices else []
     message = found["msg"].removeprefix("Value error, ")
     if not key or kind == "value_error":
-        return UsageError(message, where=where or at or "recipe")
+        return UsageError(message, where=where or at or "recipe", found=found.get("ctx", {}).get("found"))
     return UsageError(
         f"{at}: wrong value",
         where=where,
         found=repr(found["input"]),
         expected=message[0].lower() + message[1:],
         nearest=nearest(str(found["input"]), options),
+        remedy=f"a list has brackets: [{found['input']}]" if _is_bare_item(found) else None,
     )
+
+
+def _give(key: Key) -> str:
+    """How a value that is missing is given."""
+    if key == ("model",):
+        return "begin with a recipe (`dilkit recipes ls` lists them), or give a model, such as model=dncnn"
+    return f"give {dotted(key)}=VALUE, or `{key[-1]}: VALUE` in a recipe file"
+
+
+def _is_bare_item(found: Any) -> bool:
+    """Whether a text or number stands where a list of them should."""
+    return found["type"] in ("list_type", "tuple_type") and isinstance(found["input"], (str, int, float))
 
 
 def check_objective(name: str, settings: Any, layer: Layer) -> None:

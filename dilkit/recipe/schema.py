@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from dilkit.models.config import AnyModel
 from dilkit.objectives.config import ErmConfig, ObjectiveConfig
@@ -201,9 +202,14 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _one_budget(self) -> Recipe:
-        given = [k for k in ("steps", "passes", "epochs", "hours") if getattr(self, k) is not None]
+        budgets = {k: getattr(self, k) for k in ("steps", "passes", "epochs", "hours")}
+        given = [f"{k}={value}" for k, value in budgets.items() if value is not None]
         if len(given) != 1:
-            raise ValueError("a recipe has one budget: steps, passes, epochs or hours")
+            raise PydanticCustomError(
+                "value_error",
+                "a recipe has one budget: steps, passes, epochs or hours",
+                {"found": ", ".join(given) or "none of them"},
+            )
         if self.hours is not None and isinstance(self.optim.schedule, Cosine):
             raise ValueError(
                 "a cosine schedule needs to know its end: give steps, passes or epochs, not hours"

@@ -59,10 +59,11 @@ def locate(word: str, near: Path | None = None, asked: Origin | None = None) -> 
     recipes, known = shipped(), parts()
     names = [*recipes, *known]
     if word not in names:
+        of_run = Path(word).expanduser() / "recipe.yaml"
         raise UsageError(
             f"no recipe or part is called {word!r}",
             where=asked or "command line",
-            nearest=nearest(word, names),
+            nearest=str(of_run) if of_run.is_file() else nearest(word, names),
             remedy="`dilkit recipes ls` lists them; your own file ends in .yaml; a setting is key.path=value",
         )
     return read_shipped(word) if word in recipes else _bare(known[word][1]), f"dilkit.recipes/{word}"

@@ -19,6 +19,7 @@ from dilkit.training.engine import Engine
 from dilkit.training.loop import Trainee
 from dilkit.training.losses import make_loss
 from dilkit.training.schedule import make_optimizer, make_schedule
+from dilkit.training.shares import refuse_unequal
 
 
 @dataclass(frozen=True)
@@ -88,22 +89,9 @@ def make_sampler(recipe: Recipe, store: Store, engine: Engine) -> EpisodeSampler
     """This process's share of every batch, or (`spread: distortions`) of the distortions."""
     data, labels = recipe.data, tuple(recipe.data.labels or store.labels)
     rank, world = engine.rank, engine.world
+    refuse_unequal(data, world, labels)
     if data.spread == "distortions":
-        if len(labels) % world:
-            raise UsageError(
-                "the distortions cannot be shared equally",
-                where="data.spread",
-                found=f"{len(labels)} distortions",
-                expected=f"a multiple of the {world} processes",
-            )
         labels, rank, world = labels[rank::world], 0, 1
-    if data.batch % world:
-        raise UsageError(
-            "the batch cannot be shared equally",
-            where="data.batch",
-            found=data.batch,
-            expected=f"a multiple of the {world} processes",
-        )
     return EpisodeSampler(
         store,
         batch=data.batch // world,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import IO
 
-from dilkit.errors import DilkitError
+from dilkit.errors import DilkitError, UsageError
 
 GRACE = 30.0
 """Seconds the other processes have to end by themselves once one has died."""
@@ -27,10 +28,10 @@ def launch(arguments: Sequence[str], procs: int, *, stop: Callable[[], bool] = l
         stop: asked all the time; once true, all processes are told to save and end (SIGTERM).
 
     Returns:
-        The exit code of the first process, all having ended.
+        The exit code of the first process, all having ended; 2 where it has refused its recipe, and said why.
 
     Raises:
-        DilkitError: a process died; the others have been ended.
+        DilkitError: a process died; the others have been ended. A UsageError where it was a refusal.
     """
     cores = max(1, (os.cpu_count() or 1) // procs)
     shared = {
@@ -82,13 +83,28 @@ def _watch(
         bad = [r for r, child in enumerate(children) if child.poll() not in (None, 0, 143)]
         if bad:
             # The one that failed first makes the others fail too: give its own word time to arrive.
+            if children[bad[0]].returncode == UsageError.exit_code:
+                _let_end(children[0])
             end(children)
-            raise _death(children, said, bad[0])
+            return _failed(children, said, bad[0])
         time.sleep(0.05)
     bad = [r for r, child in enumerate(children) if child.returncode not in (0, 143)]
     if bad:
-        raise _death(children, said, bad[0])
+        return _failed(children, said, bad[0])
     return int(children[0].returncode)
+
+
+def _let_end(child: subprocess.Popen[bytes], seconds: float = 5.0) -> None:
+    """What one process refuses, the first is about to refuse too, and its word is the one that is shown."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(seconds)
+
+
+def _failed(children: Sequence[subprocess.Popen[bytes]], said: Sequence[IO[bytes] | None], rank: int) -> int:
+    """The first process's refusal stands as it is; anything else is told by `_death`."""
+    if children[0].returncode == UsageError.exit_code:
+        return UsageError.exit_code
+    raise _death(children, said, rank)
 
 
 def _death(
@@ -101,6 +117,8 @@ def _death(
     if words is not None:
         words.seek(0)
         tail = "\n".join(words.read().decode(errors="replace").strip().splitlines()[-15:])
+    if code == UsageError.exit_code:
+        return UsageError(f"process {rank} of {len(children)} refused to start", found=tail or None)
     return DilkitError(
         f"process {rank} of {len(children)} {how}; the others have been ended",
         found=tail or None,

@@ -140,8 +140,35 @@ def test_broken_yaml_says_where(tmp_path: Path) -> None:
 
 
 def test_two_budgets_are_refused() -> None:
-    with pytest.raises(UsageError, match="one budget"):
+    with pytest.raises(UsageError, match="one budget") as caught:
         compose(["denoise-gaussian", "steps=3", "passes=4"])
+    assert caught.value.found == "steps=3, passes=4"
+    with pytest.raises(UsageError, match="one budget") as caught:
+        compose(["dncnn"])
+    assert caught.value.found == "none of them"
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["steps=4"], "model=dncnn"),
+        (["demo", "optim.schedule={name: step}"], "optim.schedule.every=VALUE"),
+        (["demo", "data.sources=photos", "data.distort=awgn(5)"], "[photos]"),
+        (["demo", "validate.images=Set5"], "[Set5]"),
+        (["demo", "log.to=tensorboard"], "[tensorboard]"),
+    ],
+)
+def test_what_is_missing_or_should_be_a_list_has_a_remedy(words: list[str], remedy: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        compose(words)
+    assert remedy in str(caught.value.remedy)
+
+
+def test_the_folder_of_a_run_suggests_its_recipe(tmp_path: Path) -> None:
+    path = write(tmp_path, "recipe.yaml", "extends: demo\n")
+    with pytest.raises(UsageError) as caught:
+        compose([str(tmp_path)])
+    assert caught.value.nearest == path
 
 
 scalars = st.integers(0, 3) | st.sampled_from(["a", "b"])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dilkit.cli.app import main
 from safetensors.torch import load_file
 
 from dilkit.errors import DilkitError
@@ -146,3 +147,28 @@ def test_sigterm_reaches_all_processes_and_says_how_to_go_on(tiny: list[str], tm
         _, said = child.communicate(timeout=90)
     assert child.returncode == 143, said
     assert "--resume --procs 2" in said
+
+
+@pytest.mark.parametrize(
+    "words", [["data.batch=3"], ["data.spread=distortions", "data.labels=[a, b, c]", "data.batch=3"]]
+)
+def test_unequal_shares_are_refused_before_a_process_starts(
+    words: list[str], tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
+    monkeypatch.setattr(sys, "argv", ["dilkit", "train", *tiny, *words, "--procs", "2"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "cannot be shared equally" in said
+    assert "a multiple of the 2 processes" in said
+
+
+def test_what_all_processes_refuse_is_said_once_and_exits_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from dilkit.cli import main; main()", "train", "demo"]
+    words = ["data.store=none.h5", "--out", str(tmp_path / "run"), "--procs", "2"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("none.h5") == 1
+    assert "--resume" not in done.stderr

@@ -142,3 +142,13 @@ def test_quiet_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         progress.tell(ROW)
         progress.tell({"note": "passing over a damaged checkpoint"})
     assert capsys.readouterr().err == "dilkit: passing over a damaged checkpoint\n"
+
+
+def test_a_misspelt_kind_of_list_has_a_suggestion(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "ls", "distortons") == 2
+    said = capsys.readouterr().err
+    assert "did you mean: distortions?" in said
+    assert "Value error" not in said
+    assert run(monkeypatch, "ls", "distortions") == 0
