@@ -20,6 +20,8 @@ from dilkit.distortions.steps import Mix, Primitive, Shuffle, Step
 from dilkit.distortions.words import MAX_STEPS, ConfounderSet, Expression, Word, clean
 from dilkit.errors import UsageError, nearest
 
+NEVER = "the pipeline has a OneOf of which every member has p=0"
+
 
 def to_albumentations(expression: Any) -> Any:
     """A word as an `A.Compose`: `mix` is `A.OneOf`, `shuffle` is `A.RandomOrder`, `alb` the transform itself.
@@ -120,7 +122,7 @@ def _revived(source: Mapping[str, Any]) -> Any:
     except KeyError as error:
         raise UsageError("the pipeline names an unknown class", found=str(error)) from None
     except ZeroDivisionError:
-        raise UsageError("the pipeline has a OneOf or SomeOf of which every member has p=0") from None
+        raise UsageError(NEVER) from None
     except (AttributeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UsageError("albumentations refuses the pipeline", found=reason[:300]) from None
@@ -160,6 +162,8 @@ def _forced(node: Any) -> Word:
     if isinstance(node, WordTransform):
         return node.word
     if isinstance(node, A.OneOf):
+        if not any(member.p for member in node.transforms):
+            raise UsageError(NEVER)
         return mix(*(Weighted(exact_weight(t.p), _node_in_one_of(t)) for t in node.transforms))
     if isinstance(node, A.Compose | A.Sequential):
         if getattr(node, "processors", None):

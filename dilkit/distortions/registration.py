@@ -12,7 +12,7 @@ from dilkit.distortions.presets import PRESETS
 from dilkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from dilkit.distortions.primitive import Param, PrimitiveKind
+    from dilkit.distortions.primitive import PrimitiveKind
 
 RESERVED = frozenset(
     (
@@ -67,9 +67,11 @@ def _writable(name: object) -> bool:
     return unicodedata.normalize("NFKC", name) == name
 
 
-def _check_param(param: Param, kind: str) -> None:
-    from dilkit.distortions.primitive import REQUIRED
+def _check_param(param: object, kind: str) -> None:
+    from dilkit.distortions.primitive import REQUIRED, Param
 
+    if not isinstance(param, Param):
+        raise UsageError(f"a parameter of {kind!r} must be a Param", found=repr(param))
     if not _writable(param.name) or param.name in RESERVED_PARAMETERS:
         raise UsageError(
             f"a parameter of {kind!r} cannot be named {param.name!r}",

@@ -228,7 +228,7 @@ class ConfounderSet(Canonical, Operators):
             raise UsageError(
                 f"no confounder is called {label!r}",
                 expected=", ".join(self.labels) or "none: the set is empty",
-                nearest=nearest(label, self.labels),
+                nearest=nearest(str(label), self.labels),
             ) from None
 
     def __str__(self) -> str:

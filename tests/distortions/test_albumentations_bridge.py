@@ -213,6 +213,13 @@ def test_a_wrong_dict_is_refused(wrong, says):
         from_albumentations(wrong)
 
 
+def test_a_choice_of_nothing_is_refused():
+    pipeline = A.OneOf([A.Blur(p=1)])
+    pipeline.transforms[0].p = 0
+    with pytest.raises(UsageError, match="every member has p=0"):
+        from_albumentations(pipeline)
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [

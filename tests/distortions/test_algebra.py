@@ -90,6 +90,9 @@ def test_a_set_takes_whole_numbers_and_slices():
     assert words[np.int64(1)] == words[1] == awgn(10)
     assert words[1:] == words[:0:-1] == awgn[10, 15]
     assert words[5:] == none
+    for wrong in (1.5, None):
+        with pytest.raises(UsageError, match="no confounder is called"):
+            words[wrong]
 
 
 @pytest.mark.parametrize("locality", [3, Locality(3), lambda params: Locality(3)])

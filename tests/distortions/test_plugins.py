@@ -129,6 +129,7 @@ def test_a_parameter_must_have_a_name_that_a_transform_can_take(name):
     ("kind", "says"),
     [
         (3, "only a PrimitiveKind"),
+        (kind_named("odd", "sigma"), "a parameter of 'odd' must be a Param"),
         (kind_named("odd", version="2"), "version of 'odd' must be a whole number"),
         (kind_named("odd", version=True), "version of 'odd' must be a whole number"),
         (kind_named("odd", Param("a", type=list)), "has a type that it cannot have"),
