@@ -121,7 +121,7 @@ def evaluate(
 
     nets = parse_nets(checkpoints or [INPUT])
     if baseline is not None:
-        check_arm(baseline, [net.label for net in nets])
+        check_arm(baseline, [net.label for net in nets], "baseline")
     files = [path for path in (csv, parquet, Path(json_file or "-")) if path and str(path) != "-"]
     journal = files[0].with_name(files[0].name + ".part") if files else None
     with Count("evaluating") as count:

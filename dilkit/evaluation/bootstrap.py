@@ -129,10 +129,12 @@ def scores(
     return pd.DataFrame(found, columns=[*columns, *more])
 
 
-def check_arm(arm: str, arms: Sequence[str]) -> None:
+def check_arm(arm: str, arms: Sequence[str], where: str | None = None) -> None:
     """Raises UsageError where there is no such arm."""
     if arm not in arms:
-        raise UsageError(f"there is no arm {arm!r}", expected=", ".join(arms), nearest=nearest(arm, arms))
+        raise UsageError(
+            f"there is no arm {arm!r}", where=where, expected=", ".join(arms), nearest=nearest(arm, arms)
+        )
 
 
 def collapse_degrees(rows: pd.DataFrame) -> pd.DataFrame:

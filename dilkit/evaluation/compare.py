@@ -132,7 +132,7 @@ def compare(
     tested = confounder_set(test.distort)
     made = parse_arms(arms, trained, tested)
     baseline = baseline or made[0].name
-    check_arm(baseline, [arm.name for arm in made])
+    check_arm(baseline, [arm.name for arm in made], "baseline")
     if select is not None:
         check_selection(select, test.data)
     out = Path(out)

@@ -19,6 +19,9 @@ Levels = npt.NDArray[np.float64]
 Compare = Callable[[Levels, Levels], float]
 """(restored, clean), (H, W, 3) on 0..255 -> value."""
 
+_MS_SSIM_SIDE = 11 * 2**4
+"""The window of 11 on the image halved four times: torchmetrics takes no smaller side."""
+
 
 @dataclass(frozen=True)
 class Extra:
@@ -38,7 +41,17 @@ class Extra:
 def _ms_ssim() -> Compare:
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
 
-    return lambda a, b: float(measure(_unit(a), _unit(b), data_range=1.0))
+    def compare(a: Levels, b: Levels) -> float:
+        if min(b.shape[:2]) < _MS_SSIM_SIDE:
+            raise UsageError(
+                "an image is too small for ms_ssim, which halves it four times",
+                found=f"{b.shape[1]}x{b.shape[0]} pixels compared",
+                expected=f"sides of at least {_MS_SSIM_SIDE}",
+                remedy="leave out --metric ms_ssim, or measure larger images",
+            )
+        return float(measure(_unit(a), _unit(b), data_range=1.0))
+
+    return compare
 
 
 def _lpips() -> Compare:

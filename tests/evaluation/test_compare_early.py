@@ -95,7 +95,7 @@ def test_rows_and_costs_outlive_a_scoring_that_fails(
         (["erm", "dil_pf"], ["passes=2"], {}, r"arm dil_pf, passes: the budget is less than one step"),
         (["erm", "x: modle.depth=3"], [], {}, r"arm x, (.|\n)*did you mean: model"),
         (["erm", "x: data.labels=['awgn(7)']"], [], {}, r"arm x, (.|\n)*awgn\(7\)"),
-        (["erm"], [], {"baseline": "emr"}, r"no arm 'emr'(.|\n)*did you mean: erm"),
+        (["erm"], [], {"baseline": "emr"}, r"baseline: there is no arm 'emr'(.|\n)*did you mean: erm"),
     ],
 )
 def test_mistakes_are_found_before_training(

@@ -206,6 +206,12 @@ def test_further_metrics_are_columns(pictures: dict) -> None:
     assert by_distortion(rows)["ms_ssim"].notna().all()
     with pytest.raises(UsageError, match="did you mean: ms_ssim"):
         run(pictures, metrics=["msssim"])
+    with pytest.raises(UsageError, match=r"too small for ms_ssim(.|\n)*at least 176"):
+        run(pictures, metrics=["ms_ssim"])
+    edge = {name: np.tile(pictures["a"], (6, 4, 1))[:176, :side] for name, side in (("a", 176), ("b", 175))}
+    assert run({"a": edge["a"]}, "awgn(5)", metrics=["ms_ssim"])["ms_ssim"].notna().all()
+    with pytest.raises(UsageError, match="175x176"):
+        run({"b": edge["b"]}, "awgn(5)", metrics=["ms_ssim"])
 
 
 @pytest.mark.parametrize("metric", ["lpips", "dists"])
