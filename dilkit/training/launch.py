@@ -17,6 +17,8 @@ from dilkit.errors import DilkitError, UsageError
 
 GRACE = 30.0
 """Seconds the other processes have to end by themselves once one has died."""
+_LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+"""What gloo and NCCL say in a process that has lost another."""
 
 
 def launch(arguments: Sequence[str], procs: int, *, stop: Callable[[], bool] = lambda: False) -> int:
@@ -82,29 +84,47 @@ def _watch(
                 child.send_signal(signal.SIGTERM)
         bad = [r for r, child in enumerate(children) if child.poll() not in (None, 0, 143)]
         if bad:
-            # The one that failed first makes the others fail too: give its own word time to arrive.
-            if children[bad[0]].returncode == UsageError.exit_code:
-                _let_end(children[0])
+            _settle(children)
+            ended = [r for r, child in enumerate(children) if child.poll() not in (None, 0, 143)]
             end(children)
-            return _failed(children, said, bad[0])
+            return _failed(children, said, ended)
         time.sleep(0.05)
     bad = [r for r, child in enumerate(children) if child.returncode not in (0, 143)]
     if bad:
-        return _failed(children, said, bad[0])
+        return _failed(children, said, bad)
     return int(children[0].returncode)
 
 
-def _let_end(child: subprocess.Popen[bytes], seconds: float = 5.0) -> None:
-    """What one process refuses, the first is about to refuse too, and its word is the one that is shown."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(seconds)
+def _settle(children: Sequence[subprocess.Popen[bytes]], seconds: float = 5.0) -> None:
+    """The one that failed first makes the others fail too, and may not be the first to end: give all of them
+    time to end by themselves, so that its own word arrives."""
+    deadline = time.monotonic() + seconds
+    for child in children:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, deadline - time.monotonic()))
 
 
-def _failed(children: Sequence[subprocess.Popen[bytes]], said: Sequence[IO[bytes] | None], rank: int) -> int:
+def _failed(
+    children: Sequence[subprocess.Popen[bytes]], said: Sequence[IO[bytes] | None], bad: Sequence[int]
+) -> int:
     """The first process's refusal stands as it is; anything else is told by `_death`."""
     if children[0].returncode == UsageError.exit_code:
         return UsageError.exit_code
-    raise _death(children, said, rank)
+    raise _death(children, said, _culprit(said, bad))
+
+
+def _culprit(said: Sequence[IO[bytes] | None], bad: Sequence[int]) -> int:
+    """Of those that failed, one that does not merely say that it lost another; the first one's words are on
+    stderr already."""
+    own = [r for r in bad if said[r] is not None and not any(lost in _words(said[r]) for lost in _LOST)]
+    return own[0] if own else bad[0]
+
+
+def _words(stream: IO[bytes] | None) -> str:
+    if stream is None:
+        return ""
+    stream.seek(0)
+    return stream.read().decode(errors="replace").strip()
 
 
 def _death(
@@ -112,11 +132,7 @@ def _death(
 ) -> DilkitError:
     code = children[rank].returncode
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    words = said[rank]
-    tail = None
-    if words is not None:
-        words.seek(0)
-        tail = "\n".join(words.read().decode(errors="replace").strip().splitlines()[-15:])
+    tail = "\n".join(_words(said[rank]).splitlines()[-15:])
     if code == UsageError.exit_code:
         return UsageError(f"process {rank} of {len(children)} refused to start", found=tail or None)
     return DilkitError(

@@ -124,12 +124,12 @@ def test_a_rank_that_dies_ends_the_others_with_its_own_error(tiny: list[str], tm
     before = os.environ.copy()
     os.environ |= {"PYTHONPATH": str(tmp_path), "FUSE": str(fuse)}
     try:
-        with pytest.raises(DilkitError, match=r"process 1 of 2 ended with code 1") as caught:
+        with pytest.raises(DilkitError, match=r"process 1 of 2 (ended with|killed by SIGABRT)") as caught:
             launch(["train", *tiny, *net, "steps=100000", "--out", str(tmp_path / "run")], 2)
     finally:
         os.environ.clear()
         os.environ.update(before)
-    assert "the cosmic ray" in str(caught.value)
+    assert "the cosmic ray" in str(caught.value), "gloo may abort on the way out, but the words are there"
     died = Path(f"{fuse}.died").stat().st_mtime
     assert time.time() - died < 60
     assert fuse.exists(), "it died while training, not before"
@@ -172,3 +172,22 @@ def test_what_all_processes_refuse_is_said_once_and_exits_2(tmp_path: Path) -> N
     assert done.returncode == 2
     assert done.stderr.count("none.h5") == 1
     assert "--resume" not in done.stderr
+
+
+ENDS = [
+    ("sleep 0.2; kill -ABRT $$", "sleep 0.6; echo my word >&2; exit 1", "process 1 of 2 ended with code 1"),
+    ("kill -KILL $$", "echo Connection closed by peer >&2; exit 1", "process 0 of 2 killed by SIGKILL"),
+    ("exec sleep 60", "kill -KILL $$", "process 1 of 2 killed by SIGKILL"),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "told"), ENDS)
+def test_the_process_that_is_told_of_is_the_one_that_failed(
+    first: str, second: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\nif [ $RANK = 0 ]; then {first}; else {second}; fi\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(DilkitError, match=told):
+        launch([], 2)
