@@ -218,7 +218,7 @@ def _plan_of(head: Head, words: ConfounderSet) -> Plan:
 def _rename(file: Any, words: ConfounderSet) -> None:
     for position, label in enumerate(words.labels):
         file[f"distorted/{label}"].attrs["position"] = position
-    file.attrs["expression"] = layout.readable(str(words))
+    file.attrs["expression"] = layout.readable(words)
     file.attrs["hash"] = words.hash
 
 

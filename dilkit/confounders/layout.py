@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from dilkit.confounders import seal
 from dilkit.confounders.plan import Plan, Shard, View, settings_json
-from dilkit.distortions.parser import MAX_TEXT
+from dilkit.distortions import ConfounderSet, confounder_set
 from dilkit.errors import UsageError
 
 FORMAT = "dilkit-confounders"
@@ -180,7 +180,7 @@ def _attributes(file: Any, plan: Plan) -> None:
     given = {
         "format": FORMAT,
         "layout": LAYOUT,
-        "expression": readable(str(plan.confounders)),
+        "expression": readable(plan.confounders),
         "hash": plan.confounders.hash,
         "seed": settings.seed,
         "coupling": settings.coupling,
@@ -203,17 +203,21 @@ def _versions() -> dict[str, str]:
     return {"dilkit": __version__} | {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
-def readable(expression: str) -> str:
-    """An expression that can be parsed again; raises UsageError."""
-    if len(expression) > MAX_TEXT:
+def readable(words: ConfounderSet) -> str:
+    """The text of a set, if it can be read again; raises UsageError."""
+    text = str(words)
+    try:
+        same = confounder_set(text) == words
+    except UsageError:
+        same = False
+    if not same:
         raise UsageError(
-            "the distortions are too long to be read again from the file",
+            "the distortions are too many to be read again from the file",
             where="expression",
-            found=f"{len(expression)} characters",
-            expected=f"at most {MAX_TEXT}",
+            found=f"{len(text)} characters",
             remedy="split the set over several datasets",
         )
-    return expression
+    return text
 
 
 def _index(file: Any, plan: Plan) -> None:

@@ -245,7 +245,7 @@ def test_what_is_written_of_a_dataset_may_be_long_but_can_be_read_again(
     store = Store(augment(tmp_path / "a.png", "awgn(5)", tmp_path / "x.h5", licence=licence).path)
     assert store.attrs["licence"] == licence
     monkeypatch.setattr("dilkit.confounders.layout.MAX_TEXT", 6)
-    with pytest.raises(UsageError, match=r"expression: .*too long to be read again"):
+    with pytest.raises(UsageError, match=r"expression: .*too many to be read again"):
         augment(tmp_path / "a.png", "awgn(5)", tmp_path / "y.h5")
 
 
