@@ -20,7 +20,7 @@ from dilkit.confounders.pixels import storage_dtype
 from dilkit.confounders.reading import Alpha, Pixels
 from dilkit.confounders.sources import FileImage, read_image
 from dilkit.confounders.store import Store
-from dilkit.distortions import REGISTRY, PrimitiveKind, SampleKey, as_float, parse, pixel_hash
+from dilkit.distortions import REGISTRY, PrimitiveKind, SampleKey, as_float, awgn, parse, pixel_hash
 from dilkit.distortions.draw import Window
 from dilkit.errors import DilkitError, UsageError
 
@@ -244,9 +244,9 @@ def test_what_is_written_of_a_dataset_may_be_long_but_can_be_read_again(
     licence = "free " * 20_000
     store = Store(augment(tmp_path / "a.png", "awgn(5)", tmp_path / "x.h5", licence=licence).path)
     assert store.attrs["licence"] == licence
-    monkeypatch.setattr("dilkit.confounders.layout.MAX_TEXT", 6)
+    monkeypatch.setattr("dilkit.distortions.parser.MAX_TEXT", 6)
     with pytest.raises(UsageError, match=r"expression: .*too many to be read again"):
-        augment(tmp_path / "a.png", "awgn(5)", tmp_path / "y.h5")
+        augment(tmp_path / "a.png", awgn(5), tmp_path / "y.h5")
 
 
 def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
