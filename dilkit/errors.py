@@ -66,6 +66,7 @@ def reason(error: BaseException) -> str:
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate closest to a misspelt `name`, or None where nothing is close."""
-    found = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
-    return found[0] if found else None
+    """The candidate closest to a misspelt `name`, swapped letters first; None where nothing is close."""
+    found = difflib.get_close_matches(name, list(candidates), n=3, cutoff=0.6)
+    swapped = [close for close in found if sorted(close) == sorted(name)]
+    return next(iter(swapped + found), None)

@@ -66,6 +66,12 @@ class Head:
         except UsageError:
             raise
         except FileNotFoundError:
+            if path.with_name(path.name + ".tmp").exists():
+                raise UsageError(
+                    "the dataset is not finished",
+                    where=path,
+                    remedy="wait for the `dilkit augment` that is writing it, or repeat it",
+                ) from None
             raise UsageError("no such dataset", where=path, remedy="make it with `dilkit augment`") from None
         except IsADirectoryError:
             raise UsageError("a folder, not a dataset", where=path) from None

@@ -80,6 +80,12 @@ def test_a_leading_tilde_may_be_part_of_a_name(
     assert verify("~made.h5").sound
 
 
+def test_a_dataset_that_is_still_being_made_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "x.h5.tmp").touch()
+    with pytest.raises(UsageError, match="not finished"):
+        len(Store(tmp_path / "x.h5"))
+
+
 def test_a_licence_is_text(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="licence"):
         augment(pictures, "awgn(5)", tmp_path / "x.h5", tile=16, licence="\udcff")
