@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from textwrap import shorten
 from typing import Annotated, Any
 
 import typer
@@ -62,7 +63,13 @@ def ls(
     if as_json:
         print(json.dumps([dict(zip(head, line, strict=True)) for line in lines], indent=1))
         return
-    show_table(head, lines, numbers=False)
+    shown = [[_cut(*cell) for cell in zip(head, line, strict=True)] for line in lines]
+    show_table(head, shown, numbers=False)
+
+
+def _cut(name: str, cell: str) -> str:
+    """Distortions can be of any length."""
+    return shorten(cell, 48, placeholder=" ...") if name == "distortions" else cell
 
 
 def _kind(name: str) -> Kind:

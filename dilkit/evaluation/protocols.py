@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import pandas as pd
@@ -23,9 +22,6 @@ from dilkit.errors import UsageError, nearest
 from dilkit.evaluation.degrade import Noise
 from dilkit.evaluation.images import Data, find_images
 from dilkit.evaluation.metrics import Channel, Measure
-
-_LISTED = 48
-"""Characters of a protocol's distortions in a listing."""
 
 
 class Protocol(BaseModel):
@@ -216,14 +212,14 @@ def shipped_manifests() -> dict[str, dict[str, str]]:
 
 
 def table(protocols: Iterable[Protocol]) -> list[Sequence[str]]:
-    """Lines for a listing: name, version, sets, distortions in short, summary."""
-    return [(p.name, f"v{p.version}", " ".join(p.sets), _in_short(p.distort), p.summary) for p in protocols]
+    """Lines for a listing: name, version, sets, distortions with presets by name, summary."""
+    return [(p.name, f"v{p.version}", " ".join(p.sets), _by_preset(p.distort), p.summary) for p in protocols]
 
 
-def _in_short(distort: str | None) -> str:
+def _by_preset(distort: str | None) -> str:
     """Distortions with presets by name, cut where they are still long."""
     if distort is None:
         return "real pairs"
     for preset in PRESETS.values():
         distort = distort.replace(preset.text, preset.name)
-    return shorten(distort, _LISTED, placeholder=" ...")
+    return distort
