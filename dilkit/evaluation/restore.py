@@ -72,11 +72,17 @@ def restore(
     Raises:
         UsageError: nothing to do, an output that is an input or exists, or a wrong checkpoint.
     """
+    if Path(out).exists() and not Path(out).is_dir():
+        raise UsageError(
+            "the output is a file", where=out, expected="a folder", remedy="choose another --out"
+        )
     jobs = plan(inputs, Path(out))
     there = [job for job in jobs if job.target.exists()]
     if there and existing == "refuse":
         raise UsageError(
-            f"{len(there)} of the outputs exist already", where=there[0].target, remedy="skip or replace them"
+            f"{len(there)} of the outputs exist already",
+            where=there[0].target,
+            remedy="--existing skip or --existing replace",
         )
     if existing == "skip":
         jobs = [job for job in jobs if job not in there]

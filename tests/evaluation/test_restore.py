@@ -173,6 +173,13 @@ def test_inputs_and_outputs_are_not_overwritten(photos: Path, tmp_path: Path) ->
     assert not list(out.rglob(".*"))
 
 
+def test_a_file_is_no_place_for_several(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("psnr\n")
+    with pytest.raises(UsageError, match="a folder"):
+        restore(Dim(), photos, tmp_path / "rows.csv", device="cpu")
+    assert (tmp_path / "rows.csv").read_text() == "psnr\n"
+
+
 def test_names_that_meet_are_told_apart(photos: Path, tmp_path: Path) -> None:
     Image.fromarray(random_pixels((8, 8, 3))).save(photos / "rgb.jpg")
     targets = {job.source.name: job.target.name for job in plan(photos, tmp_path / "out")}
