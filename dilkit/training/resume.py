@@ -74,10 +74,13 @@ def _go_on_by(
         if objective or fresh["objective"]:
             yield f"the objective's own state starts afresh: {_story(old, new)}"
         objective = fresh["objective"]
+    best = state["best"]
+    if best is not None and _measure(old) != _measure(new):
+        best = None
+        yield "the best checkpoint is chosen afresh: `validate` has changed"
     steps = state["schedule"]["last_epoch"]
-    trainee.load_state_dict(
-        {**state, "optimizer": optimizer, "objective": objective, "schedule": fresh["schedule"]}
-    )
+    own = {"optimizer": optimizer, "objective": objective, "best": best, "schedule": fresh["schedule"]}
+    trainee.load_state_dict({**state, **own})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         for _ in range(steps):
@@ -91,6 +94,11 @@ def _kind(optim: Mapping[str, Any]) -> str:
 def _keeper(objective: Mapping[str, Any]) -> tuple[str, str | None]:
     """What the state of an objective depends on: its name and that of its inner optimiser."""
     return objective["name"], objective.get("inner", {}).get("name")
+
+
+def _measure(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's value depends on."""
+    return {name: value for name, value in recipe.get("validate", {}).items() if name != "every"}
 
 
 def _story(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -91,6 +91,16 @@ def test_a_state_that_cannot_go_on_starts_afresh_and_says_so(
     assert all(note in line and "afresh" in line for note, line in zip(notes, said, strict=True))
 
 
+@pytest.mark.parametrize(("change", "afresh"), [("every=1", False), ("crop=24", True)])
+def test_the_best_of_another_measure_is_not_the_best(
+    change: str, afresh: bool, tiny: list[str], tiny_store: Path, tmp_path: Path
+) -> None:
+    words = [*tiny, f"validate.images=[{tiny_store.parent}/*.png]", "validate.every=2", "validate.crop=32"]
+    train([*words, "steps=2"], tmp_path / "run")
+    said = go_on([*words, f"validate.{change}", "steps=4"], tmp_path / "run")
+    assert [("chosen afresh" in note) for note in said] == [True] * afresh
+
+
 def test_it_is_said_on_stderr(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
