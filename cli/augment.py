@@ -209,25 +209,15 @@ def _make(sources: list[str], distort: list[str], out: Path, **settings: Any) ->
 
 def _look(plan: Plan, failed: int, preview: Path | None, dry_run: bool, out: Path, workers: int) -> None:
     if preview is not None:
-        from dilkit.confounders.preview import draw, rows_of_plan
+        from dilkit.confounders.preview import draw, rows_of_plan, spare_sources
 
-        _spare(plan, preview)
+        spare_sources(plan, preview)
         draw(rows_of_plan(plan), preview)
         say(f"{preview}: drawn")
     if dry_run:
         from dilkit.confounders.estimate import estimate
 
         show_estimate(estimate(plan, out, workers), failed, len(plan.skipped), workers)
-
-
-def _spare(plan: Plan, preview: Path) -> None:
-    """A preview must not take the place of a photograph."""
-    from dilkit.confounders.sources import FileImage
-    from dilkit.errors import UsageError
-
-    files = (image.path for image in plan.images if isinstance(image, FileImage))
-    if preview.exists() and any(file.exists() and preview.samefile(file) for file in files):
-        raise UsageError("the preview is one of the sources", where=preview, remedy="choose another name")
 
 
 def _merge(sources: list[str], out: Path, allow_duplicates: bool, overwrite: bool) -> None:
@@ -249,7 +239,7 @@ def _edit(sources: list[str], add: str | None, drop: str | None, workers: int) -
             remedy='for example: dilkit augment train.h5 --add "jpeg(30)"',
         )  # fmt: skip
     if add is not None and drop is not None:
-        _both(sources[0], add, drop)
+        edit.check_drop(sources[0], drop, add)
     if add is not None:
         with BuildProgress() as progress:
             labels = edit.add(sources[0], add, workers=workers, progress=progress)
@@ -258,21 +248,6 @@ def _edit(sources: list[str], add: str | None, drop: str | None, workers: int) -
     if drop is not None:
         for label in edit.drop(sources[0], drop):
             say(f"dropped {label}")
-
-
-def _both(path: str, add: str, drop: str) -> None:
-    """What cannot be dropped is said before anything is added."""
-    from dilkit.confounders.store import Store
-    from dilkit.distortions import confounder_set
-    from dilkit.errors import UsageError, nearest
-
-    known = [*Store(path).labels, *confounder_set(add).labels]
-    for label in confounder_set(drop).labels:
-        if label not in known:
-            raise UsageError(
-                f"there is no confounder {label!r} to drop", where=path,
-                expected=", ".join(known), nearest=nearest(label, known),
-            )  # fmt: skip
 
 
 def _needed(value: Any, option: str) -> Any:

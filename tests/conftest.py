@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,24 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no image folder: set DILKIT_DATA to one holding train/BSD400, test/CBSD68, test/Set5")
     return folder
+
+
+@pytest.fixture(scope="session")
+def coarse_pictures(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int, int], Path]:
+    """A folder of PNG files of coarse random squares, named by the letters, so many squares high and wide."""
+
+    def make(names: str, high: int, wide: int) -> Path:
+        import cv2
+        import numpy as np
+
+        folder = tmp_path_factory.mktemp("Pictures")
+        random = np.random.default_rng(0)
+        for name in names:
+            coarse = random.integers(0, 256, (high, wide, 3)).astype(np.uint8)
+            cv2.imwrite(str(folder / f"{name}.png"), coarse.repeat(8, 0).repeat(8, 1))
+        return folder
+
+    return make
 
 
 @pytest.fixture(autouse=True)

@@ -105,19 +105,32 @@ def _drop(path: Path, gone: ConfounderSet) -> tuple[str, ...]:
     store = Store(path)
     head = _changeable(path)
     old = store.confounders
-    for word in gone:
-        if word not in old.words:
-            raise UsageError(
-                f"the dataset has no confounder {word.label!r}",
-                where=path,
-                expected=", ".join(store.labels),
-                nearest=nearest(word.label, store.labels),
-            )
+    _require_there(path, gone, old)
     if not any(word not in gone.words for word in old):
         raise UsageError("no confounder would be left", where=path, remedy="delete the file instead")
     with _changing(path, head, dropping=str(gone)):
         _cut(path, gone)
     return gone.labels
+
+
+def check_drop(path: str | Path, gone: Any, added: Any) -> None:
+    """Raises UsageError where some of `gone` could not be dropped after `added` was added."""
+    path = Path(os.path.realpath(path))
+    with _alone(path):
+        recover(path)
+        there = [*Store(path).confounders, *confounder_set(added)]
+    _require_there(path, confounder_set(gone), ConfounderSet.of(there))
+
+
+def _require_there(path: Path, gone: ConfounderSet, there: ConfounderSet) -> None:
+    for word in gone:
+        if word not in there.words:
+            raise UsageError(
+                f"the dataset has no confounder {word.label!r}",
+                where=path,
+                expected=", ".join(there.labels),
+                nearest=nearest(word.label, there.labels),
+            )
 
 
 def _cut(path: Path, gone: ConfounderSet) -> None:

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dilkit.confounders.plan import Plan
 from dilkit.confounders.reading import UnreadableImage
+from dilkit.confounders.sources import FileImage
 from dilkit.confounders.store import Store
 from dilkit.distortions import SampleKey, as_float, pixel_hash
 from dilkit.errors import DilkitError, UsageError
@@ -31,6 +32,13 @@ class Row:
     name: str
     clean: npt.NDArray[Any]
     views: dict[str, npt.NDArray[Any]]
+
+
+def spare_sources(plan: Plan, path: Path) -> None:
+    """Raises UsageError where a preview would take the place of a photograph."""
+    files = (image.path for image in plan.images if isinstance(image, FileImage))
+    if path.exists() and any(file.exists() and path.samefile(file) for file in files):
+        raise UsageError("the preview is one of the sources", where=path, remedy="choose another name")
 
 
 def rows_of_plan(plan: Plan, count: int = 4) -> list[Row]:

@@ -227,16 +227,15 @@ class Store:
             return store._cut(name, item, scale, window, expected)
         h, w = (side // scale for side in self._boxes[item])
         if window is not None:
-            y, x, height, width = window
-            if not (y >= 0 and x >= 0 and 0 < height <= h - y and 0 < width <= w - x):
-                raise UsageError(
-                    "the window leaves the item", found=str(window), expected=f"inside {h} x {w}"
-                )
+            _require_inside(window, h, w)
         if not expected:
             self._expect(name, item, scale, window)
         start = int(self._starts(scale)[item]) * 3
         whole = self._arrays[name][start : start + h * w * 3].reshape(h, w, 3)
-        return whole if window is None else whole[y : y + height, x : x + width]
+        if window is None:
+            return whole
+        y, x, height, width = window
+        return whole[y : y + height, x : x + width]
 
     def _expect(self, name: str, item: int, scale: int, window: Window | None) -> None:
         """Have the rows of a window fetched."""

@@ -9,6 +9,7 @@ Every registered distortion is an attribute of this module: `from dilkit.distort
     eight_bit.py     between [0, 1] and whole levels
     primitive.py     what a kind is, and the registry; registration.py its conditions; plugins.py the rest
     locality.py      how far an output pixel looks
+    novelty.py       whether a distortion was met in training
     foreign.py       albumentations' transforms as words; interchange.py whole pipelines, both ways
 """
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -14,7 +13,7 @@ from dilkit.distortions.canonical import dumps, value_form
 from dilkit.distortions.draw import Draw
 from dilkit.distortions.locality import GLOBAL
 from dilkit.distortions.primitive import REGISTRY, Image, Param, ParameterError, PrimitiveKind
-from dilkit.errors import DilkitError, UsageError
+from dilkit.errors import DilkitError, UsageError, nearest
 
 
 class AlbumentationsKind(PrimitiveKind):
@@ -52,20 +51,11 @@ def build(name: str, arguments: Mapping[str, Any]) -> Any:
     classes: dict[str, Any] = {c.__name__: c for c in known_classes if c not in abstract}
     cls = classes.get(name)
     if cls is None:
-        close = difflib.get_close_matches(name, classes, n=1)
         raise ParameterError(
-            f"albumentations has no transform {name!r}", parameter=0, nearest=close[0] if close else None
+            f"albumentations has no transform {name!r}", parameter=0, nearest=nearest(name, classes)
         )
     known = [n for n in cls.InitSchema.model_fields if n not in ("p", "strict")]
-    for key in arguments:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            raise ParameterError(
-                f"{name} has no parameter {key!r}",
-                parameter=key,
-                expected=", ".join(known),
-                nearest=close[0] if close else None,
-            )
+    refuse_unknown(name, arguments, known)
     try:
         strict = {"strict": True} if "InitSchema" in vars(cls) else {}  # the others have no such switch
         with warnings.catch_warnings():
@@ -74,6 +64,18 @@ def build(name: str, arguments: Mapping[str, Any]) -> Any:
     except (ValueError, TypeError, NotImplementedError, UserWarning) as error:
         reason = " ".join(str(error).split())
         raise ParameterError(f"albumentations refuses {name}", found=reason[:300]) from None
+
+
+def refuse_unknown(name: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raises ParameterError for the first name that a transform does not take."""
+    for key in given:
+        if key not in known:
+            raise ParameterError(
+                f"{name} has no parameter {key!r}",
+                parameter=key,
+                expected=", ".join(known),
+                nearest=nearest(key, known),
+            )
 
 
 def arguments(name: str, /, **given: Any) -> dict[str, Any]:

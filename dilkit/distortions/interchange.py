@@ -18,7 +18,7 @@ from dilkit.distortions.primitive import REGISTRY
 from dilkit.distortions.resampling import resize
 from dilkit.distortions.steps import Mix, Primitive, Shuffle, Step
 from dilkit.distortions.words import MAX_STEPS, ConfounderSet, Expression, Word, clean
-from dilkit.errors import UsageError, nearest
+from dilkit.errors import UsageError
 
 NEVER = "the pipeline has a OneOf of which every member has p=0"
 
@@ -130,18 +130,14 @@ def _revived(source: Mapping[str, Any]) -> Any:
 
 def _check_names(node: Any) -> None:
     """Refuses what the library ignored, unless it writes it itself, as it does for some classes."""
+    from dilkit.distortions.foreign import refuse_unknown
+
     for member in getattr(node, "transforms", ()):
         _check_names(member)
-    ignored = getattr(node, "invalid_args", ())
-    unknown = sorted(set(ignored) - set(node.get_transform_init_args_names())) if ignored else []
-    if unknown:
-        name = type(node).__name__
+    if ignored := getattr(node, "invalid_args", ()):
+        unknown = sorted(set(ignored) - set(node.get_transform_init_args_names()))
         known = [key for key in type(node).InitSchema.model_fields if key != "strict"]
-        raise UsageError(
-            f"{name} has no parameter {unknown[0]!r}",
-            expected=", ".join(known),
-            nearest=nearest(unknown[0], known),
-        )
+        refuse_unknown(type(node).__name__, unknown, known)
 
 
 def _node(node: Any) -> Word:

@@ -16,13 +16,13 @@ from typing import Any
 import pandas as pd
 
 from dilkit.distortions import ConfounderSet, confounder_set
+from dilkit.distortions.novelty import novelty
 from dilkit.errors import UsageError
 from dilkit.evaluation.arms import ORACLE, parse_arms
 from dilkit.evaluation.bootstrap import check_arm, scores
 from dilkit.evaluation.grid import evaluate
 from dilkit.evaluation.images import Data
 from dilkit.evaluation.nets import Net, open_nets
-from dilkit.evaluation.novelty import novelty
 from dilkit.evaluation.plan import (
     Run,
     check_selection,

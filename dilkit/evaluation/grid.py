@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from dilkit.distortions import Word, as_float, confounder_set, pixel_hash
+from dilkit.distortions.novelty import GIVEN, Novelty, degree_of, novelty, type_of
 from dilkit.errors import UsageError
 from dilkit.evaluation.degrade import Degradation, Noise
 from dilkit.evaluation.forward import (
@@ -31,7 +32,6 @@ from dilkit.evaluation.leaks import Trained
 from dilkit.evaluation.metrics import Channel, Measure, Reference, levels
 from dilkit.evaluation.misfits import Misfit, refuse_misfits
 from dilkit.evaluation.nets import Net, Nets, open_nets, origin
-from dilkit.evaluation.novelty import GIVEN, Novelty, degree_of, novelty, type_of
 from dilkit.evaluation.perceptual import Compare, make_extras
 from dilkit.evaluation.rows import KEY, frame
 from dilkit.evaluation.tiles import Tiling

@@ -269,7 +269,7 @@ def _psnr(
     words: ConfounderSet,
     trained: ConfounderSet | None,
 ) -> dict[str, float]:
-    from dilkit.evaluation.novelty import novelty
+    from dilkit.distortions.novelty import novelty
 
     found: dict[str, list[float]] = {"seen_psnr": [], "unseen_psnr": []}
     for word in words:

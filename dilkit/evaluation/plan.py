@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from dilkit.distortions import ConfounderSet, Word, confounder_set, pixel_hash
+from dilkit.distortions.novelty import novelty
 from dilkit.errors import UsageError
 from dilkit.evaluation.arms import Arm
 from dilkit.evaluation.images import Data, find_images
-from dilkit.evaluation.novelty import novelty
 
 if TYPE_CHECKING:
     from dilkit.recipe import Recipe

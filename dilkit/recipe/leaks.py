@@ -54,7 +54,7 @@ def _met(words: ConfounderSet | None, others: ConfounderSet | None) -> list[str]
     """The labels of those among `words` that `others` have or can draw, by the rule of evaluation."""
     if words is None or others is None:
         return []
-    from dilkit.evaluation.novelty import novelty
+    from dilkit.distortions.novelty import novelty
 
     same = {word.hash for word in others}
     return [word.label for word in words if word.hash in same or novelty(word, others) == "seen"]

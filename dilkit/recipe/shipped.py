@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dilkit.errors import UsageError, nearest
 from dilkit.models.config import BUILTIN
+from dilkit.paths import expanded
 from dilkit.recipe.explain import objective_names
 from dilkit.recipe.layers import Key, Layer, Origin, read_layer, read_layer_file
 
@@ -50,7 +51,7 @@ def locate(word: str, near: Path | None = None, asked: Origin | None = None) -> 
         asked: the line that names it, for the error.
     """
     if word.endswith((".yaml", ".yml")):
-        path = Path(word).expanduser()
+        path = expanded(word)
         if near is not None and (near / path).is_file():
             path = near / path
         if not path.is_file():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -55,7 +54,7 @@ def open_store(recipe: Recipe) -> Store:
     data = recipe.data
     store: Store
     if data.store is not None:
-        store = Store(Path(data.store).expanduser())
+        store = Store(data.store)
     elif data.sources is not None:
         from dilkit.confounders.live import LiveStore
 

@@ -67,7 +67,7 @@ def test_a_shard_that_can_never_be_merged_is_not_made(pictures: Path, tmp_path: 
 def test_nothing_is_added_where_something_cannot_be_dropped(store: Store, tmp_path: Path) -> None:
     path = Path(shutil.copy(store.path, tmp_path / "d.h5"))
     before = path.read_bytes()
-    refused("no confounder 'awgn(55)'", "augment", path, "--add", "awgn(6)", "--drop", "awgn(55)")
+    refused("has no confounder 'awgn(55)'", "augment", path, "--add", "awgn(6)", "--drop", "awgn(55)")
     assert path.read_bytes() == before
 
 

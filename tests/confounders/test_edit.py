@@ -19,7 +19,7 @@ import pytest
 
 from dilkit.confounders import edit, seal, work
 from dilkit.confounders.builder import augment
-from dilkit.confounders.edit import add, drop, recover
+from dilkit.confounders.edit import add, check_drop, drop, recover
 from dilkit.confounders.head import undo_path
 from dilkit.confounders.merge import merge
 from dilkit.confounders.sources import Failure
@@ -211,6 +211,14 @@ def test_a_change_of_what_a_link_points_to_is_taken_back_by_any_name(path: Path,
         with pytest.raises(UsageError, match="was interrupted"):
             len(Store(name))
     assert recover(path) and path.read_bytes() == before
+
+
+def test_adding_and_dropping_at_once_goes_on_after_a_kill(path: Path) -> None:
+    killed(add, path, "jpeg(30)", seal, "close")
+    check_drop(path, "awgn(5) | jpeg(30)", "jpeg(30)")
+    with pytest.raises(UsageError, match="no confounder 'jpeg"):
+        check_drop(path, "jpeg(30)", "jpeg(10)")
+    assert verify(path).sound
 
 
 def test_a_file_that_is_opened_while_it_changes_is_not_called_damaged(path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pandas as pd
 import pytest
 from dilkit.cli.app import app
@@ -29,13 +29,8 @@ hardware: {device: cpu, threads: 1}
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("Pictures")
-    random = np.random.default_rng(0)
-    for name in "ab":
-        coarse = random.integers(0, 256, (6, 6, 3)).astype(np.uint8)
-        cv2.imwrite(str(folder / f"{name}.png"), coarse.repeat(8, 0).repeat(8, 1))
-    return folder
+def pictures(coarse_pictures: Callable[[str, int, int], Path]) -> Path:
+    return coarse_pictures("ab", 6, 6)
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def test_comparing_does_not_load_torch() -> None:
     code = (
         "import sys\nfrom dilkit.recipe import compose\n"
         "compose(['demo', 'validate.every=5', 'validate.held_out=poisson(1)', 'test.distort=awgn(5)'])\n"
-        "assert 'dilkit.evaluation.novelty' in sys.modules\n"
+        "assert 'dilkit.distortions.novelty' in sys.modules\n"
         "print(sorted({'torch', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,11 +6,11 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 import torch
 from dilkit.cli.app import app
@@ -29,13 +29,8 @@ DISTORT = "awgn[5, 10, 50] | jpeg(20)"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("Pictures")
-    random = np.random.default_rng(0)
-    for name in "abc":
-        coarse = random.integers(0, 256, (6, 8, 3)).astype(np.uint8)
-        cv2.imwrite(str(folder / f"{name}.png"), coarse.repeat(8, 0).repeat(8, 1))
-    return folder
+def pictures(coarse_pictures: Callable[[str, int, int], Path]) -> Path:
+    return coarse_pictures("abc", 6, 8)
 
 
 @pytest.fixture(scope="module")

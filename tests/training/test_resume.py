@@ -91,14 +91,20 @@ def test_a_state_that_cannot_go_on_starts_afresh_and_says_so(
     assert all(note in line and "afresh" in line for note, line in zip(notes, said, strict=True))
 
 
-@pytest.mark.parametrize(("change", "afresh"), [("every=1", False), ("crop=24", True)])
+@pytest.mark.parametrize(("change", "afresh"), [("every=1", False), ("select=held_out", True)])
 def test_the_best_of_another_measure_is_not_the_best(
     change: str, afresh: bool, tiny: list[str], tiny_store: Path, tmp_path: Path
 ) -> None:
-    words = [*tiny, f"validate.images=[{tiny_store.parent}/*.png]", "validate.every=2", "validate.crop=32"]
+    """What is held out is so much harder that nothing would be better than the best on what is seen."""
+    images = f"validate.images=[{tiny_store.parent}/*.png]"
+    words = [*tiny, images, "validate.every=2", "validate.held_out=awgn(90)"]
     train([*words, "steps=2"], tmp_path / "run")
     said = go_on([*words, f"validate.{change}", "steps=4"], tmp_path / "run")
     assert [("chosen afresh" in note) for note in said] == [True] * afresh
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    measured = {row["step"]: row["val/select"] for row in rows if "val/select" in row}
+    state = torch.load(tmp_path / "run/checkpoints/step-00000004.state", weights_only=True)
+    assert state["best"] == max(value for step, value in measured.items() if step > 2 or not afresh)
 
 
 def test_it_is_said_on_stderr(

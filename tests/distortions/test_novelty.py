@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dilkit.distortions import confounder_set, parse
-from dilkit.evaluation.novelty import degree_of, novelty, type_of
+from dilkit.distortions.novelty import degree_of, novelty, type_of
 
 CASES = [
     # test word, trained on, verdict
