@@ -21,6 +21,7 @@ import h5py
 from dilkit import __version__
 from dilkit.confounders import layout, seal
 from dilkit.confounders.plan import Plan
+from dilkit.confounders.regions import regions
 from dilkit.confounders.sources import Failure
 from dilkit.errors import DilkitError, UsageError, reason
 
@@ -125,7 +126,7 @@ class Draft:
 
     def _find(self) -> None:
         with h5py.File(self.path, "r", locking=False) as file:
-            self.regions = layout.regions(file)
+            self.regions = regions(file)
 
     def _begin(self) -> None:
         self.path.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from dilkit.confounders.crew import Crew
 from dilkit.confounders.draft import sync_folder
 from dilkit.confounders.head import Head, undo_path
 from dilkit.confounders.plan import Plan, Settings, View, check_divisible
+from dilkit.confounders.regions import is_pixels, regions
 from dilkit.confounders.store import Store
 from dilkit.confounders.work import Desk, distort
 from dilkit.distortions import ConfounderSet, confounder_set
@@ -76,7 +77,7 @@ def _add(
         layout.reserve(path, path.stat().st_size)
         if plan.settings.storage == "stored":
             with h5py.File(path, "r", locking=False) as file:
-                desk = Desk(path, plan, layout.regions(file))
+                desk = Desk(path, plan, regions(file))
             done = 0
             with Crew(desk, workers) as crew:
                 for part, _ in crew.do(distort, list(range(len(plan.parts)))):
@@ -260,7 +261,7 @@ def _changing(path: Path, head: Head, dropping: str = "") -> Iterator[None]:
 
 def _save(path: Path, head: Head, dropping: str) -> None:
     size = path.stat().st_size - (seal.TAIL if dropping else 0)
-    pixels = sorted((r.offset, r.nbytes) for name, r in head.regions.items() if layout.is_pixels(name))
+    pixels = sorted((r.offset, r.nbytes) for name, r in head.regions.items() if is_pixels(name))
     ranges, position = [], 0
     for start, length in [*pixels, (size, 0)]:
         if start > position:

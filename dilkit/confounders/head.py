@@ -15,8 +15,9 @@ from typing import Any
 import numpy.typing as npt
 
 from dilkit.confounders import seal
-from dilkit.confounders.layout import FORMAT, LAYOUT, Region, regions
+from dilkit.confounders.layout import FORMAT, LAYOUT
 from dilkit.confounders.plan import COUPLINGS, STORAGES
+from dilkit.confounders.regions import Region, regions
 from dilkit.errors import UsageError
 
 Array = npt.NDArray[Any]
@@ -104,9 +105,7 @@ class Head:
 
     @classmethod
     def _parse(cls, path: Path, folder: Path, sealed: int | None) -> Head:
-        import h5py
-
-        with h5py.File(path, "r", locking=False) as file:
+        with _opened(path) as file:
             attrs = _attributes(path, file)
             where = regions(file)
             _check_whole(path, file, where)
@@ -122,6 +121,17 @@ class Head:
         if not shards and not {*pixels, *(f"digest/{name[10:]}" for name in pixels[1:])} <= where.keys():
             raise ValueError("an array is missing")
         return cls(attrs, tuple(view for _, view in views), index, where, sealed, shards)
+
+
+def _opened(path: Path) -> Any:
+    import h5py
+
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r")  # as somebody in this process has it open
 
 
 def require_readable(path: Path) -> None:

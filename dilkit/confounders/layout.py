@@ -1,10 +1,11 @@
 """The HDF5 file: what it holds, and where each array lies in it.
 
-Every array is contiguous and allocated when the file is made, so that workers fill it by plain writes at
-known offsets, readers map it, and an interrupted file still opens. The layout, version 2:
+Every array lies in one piece and is allocated when the file is made, so that workers fill it by plain writes
+at known offsets, readers map it, and an interrupted file still opens. The layout, version 3:
 
     attributes          format, layout, expression, hash, seed, coupling, storage, policy, settings, ...
-    /clean              (N, H, W, 3), or (pixels, 3) one item after another where sizes differ
+    /clean              (N, H, W, 3), in strips (strips.py); or (pixels, 3), one item after another, where
+                        sizes differ
     /distorted/LABEL    the same, attributes expression, canonical, hash, scale, position; empty if virtual
     /index/             source, licence, split, image, y, x, h, w, offset, pixel_hash, perceptual_hash,
                         digest (xxh3-64 of the bytes of each clean item)
@@ -24,7 +25,6 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,34 +33,18 @@ import numpy.typing as npt
 
 from dilkit.confounders import seal
 from dilkit.confounders.plan import Plan, Shard, View, settings_json
+from dilkit.confounders.regions import is_pixels, regions
+from dilkit.confounders.strips import strip_width
 from dilkit.distortions import ConfounderSet, confounder_set
 from dilkit.errors import UsageError
 
 FORMAT = "dilkit-confounders"
-LAYOUT = 2
+LAYOUT = 3
 POLICY = "nothing is clipped or rounded but by the expression; uint8 only where it ends on the 8-bit grid"
 ALIGNMENT = 4096
+_HDF5 = ("v110", "v110")
+"""The format of the file: chunks of a fixed array without a filter lie in one piece from HDF5 1.10 on."""
 _VERSIONED = ("numpy", "opencv-python-headless", "albumentations", "pillow", "scipy")
-
-
-@dataclass(frozen=True)
-class Region:
-    """Where an array lies: byte offset, dtype, shape."""
-
-    offset: int
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
-
-    def map(self, path: Path) -> npt.NDArray[Any]:
-        """The array as it lies in the file, read-only."""
-        return np.memmap(path, self.dtype, "r", self.offset, self.shape)
-
-
-Regions = dict[str, Region]
 
 
 def create(path: Path, plan: Plan) -> None:
@@ -97,7 +81,7 @@ def writing(path: Path, mode: str) -> Iterator[Any]:
         seal.strip(path)
     aligned = {"alignment_threshold": ALIGNMENT, "alignment_interval": ALIGNMENT}
     try:
-        with h5py.File(path, mode, locking=False, **aligned) as file:
+        with h5py.File(path, mode, locking=False, libver=_HDF5, **aligned) as file:
             yield file
             pixels = [(r.offset, r.nbytes) for name, r in regions(file).items() if is_pixels(name)]
         seal.append(path, pixels)
@@ -128,11 +112,15 @@ def pixel_shape(plan: Plan, scale: int) -> tuple[int, ...]:
 def add_array(
     file: Any, name: str, dtype: Any, shape: Sequence[int], fill: npt.NDArray[Any] | None = None
 ) -> Any:
-    """A contiguous array, allocated at once, without a time stamp."""
+    """An array in one piece, allocated at once, without a time stamp; that of items in strips."""
     import h5py
 
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plist.set_layout(h5py.h5d.CONTIGUOUS)
+    strip = strip_width(shape[2]) if len(shape) == 4 else 0
+    if strip and strip < shape[2]:
+        plist.set_chunk((1, shape[1], strip, shape[3]))
+    else:
+        plist.set_layout(h5py.h5d.CONTIGUOUS)
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     plist.set_obj_track_times(False)
@@ -244,28 +232,3 @@ def pixel_hash_size() -> int:
     from dilkit.distortions import pixel_hash
 
     return len(pixel_hash(np.zeros((1, 1, 3), np.uint8)))
-
-
-def regions(file: Any) -> Regions:
-    """Every array that lies in an open file, by name (`clean`, `distorted/LABEL`, ...)."""
-    import h5py
-
-    found: Regions = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.shape is not None and not item.is_virtual:
-            offset = item.id.get_offset()
-            if offset is None:
-                raise UsageError(
-                    f"the array {name} is not stored in one piece",
-                    where=file.filename,
-                    remedy="undo the compression: h5repack -l CONTI -f NONE IN OUT",
-                )
-            found[name] = Region(offset, item.dtype.str, item.shape)
-
-    file.visititems(visit)
-    return found
-
-
-def is_pixels(name: str) -> bool:
-    return name == "clean" or name.startswith("distorted/")

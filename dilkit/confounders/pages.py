@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dilkit.confounders.layout import Region
+from dilkit.confounders.regions import Region
 
 
 class Pages:

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dilkit.confounders.head import Array, Head, StoredView
-from dilkit.confounders.layout import is_pixels
 from dilkit.confounders.pages import Pages
 from dilkit.confounders.pixels import Render, renderer
+from dilkit.confounders.regions import is_pixels
+from dilkit.confounders.strips import cut, pieces
 from dilkit.distortions import ConfounderSet, SampleKey, Word, as_float, parse
 from dilkit.distortions.draw import Window
 from dilkit.errors import DilkitError, UsageError, nearest
@@ -231,23 +232,20 @@ class Store:
         if not expected:
             self._expect(name, item, scale, window)
         start = int(self._starts(scale)[item]) * 3
-        whole = self._arrays[name][start : start + h * w * 3].reshape(h, w, 3)
-        if window is None:
-            return whole
-        y, x, height, width = window
-        return whole[y : y + height, x : x + width]
+        values = self._arrays[name][start : start + h * w * 3]
+        return cut(values, (h, w), self.head.regions[name].strip or w, window)
 
     def _expect(self, name: str, item: int, scale: int, window: Window | None) -> None:
-        """Have the rows of a window fetched."""
+        """Have the strips of a window fetched."""
         if self.head.shards:
             store, item = self._shard(item)
             store._expect(name, item, scale, window)
             return
         h, w = (side // scale for side in self._boxes[item])
-        y, rows = (0, h) if window is None else (window.y, window.h)
-        region, row = self.head.regions[name], w * 3 * self._arrays[name].itemsize
-        start = int(self._starts(scale)[item]) * 3 * self._arrays[name].itemsize
-        self._pages.expect(region.offset + start + y * row, rows * row)
+        region, pixel = self.head.regions[name], 3 * self._arrays[name].itemsize
+        item_start = int(self._starts(scale)[item])
+        for start, count in pieces((h, w), region.strip or w, window):
+            self._pages.expect(region.offset + (item_start + start) * pixel, count * pixel)
 
     def _shard(self, item: int) -> tuple[Store, int]:
         """The shard of a merged dataset that holds an item, and the item's number there."""

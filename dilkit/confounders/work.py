@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dilkit.confounders.layout import Region, Regions
+from dilkit.confounders.outbox import Outbox, write_all
 from dilkit.confounders.perceptual import perceptual_hash
 from dilkit.confounders.pixels import renderer
 from dilkit.confounders.plan import Plan
 from dilkit.confounders.reading import Pixels, UnreadableImage
+from dilkit.confounders.regions import Region, Regions
 from dilkit.confounders.sources import Failure, failure
+from dilkit.confounders.strips import cut, to_strips
 from dilkit.distortions import SampleKey, as_float, pixel_hash
 
 
@@ -37,15 +39,18 @@ class Desk:
     plan: Plan
     regions: Regions
     file: int = -1
+    outbox: Outbox = field(init=False)
     held: Held | None = None
     offsets: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     def open(self) -> Desk:
         self.file = os.open(self.path, os.O_RDWR)
+        self.outbox = Outbox(self.path)
         self.offsets = {scale: self.plan.offsets(scale) for scale in {1, *(v.scale for v in self.plan.views)}}
         return self
 
     def close(self) -> None:
+        self.outbox.close()
         os.close(self.file)
 
     def hold(self, image: int) -> Held:
@@ -59,14 +64,20 @@ class Desk:
         """Put rows of an index or digest array in their place."""
         region = self.regions[name]
         width = region.nbytes // region.shape[0]
-        _write_all(self.file, np.ascontiguousarray(values, region.dtype), region.offset + row * width)
+        write_all(self.file, np.ascontiguousarray(values, region.dtype), region.offset + row * width)
 
-    def write_pixels(self, name: str, item: int, scale: int, values: Pixels) -> int:
-        """Put an item's pixels in their place; gives their digest."""
-        region = self.regions[name]
-        values = np.ascontiguousarray(values)
-        _write_all(self.file, values, region.offset + self.start(region, item, scale))
-        return xxhash.xxh3_64_intdigest(values.data)
+    def write_clean(self, item: int, tile: Pixels) -> int:
+        """Put an item's clean pixels in their place; gives their digest. Its views will soon need them."""
+        region = self.regions["clean"]
+        write_all(self.file, _laid(region, tile), region.offset + self.start(region, item, 1))
+        return xxhash.xxh3_64_intdigest(tile.data)
+
+    def write_view(self, label: str, item: int, scale: int, made: Pixels) -> int:
+        """Have a view's pixels put in their place, by the time of `settle`; gives their digest."""
+        region = self.regions[f"distorted/{label}"]
+        made = np.ascontiguousarray(made)
+        self.outbox.put(region.offset + self.start(region, item, scale), _laid(region, made))
+        return xxhash.xxh3_64_intdigest(made.data)
 
     def read(self, name: str, row: int) -> bytes:
         """A row of an index array."""
@@ -79,17 +90,15 @@ class Desk:
         _, _, h, w = self.plan.window(item)
         count = h * w * 3 * np.dtype(region.dtype).itemsize
         raw = os.pread(self.file, count, region.offset + self.start(region, item, 1))
-        return np.frombuffer(raw, region.dtype).reshape(h, w, 3)
+        return cut(np.frombuffer(raw, region.dtype), (h, w), region.strip or w)
 
     def start(self, region: Region, item: int, scale: int) -> int:
         return int(self.offsets[scale][item]) * 3 * np.dtype(region.dtype).itemsize
 
 
-def _write_all(file: int, values: npt.NDArray[Any], offset: int) -> None:
-    view = values.reshape(-1).view(np.uint8).data
-    while view:
-        count = os.pwrite(file, view, offset)
-        view, offset = view[count:], offset + count
+def _laid(region: Region, pixels: Pixels) -> Pixels:
+    """An item as it lies in the file."""
+    return to_strips(pixels, region.strip) if region.strip else pixels
 
 
 def ingest(desk: Desk, part: int) -> list[Failure]:
@@ -108,7 +117,7 @@ def ingest(desk: Desk, part: int) -> list[Failure]:
             continue
         y, x, h, w = plan.window(item)
         tile = np.ascontiguousarray(pixels[y : y + h, x : x + w])
-        digests[item - first] = desk.write_pixels("clean", item, 1, tile)
+        digests[item - first] = desk.write_clean(item, tile)
         hashes[item - first] = pixel_hash(tile)
         seen[item - first] = looks
     desk.write("index/digest", first, digests)
@@ -140,7 +149,8 @@ def distort(desk: Desk, part: int) -> list[Failure]:
         key = SampleKey(settings.seed, desk.read("index/pixel_hash", item), 0, settings.coupling)
         for row, (view, render) in enumerate(zip(plan.views, renders, strict=True)):
             made = render(image, key, None)
-            digests[row, item - first] = desk.write_pixels(f"distorted/{view.label}", item, view.scale, made)
+            digests[row, item - first] = desk.write_view(view.label, item, view.scale, made)
+    desk.outbox.settle()
     for row, view in enumerate(plan.views):
         desk.write(f"digest/{view.label}", first, digests[row])
     return []

@@ -19,8 +19,9 @@ from PIL import Image
 from dilkit.confounders import seal
 from dilkit.confounders.builder import augment
 from dilkit.confounders.head import Head
-from dilkit.confounders.layout import is_pixels, writing
+from dilkit.confounders.layout import writing
 from dilkit.confounders.merge import merge, shard_path, shards_of
+from dilkit.confounders.regions import is_pixels
 from dilkit.confounders.seal import Damaged
 from dilkit.confounders.store import Store
 from dilkit.confounders.verify import verify
