@@ -12,6 +12,7 @@ import mmap
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,9 @@ class Outbox:
 def _buffers() -> npt.NDArray[np.uint8]:
     """(pieces, bytes), in pages of 2 MB where the system has them: less work for it, by two thirds."""
     size = _PIECES * _PIECE
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return np.frombuffer(mmap.mmap(-1, size), np.uint8).reshape(_PIECES, _PIECE)
     memory = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    with suppress(AttributeError, OSError):  # a system without
+        memory.madvise(mmap.MADV_HUGEPAGE)
     values = np.frombuffer(memory, np.uint8)
     start = -values.ctypes.data % _HUGE_PAGE
     return values[start : start + size].reshape(_PIECES, _PIECE)

@@ -30,10 +30,12 @@ def path(tmp_path: Path) -> Path:
     return found
 
 
-@pytest.fixture(params=["past the cache", "as usual"])
+@pytest.fixture(params=["past the cache", "without huge pages", "as usual"])
 def box(request: pytest.FixtureRequest, path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outbox]:
     if request.param == "as usual":
         monkeypatch.setattr(outbox, "_open_past_the_cache", lambda path: None)
+    if request.param == "without huge pages":
+        monkeypatch.setattr(outbox.mmap, "MADV_HUGEPAGE", 12345, raising=False)
     made = Outbox(path)
     if request.param != "as usual" and made._disk is None:
         made.close()
