@@ -88,8 +88,12 @@ class Outbox:
             self._receive()
 
     def close(self) -> None:
-        """Nothing is written any more on return; what was not settled may be missing."""
-        self._writer.shutdown(cancel_futures=True)
+        """Nothing is written any more on return, interrupted or not; what was not settled may be missing."""
+        try:
+            self._writer.shutdown(cancel_futures=True)
+        except KeyboardInterrupt:
+            self.close()
+            raise
         os.close(self._file)
         if self._disk is not None:
             os.close(self._disk)

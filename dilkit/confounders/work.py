@@ -50,8 +50,10 @@ class Desk:
         return self
 
     def close(self) -> None:
-        self.outbox.close()
-        os.close(self.file)
+        try:
+            self.outbox.close()
+        finally:
+            os.close(self.file)
 
     def hold(self, image: int) -> Held:
         """An image, read once for all the parts that are made of it in turn."""

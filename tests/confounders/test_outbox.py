@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,11 +130,14 @@ def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path: Path, monkeypatch: 
     assert resumed == again.read_bytes()
 
 
-def test_after_close_nothing_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_after_close_nothing_is_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
     written: list[int] = []
 
     def slow(self: Outbox, piece: Any) -> None:
-        time.sleep(0.02)
+        time.sleep(0.2)
         written.append(piece.place)
 
     monkeypatch.setattr(Outbox, "_write", slow)
@@ -140,7 +145,12 @@ def test_after_close_nothing_is_written(path: Path, monkeypatch: pytest.MonkeyPa
     if box._disk is None:
         pytest.skip("this system or file system has no O_DIRECT")
     box.put(0, bytes_of(8 << 20))
-    box.close()
+    if interrupted:
+        threading.Timer(0.05, signal.pthread_kill, [threading.get_ident(), signal.SIGINT]).start()
+        with pytest.raises(KeyboardInterrupt):
+            box.close()
+    else:
+        box.close()
     before = len(written)
-    time.sleep(0.1)
-    assert len(written) == before < 8
+    time.sleep(0.3)
+    assert len(written) == before == 1
