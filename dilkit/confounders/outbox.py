@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -61,6 +62,8 @@ class Outbox:
         self._sent: deque[tuple[Future[None], _Piece]] = deque()
         self._free = [_Piece(memory) for memory in _buffers()] if self._disk is not None else []
         self._writer = ThreadPoolExecutor(1, "dilkit-outbox")
+        self._writing = threading.Lock()
+        self._closed = False
 
     def put(self, place: int, values: npt.NDArray[Any]) -> None:
         """Have a contiguous array written at an offset; the array may be changed on return."""
@@ -89,11 +92,14 @@ class Outbox:
 
     def close(self) -> None:
         """Nothing is written any more on return, interrupted or not; what was not settled may be missing."""
+        self._closed = True
+        self._writer.shutdown(wait=False, cancel_futures=True)
         try:
-            self._writer.shutdown(cancel_futures=True)
+            self._writing.acquire()
         except KeyboardInterrupt:
             self.close()
             raise
+        self._writing.release()
         os.close(self._file)
         if self._disk is not None:
             os.close(self._disk)
@@ -114,6 +120,11 @@ class Outbox:
         self._free.append(piece)
 
     def _write(self, piece: _Piece) -> None:
+        with self._writing:
+            if not self._closed:
+                self._write_now(piece)
+
+    def _write_now(self, piece: _Piece) -> None:
         assert self._disk is not None
         count = 0
         try:
