@@ -43,7 +43,11 @@ LAYOUT = 3
 POLICY = "nothing is clipped or rounded but by the expression; uint8 only where it ends on the 8-bit grid"
 ALIGNMENT = 4096
 _HDF5 = ("v110", "v110")
-"""The format of the file: chunks of a fixed array without a filter lie in one piece from HDF5 1.10 on."""
+"""The format of the file: chunks of a fixed array without a filter lie in one piece from HDF5 1.10 on.
+
+HDF5 refuses such a file where it was killed with it open for writing: so it has it open only while a file is
+made, which then begins anew, or changed, which is then put back (edit.py).
+"""
 _VERSIONED = ("numpy", "opencv-python-headless", "albumentations", "pillow", "scipy")
 
 
