@@ -38,8 +38,8 @@ import numpy as np
 import primitives
 import simplejpeg
 
-from dilkit.confounders.builder import augment
-from dilkit.confounders.sources import expand, read_image
+from dilkit.confounders.build import augment
+from dilkit.confounders.images import expand, read_image
 from dilkit.distortions import SampleKey, as_float, confounder_set, pixel_hash
 from dilkit.distortions._memory import keep_freed_memory
 

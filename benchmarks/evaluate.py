@@ -20,16 +20,16 @@ import cv2
 import numpy as np
 import torch
 
-from dilkit.confounders.deadleaves import dead_leaves
+from dilkit.checkpoint import save_weights
+from dilkit.confounders.images import dead_leaves
 from dilkit.evaluation import evaluate
-from dilkit.evaluation.forward import to_tensor
 from dilkit.evaluation.images import find_images
-from dilkit.evaluation.metrics import ssim
 from dilkit.evaluation.nets import Net
+from dilkit.inference.forward import to_tensor
+from dilkit.metrics import ssim
 from dilkit.models import build, from_config
 from dilkit.recipe import Recipe, resolved, to_yaml
-from dilkit.report.build import build_report
-from dilkit.training.checkpoint import save_weights
+from dilkit.report.page import build_report
 
 DISTORT = "awgn[5, 10, 15, 20, 30, 40, 50]"
 MODELS = {"small": {"depth": 8, "width": 32}, "dncnn": {"depth": 17, "width": 64}}

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from itertools import repeat
 from pathlib import Path
 
-from dilkit.confounders.builder import augment
+from dilkit.confounders.build import augment
 from dilkit.confounders.episodes import Episode, episodes
 from dilkit.recipe import compose
 from dilkit.training.assemble import assemble, make_sampler, open_store, steps_per_epoch

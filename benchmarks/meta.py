@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import dilkit
 from dilkit import models
 from dilkit.confounders.episodes import Episode
-from dilkit.meta.ledger import measure
+from dilkit.meta.check import measure
 from dilkit.objectives import build
 
 RATE = 0.05

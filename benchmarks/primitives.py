@@ -29,7 +29,7 @@ import skimage.data
 
 from dilkit.distortions import SampleKey, as_float, parse
 from dilkit.distortions._memory import keep_freed_memory
-from dilkit.distortions.eight_bit import to_levels
+from dilkit.distortions.render import to_levels
 
 SIZE = 256
 Run = Callable[[], Any]

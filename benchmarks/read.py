@@ -29,11 +29,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import cv2
 import numpy as np
 
-from dilkit.confounders.builder import augment
+from dilkit.confounders.build import augment
 from dilkit.confounders.episodes import EpisodeSampler
+from dilkit.confounders.format import pieces, strip_width
 from dilkit.confounders.store import Store
-from dilkit.confounders.strips import pieces, strip_width
-from dilkit.distortions.draw import Window
+from dilkit.distortions.randomness import Window
 
 FLOAT = "awgn[5, 10, 15, 20]"
 EIGHT_BIT = f"{FLOAT} >> clip >> quantize"
@@ -47,7 +47,7 @@ Read = Callable[[list[Picks]], None]
 
 def photographs(folder: Path) -> Path:
     """96 tiles of real photographs, as PNG files."""
-    from dilkit.confounders.sources import expand
+    from dilkit.confounders.images import expand
 
     folder.mkdir()
     for image in expand(["samples:"]):

@@ -27,7 +27,7 @@ import torch
 from torch.nn.functional import l1_loss
 from torch.utils.data import DataLoader, Dataset
 
-from dilkit.confounders.builder import augment
+from dilkit.confounders.build import augment
 from dilkit.confounders.episodes import episodes
 from dilkit.models import build
 from dilkit.recipe import compose

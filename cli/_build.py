@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from dilkit.confounders.builder import Built
-    from dilkit.confounders.estimate import Estimate
+    from dilkit.confounders.build import Built
+    from dilkit.confounders.inspect import Estimate
 
 _PHASES = {"read": "reading", "distort": "distorting"}
 

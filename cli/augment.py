@@ -150,7 +150,7 @@ def augment_command(
     }  # fmt: skip
     part = _part(shard)
     if preview is not None or dry_run:
-        from dilkit.confounders.builder import part_of, plan_for, require_images
+        from dilkit.confounders.build import part_of, plan_for, require_images
 
         plan, failures = plan_for(sources or [], _needed(distort, "--distort"), **settings)
         require_images(plan, failures, plan.skipped)
@@ -158,7 +158,7 @@ def augment_command(
         return _look(plan, len(failures), preview, dry_run, out or Path("out.h5"), workers)
     out = _needed(out, "--out")
     if part is not None:
-        from dilkit.confounders.merge import shard_path
+        from dilkit.confounders.combine import shard_path
 
         out = shard_path(out, *part)
     return _make(
@@ -190,7 +190,7 @@ def available_cores() -> int:
 
 
 def _make(sources: list[str], distort: list[str], out: Path, **settings: Any) -> None:
-    from dilkit.confounders.builder import augment
+    from dilkit.confounders.build import augment
     from dilkit.distortions._memory import keep_freed_memory
 
     keep_freed_memory()
@@ -209,19 +209,19 @@ def _make(sources: list[str], distort: list[str], out: Path, **settings: Any) ->
 
 def _look(plan: Plan, failed: int, preview: Path | None, dry_run: bool, out: Path, workers: int) -> None:
     if preview is not None:
-        from dilkit.confounders.preview import draw, rows_of_plan, spare_sources
+        from dilkit.confounders.inspect import draw, rows_of_plan, spare_sources
 
         spare_sources(plan, preview)
         draw(rows_of_plan(plan), preview)
         say(f"{preview}: drawn")
     if dry_run:
-        from dilkit.confounders.estimate import estimate
+        from dilkit.confounders.inspect import estimate
 
         show_estimate(estimate(plan, out, workers), failed, len(plan.skipped), workers)
 
 
 def _merge(sources: list[str], out: Path, allow_duplicates: bool, overwrite: bool) -> None:
-    from dilkit.confounders.merge import merge, shards_of
+    from dilkit.confounders.combine import merge, shards_of
     from dilkit.confounders.store import Store
 
     made = merge(sources or shards_of(out), out, allow_duplicates=allow_duplicates, overwrite=overwrite)
@@ -230,7 +230,7 @@ def _merge(sources: list[str], out: Path, allow_duplicates: bool, overwrite: boo
 
 
 def _edit(sources: list[str], add: str | None, drop: str | None, workers: int) -> None:
-    from dilkit.confounders import edit
+    from dilkit.confounders import combine as edit
     from dilkit.errors import UsageError
 
     if len(sources) != 1:

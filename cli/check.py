@@ -48,7 +48,7 @@ def check(
     """
     import torch
 
-    from dilkit.meta.examine import examine
+    from dilkit.meta.check import examine
 
     torch.manual_seed(seed)
     net = _load(model, settings or []).train(train)
@@ -87,7 +87,7 @@ def _load(model: str, settings: list[str]) -> nn.Module:
         arguments[key] = _value(value)
     path = Path(model)
     if path.suffix == ".safetensors" or path.is_file():
-        from dilkit.training.checkpoint import load
+        from dilkit.checkpoint import load
 
         if arguments:
             raise UsageError("a checkpoint brings its own settings", found=" ".join(settings))

@@ -46,8 +46,8 @@ def compare(
     device: Annotated[str, typer.Option(help="Device of the measurements.")] = "auto",
 ) -> None:
     """Train several arms at equal passes and measure them alike, with intervals and costs."""
-    from dilkit.evaluation.compare import Test
-    from dilkit.evaluation.compare import compare as run
+    from dilkit.experiments.compare import Test
+    from dilkit.experiments.compare import compare as run
     from dilkit.report.tables import comparison_markdown
 
     from ._progress import TrainProgress

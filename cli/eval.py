@@ -188,7 +188,7 @@ def plan_protocol(
 
 def _show(rows: pd.DataFrame) -> None:
     from dilkit.evaluation.protocols import check_manifest
-    from dilkit.evaluation.scores import by_distortion, by_novelty
+    from dilkit.evaluation.rows import by_distortion, by_novelty
     from dilkit.report.tables import MARKS, extra_metrics
 
     from ._table import show_table

@@ -29,8 +29,8 @@ def export(
 ) -> None:
     """Write a net for other programs, and check it against the net on random shapes."""
     from dilkit.errors import UsageError
-    from dilkit.evaluation.export import SUFFIXES
-    from dilkit.evaluation.export import export as run
+    from dilkit.inference.export import SUFFIXES
+    from dilkit.inference.export import export as run
 
     wanted = {"onnx": onnx, "torchscript": torchscript, "safetensors": safetensors}
     if not any(wanted.values()):

@@ -39,12 +39,12 @@ def inspect_command(
     preview: Annotated[Path | None, typer.Option(help="Draw a contact sheet.")] = None,
 ) -> None:
     """Say what is inside a dataset: how it was made, its images, how strong its distortions are."""
+    from dilkit.confounders.inspect import summarize
     from dilkit.confounders.store import Store
-    from dilkit.confounders.summary import summarize
 
     summary = summarize(file)
     if samples:
-        from dilkit.confounders.statistics import statistics
+        from dilkit.confounders.inspect import statistics
 
         for view, found in zip(
             summary["confounders"], statistics(Store(file), samples).values(), strict=True
@@ -52,7 +52,7 @@ def inspect_command(
             view["statistics"] = found
         summary["samples"] = min(samples, summary["items"]["count"])
     if preview is not None:
-        from dilkit.confounders.preview import draw, rows_of_store
+        from dilkit.confounders.inspect import draw, rows_of_store
 
         draw(rows_of_store(Store(file)), preview)
     if as_json:
@@ -71,7 +71,7 @@ def verify_command(
 
     Exit code 1 if anything is wrong, 2 if the file is no dataset that can be opened.
     """
-    from dilkit.confounders.verify import verify
+    from dilkit.confounders.inspect import verify
     from dilkit.errors import DilkitError
 
     from ._build import count

@@ -102,7 +102,7 @@ def _presets() -> _Listing:
 
 
 def _metrics() -> _Listing:
-    from dilkit.evaluation.perceptual import EXTRAS
+    from dilkit.evaluation.extra_metrics import EXTRAS
 
     own = [("psnr", "higher", "", "dilkit"), ("ssim", "higher", "", "dilkit")]
     more = [
@@ -127,8 +127,7 @@ def _objectives() -> _Listing:
 
 
 def _protocols() -> _Listing:
-    from dilkit.evaluation.protocols import table
-    from dilkit.evaluation.shipped import PROTOCOLS
+    from dilkit.evaluation.protocols import PROTOCOLS, table
 
     return ("name", "", "sets", "distortions", "about"), table(PROTOCOLS.values())
 

@@ -45,7 +45,7 @@ def report(
     if out.suffix not in (".html", ".htm"):
         raise UsageError("the report is an HTML file", where=out, expected=".html")
     from dilkit.evaluation.rows import read_rows
-    from dilkit.report.build import build_report
+    from dilkit.report.page import build_report
 
     from ._count import Count
 

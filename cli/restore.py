@@ -52,8 +52,8 @@ def restore(
     Depth, grey, alpha, colour profile, EXIF and folders are kept. Inputs are never overwritten.
     """
     from dilkit.errors import DilkitError
-    from dilkit.evaluation.restore import restore as run
-    from dilkit.evaluation.tiles import Tiling
+    from dilkit.inference.forward import Tiling
+    from dilkit.inference.restore import restore as run
 
     from ._count import Count
 

@@ -56,8 +56,8 @@ def train(
     again = [*words, "--out", str(out), "--resume"]
     flags = ["--allow-changes"] if allow_changes else []
     if procs > 1:
+        from dilkit.training.assemble import refuse_unequal
         from dilkit.training.launch import launch
-        from dilkit.training.shares import refuse_unequal
 
         refuse_unequal(composed.recipe.data, procs, composed.recipe.data.labels)
         with Signals() as signals:
@@ -93,7 +93,7 @@ def train(
 
 
 def _dry_run(composed: Composed) -> None:
-    from dilkit.training.trial import dry_run
+    from dilkit.training.run import dry_run
 
     from ._progress import clock, size
 

@@ -15,7 +15,7 @@ _PUBLIC = {
     "EpisodeSampler": "dilkit.confounders.episodes",
     "Store": "dilkit.confounders.store",
     "UsageError": "dilkit.errors",
-    "augment": "dilkit.confounders.builder",
+    "augment": "dilkit.confounders.build",
     "confounder_set": "dilkit.distortions",
     "parse": "dilkit.distortions",
     "register": "dilkit.distortions",

@@ -1,10 +1,14 @@
-"""The two errors that reach a person, and how a wrong name is answered."""
+"""The two errors that reach a person, and how a wrong name is answered.
+
+Paths as people type them.
+"""
 
 from __future__ import annotations
 
 import difflib
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class DilkitError(Exception):
@@ -70,3 +74,11 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     found = difflib.get_close_matches(name, list(candidates), n=3, cutoff=0.6)
     swapped = [close for close in found if sorted(close) == sorted(name)]
     return next(iter(swapped + found), None)
+
+
+def expanded(path: str | Path) -> Path:
+    """With the home folder for a leading `~`; as it is where that names no user's home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)

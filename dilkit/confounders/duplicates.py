@@ -1,17 +1,59 @@
-"""Images that look alike, within a dataset or between it and a test set."""
+"""A hash of what an image looks like: near-duplicates differ in few bits.
+
+Source: the DCT hash ("pHash") of Zauner, "Implementation and Benchmarking of Perceptual Image Hash
+Functions", 2010, of a 32 x 32 grey miniature; but the low frequencies are compared with 0 and not with their
+median, so that the hash of a mirrored image is known from that of the image.
+
+Images that look alike, within a dataset or between it and a test set.
+
+Whether a test image was in training: its perceptual hash is among, or next to, those trained on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from dilkit.confounders.perceptual import perceptual_hash, symmetries
-from dilkit.confounders.reading import Alpha, UnreadableImage
-from dilkit.confounders.sources import expand
+from dilkit.confounders.images import Alpha, Pixels, UnreadableImage, expand
 from dilkit.errors import DilkitError
+
+_NOTHING = 1e-3
+"""Frequencies below it, of values 0 .. 255, are rounding."""
+
+
+def perceptual_hash(pixels: Pixels) -> int:
+    """64 bits for an (H, W, 3) image, uint8 or float32 in [0, 1]."""
+    import cv2
+
+    grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+    if pixels.dtype != np.uint8:
+        small *= 255
+    low = cv2.dct(small)[:8, :8]
+    low[0, 0] = 0  # the brightness says nothing
+    return int.from_bytes(np.packbits(low > _NOTHING).tobytes(), "little")
+
+
+def symmetries(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """What the images hash to, turned and mirrored in the eight ways; (8, N), first as they are.
+
+    Mirroring changes the sign of every other frequency, so its bit.
+    """
+    bits = np.unpackbits(hashes.astype("<u8").view(np.uint8)).reshape(-1, 8, 8)
+    odd = (np.arange(8) % 2).astype(np.uint8)
+    turned = [
+        way ^ (across * odd) ^ (down * odd[:, None])
+        for way in (bits, bits.swapaxes(1, 2))
+        for across in (0, 1)
+        for down in (0, 1)
+    ]
+    return np.packbits(np.stack(turned), axis=-1).reshape(8, -1, 8).view("<u8")[..., 0]
+
 
 NEAR = 6
 """Hashes that differ in at most so many of 64 bits belong to near-duplicates."""
@@ -104,3 +146,21 @@ def refuse_duplicates(
         remedy=f"remove one of each from the sources{again}"
         + (", or give --allow-duplicates" if inside else ""),
     )
+
+
+NEAR_leaks = 3
+"""Bits of 64 in which the same picture, saved anew, may differ."""
+
+
+class Trained:
+    """The images a net was trained on, by perceptual hash (16 hexadecimal digits each)."""
+
+    def __init__(self, hashes: Sequence[str]) -> None:
+        self._hashes = np.array([int(text, 16) for text in hashes], np.uint64)
+
+    def holds(self, image: npt.NDArray[Any]) -> bool:
+        """Whether one of them looks like `image`, (H, W, 3) uint8 or float32."""
+        if not len(self._hashes):
+            return False
+        distance = np.bitwise_count(self._hashes ^ np.uint64(perceptual_hash(image)))
+        return bool(distance.min() <= NEAR_leaks)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dilkit.confounders.store import Store
-from dilkit.distortions.draw import Window
+from dilkit.distortions.randomness import Window
 from dilkit.errors import UsageError, nearest
 
 Pairing = Literal["paired", "independent"]

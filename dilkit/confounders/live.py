@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from dilkit import __version__
-from dilkit.confounders.builder import plan_for
-from dilkit.confounders.head import Array, Head, StoredView
+from dilkit.confounders.build import plan_for
+from dilkit.confounders.format import Array, Head, StoredView
 from dilkit.confounders.plan import Plan
 from dilkit.confounders.store import Store
 from dilkit.distortions import SampleKey, Word, confounder_set, pixel_hash
-from dilkit.distortions.draw import Window
+from dilkit.distortions.randomness import Window
 from dilkit.errors import DilkitError, UsageError
 
 CACHE = 2 << 30
@@ -27,7 +27,7 @@ class LiveStore(Store):
     """What `augment(..., storage="virtual")` would write, bit for bit, made as it is read.
 
     Args:
-        sources, distort, settings: as `dilkit.confounders.builder.augment` takes them.
+        sources, distort, settings: as `dilkit.confounders.build.augment` takes them.
 
     Raises:
         UsageError: no image, or an expression that cannot be parsed.

@@ -12,15 +12,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from dilkit.confounders.head import Array, Head, StoredView
-from dilkit.confounders.pages import Pages
-from dilkit.confounders.pixels import Render, renderer
-from dilkit.confounders.regions import is_pixels
-from dilkit.confounders.strips import cut, pieces
+from dilkit.confounders.format import Array, Head, Pages, StoredView, cut, is_pixels, pieces
+from dilkit.confounders.plan import Render, renderer
 from dilkit.distortions import ConfounderSet, SampleKey, Word, as_float, parse
-from dilkit.distortions.draw import Window
-from dilkit.errors import DilkitError, UsageError, nearest
-from dilkit.paths import expanded
+from dilkit.distortions.randomness import Window
+from dilkit.errors import DilkitError, UsageError, expanded, nearest
 
 
 class Store:

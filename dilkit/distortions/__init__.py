@@ -18,32 +18,45 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from dilkit.distortions.algebra import confounder_set, interleave, mix, prob, shuffle
-from dilkit.distortions.draw import Draw, Window
-from dilkit.distortions.eight_bit import as_float
-from dilkit.distortions.interchange import from_albumentations, to_albumentations
-from dilkit.distortions.laws import Law, choice, integers, inverse_uniform, loguniform, root_uniform, uniform
-from dilkit.distortions.locality import GLOBAL, POINT, Locality
-from dilkit.distortions.mistakes import ExpressionError
-from dilkit.distortions.parser import parse
-from dilkit.distortions.primitive import REGISTRY, Image, Param, PrimitiveKind, Registry
-from dilkit.distortions.sampling import SampleKey, pixel_hash
-from dilkit.distortions.steps import Mix, Primitive, Shuffle
-from dilkit.distortions.words import ConfounderSet, Expression, KindError, Word, clean, none
+from dilkit.distortions.albumentations import from_albumentations, to_albumentations
+from dilkit.distortions.algebra import (
+    REGISTRY,
+    ConfounderSet,
+    Expression,
+    Image,
+    KindError,
+    Mix,
+    Param,
+    Primitive,
+    PrimitiveKind,
+    Registry,
+    Shuffle,
+    Word,
+    clean,
+    confounder_set,
+    interleave,
+    mix,
+    none,
+    prob,
+    shuffle,
+)
+from dilkit.distortions.grammar import ExpressionError, parse
+from dilkit.distortions.params import (
+    GLOBAL,
+    POINT,
+    Law,
+    Locality,
+    choice,
+    integers,
+    inverse_uniform,
+    loguniform,
+    root_uniform,
+    uniform,
+)
+from dilkit.distortions.randomness import Draw, Window
+from dilkit.distortions.render import SampleKey, as_float, pixel_hash
 
-for _family in (
-    "noise",
-    "blur",
-    "warp",
-    "compression",
-    "pointwise",
-    "resampling",
-    "weather",
-    "winter",
-    "camera",
-    "foreign",
-):
-    importlib.import_module(f"{__name__}.{_family}")  # each registers its kinds
+importlib.import_module(f"{__name__}.families")  # each family registers its kinds
 
 register = REGISTRY.add
 """Add a distortion of your own: `dilkit.register(PrimitiveKind(...))`."""

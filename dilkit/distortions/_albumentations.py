@@ -14,13 +14,9 @@ import albumentations as A
 import numpy as np
 import numpy.typing as npt
 
-from dilkit.distortions.canonical import value_form
-from dilkit.distortions.eight_bit import as_float, to_levels
-from dilkit.distortions.laws import make
-from dilkit.distortions.primitive import REGISTRY, PrimitiveKind
-from dilkit.distortions.registration import class_name
-from dilkit.distortions.sampling import SampleKey, pixel_hash
-from dilkit.distortions.words import Word
+from dilkit.distortions.algebra import REGISTRY, PrimitiveKind, Word, class_name, value_form
+from dilkit.distortions.params import make
+from dilkit.distortions.render import SampleKey, as_float, pixel_hash, to_levels
 
 
 class WordTransform(A.ImageOnlyTransform):
@@ -57,7 +53,7 @@ class Distort(WordTransform):
         self, expression: str, root_seed: int | None = None, p: float = 1.0, strict: bool = True
     ) -> None:
         from dilkit.distortions.algebra import as_word
-        from dilkit.distortions.parser import parse
+        from dilkit.distortions.grammar import parse
 
         super().__init__(root_seed, p)
         self.word = as_word(parse(expression), "the expression of a transform")

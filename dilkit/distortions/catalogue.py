@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from dilkit.distortions.algebra import REGISTRY, REQUIRED, Param, PrimitiveKind, show_value
 from dilkit.distortions.presets import PRESETS
-from dilkit.distortions.primitive import REGISTRY, REQUIRED, Param, PrimitiveKind
-from dilkit.distortions.text import show_value
 from dilkit.errors import UsageError, nearest
 
 
@@ -36,7 +35,7 @@ def describe_distortion(name: str) -> dict[str, Any]:
 
 def describe_preset(name: str) -> dict[str, Any]:
     """One preset: its expression in full, its hash, its source, where it departs from it."""
-    from dilkit.distortions.parser import parse
+    from dilkit.distortions.grammar import parse
 
     preset = PRESETS.get(name.replace("_", "-"))
     if preset is None:

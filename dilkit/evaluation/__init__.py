@@ -7,18 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dilkit.evaluation.grid import evaluate as evaluate
-    from dilkit.evaluation.metrics import psnr as psnr
-    from dilkit.evaluation.metrics import ssim as ssim
     from dilkit.evaluation.rows import read_rows as read_rows
     from dilkit.evaluation.rows import write_rows as write_rows
+    from dilkit.metrics import psnr as psnr
+    from dilkit.metrics import ssim as ssim
 
-_HOMES = {"evaluate": "grid", "psnr": "metrics", "ssim": "metrics", "read_rows": "rows", "write_rows": "rows"}
+_HOMES = {
+    "evaluate": "dilkit.evaluation.grid",
+    "psnr": "dilkit.metrics",
+    "ssim": "dilkit.metrics",
+    "read_rows": "dilkit.evaluation.rows",
+    "write_rows": "dilkit.evaluation.rows",
+}
 """Public names by module; torch and pandas load only with the names that need them."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

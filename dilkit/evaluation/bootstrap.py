@@ -143,7 +143,7 @@ def collapse_degrees(rows: pd.DataFrame) -> pd.DataFrame:
 
     Degrees are ordered by how far the input is from the clean image, so that a low JPEG quality is strong.
     """
-    from dilkit.evaluation.scores import by_distortion
+    from dilkit.evaluation.rows import by_distortion
 
     means = by_distortion(rows.dropna(subset=["degree"]))
     found = []

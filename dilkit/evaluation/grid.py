@@ -1,40 +1,131 @@
-"""The grid: every net on every image under every distortion and draw, each input made and measured once."""
+"""Rows on disk as they are found, so that an evaluation cut short goes on where it stopped.
+
+Nets whose outputs have not the size of the clean image: a scale that is not that of the test.
+
+The grid: every net on every image under every distortion and draw, each input made and measured once.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pandas as pd
 
+from dilkit.confounders.duplicates import Trained
 from dilkit.distortions import Word, as_float, confounder_set, pixel_hash
 from dilkit.distortions.novelty import GIVEN, Novelty, degree_of, novelty, type_of
 from dilkit.errors import UsageError
 from dilkit.evaluation.degrade import Degradation, Noise
-from dilkit.evaluation.forward import (
+from dilkit.evaluation.extra_metrics import Compare, make_extras
+from dilkit.evaluation.images import Data, Pixels, TestImage, find_images, find_pairs
+from dilkit.evaluation.nets import Net, Nets, open_nets, origin
+from dilkit.evaluation.rows import KEY, frame
+from dilkit.inference.forward import (
     LARGE,
     Picture,
+    Tiling,
     pick_device,
     restore_batch,
     restore_image,
     to_images,
     to_tensor,
 )
-from dilkit.evaluation.images import Data, Pixels, TestImage, find_images, find_pairs
-from dilkit.evaluation.journal import Journal
-from dilkit.evaluation.leaks import Trained
-from dilkit.evaluation.metrics import Channel, Measure, Reference, levels
-from dilkit.evaluation.misfits import Misfit, refuse_misfits
-from dilkit.evaluation.nets import Net, Nets, open_nets, origin
-from dilkit.evaluation.perceptual import Compare, make_extras
-from dilkit.evaluation.rows import KEY, frame
-from dilkit.evaluation.tiles import Tiling
+from dilkit.metrics import Channel, Measure, Reference, levels
+
+Key = tuple[Any, ...]
+"""(net, set, image, distortion, draw)."""
+
+
+class Journal:
+    """A JSONL file: the identity of the evaluation, then a row per line. Kept until `finish`.
+
+    A journal of another evaluation is started over; a last line cut short by a kill is dropped.
+    """
+
+    def __init__(self, path: Path | None, identity: Mapping[str, Any], key: tuple[str, ...]) -> None:
+        self.path = path
+        self._key = key
+        self._head = {"dilkit": "evaluation", "identity": _digest(identity)}
+        self.rows: dict[Key, dict[str, Any]] = {}
+
+    def __enter__(self) -> Self:
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.rows = {self.key(row): row for row in self._read(self.path)}
+            self._file = self.path.open("w", encoding="utf-8")
+            for line in (self._head, *self.rows.values()):
+                self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+        if self.path is not None:
+            self._file.close()
+
+    def key(self, row: Mapping[str, Any]) -> Key:
+        return tuple(row[name] for name in self._key)
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows[self.key(row)] = row
+        if self.path is not None:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+
+    def finish(self) -> None:
+        """The rows are safe elsewhere: remove the file."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> list[dict[str, Any]]:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return found[1:] if found and found[0] == self._head else []
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    return blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+Misfit = tuple[tuple[int, ...], tuple[int, ...]]
+"""The shapes of an output and of its clean image, where they differ."""
+
+
+def refuse_misfits(rows: pd.DataFrame, misfits: Mapping[str, Misfit]) -> None:
+    """Refuse a net that fits nowhere.
+
+    Args:
+        rows: those of all nets.
+        misfits: by net, the first misfit that was found.
+
+    Raises:
+        UsageError: no output of a net had the size of its clean image.
+    """
+    for label, (found, expected) in misfits.items():
+        if rows.loc[rows["net"] == label, "psnr"].isna().all():
+            raise UsageError(
+                "no output of the net has the size of its clean image, so there is nothing to measure",
+                where=label,
+                found="x".join(map(str, found)),
+                expected="x".join(map(str, expected)),
+                remedy="a net for super-resolution needs inputs as small as it enlarges them, such as"
+                " downsample(4); a net that keeps the size needs distortions that keep it",
+            )
+
 
 Progress = Callable[[int, int], None]
 """(cells done, cells in all)."""
@@ -74,8 +165,8 @@ def evaluate(
         clip, quantize: what is done to a distorted image before it is a net's input. There is no default: a
             net trained under one policy and tested under another suffers a hidden shift.
         seed, noise, draws: randomness of the distortions, and how many draws of each.
-        channel, border, measure: how images are compared (see `dilkit.evaluation.metrics`).
-        metrics: further metrics by name (see `dilkit.evaluation.perceptual`), each a column of its own.
+        channel, border, measure: how images are compared (see `dilkit.metrics`).
+        metrics: further metrics by name (see `dilkit.evaluation.extra_metrics`), each a column of its own.
         batch: inputs of one shape per forward pass; 8 on a GPU, 1 on the CPU by default.
         workers: threads that make inputs and measure outputs beside the forward passes.
         journal: a file where rows are kept as they are found; the same call goes on from it after a kill.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dilkit.confounders.sources import CleanImage, expand
+from dilkit.confounders.images import CleanImage, expand
 from dilkit.distortions import pixel_hash
 from dilkit.errors import UsageError
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from dilkit.distortions import ConfounderSet, as_float, confounder_set
 from dilkit.errors import UsageError
 from dilkit.evaluation.degrade import Degradation
-from dilkit.evaluation.forward import pick_device, to_tensor
 from dilkit.evaluation.images import Data, find_images
-from dilkit.evaluation.metrics import psnr
 from dilkit.evaluation.nets import Nets, open_nets
+from dilkit.inference.forward import pick_device, to_tensor
+from dilkit.metrics import psnr
 
 Floats = npt.NDArray[np.float64]
 CELLS = 4

@@ -109,7 +109,7 @@ def _named(label: str, net: Any) -> Net:
 def _open(label: str, path: str | Path) -> Net:
     if str(path) == INPUT:
         return Net(INPUT, None)
-    from dilkit.training import checkpoint
+    from dilkit import checkpoint
 
     loaded = checkpoint.load(Path(path))
     recipe = loaded.recipe.model_dump(mode="json")

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from dilkit.meta.view import Meta
+    from dilkit.meta.api import Meta
 
 _PUBLIC = {
-    "Meta": "dilkit.meta.view",
-    "MetaGradient": "dilkit.meta.view",
-    "Sgd": "dilkit.meta.rules",
-    "Learned": "dilkit.meta.rules",
-    "TorchOptimizer": "dilkit.meta.rules",
-    "Adam": "dilkit.meta.rules",
+    "Meta": "dilkit.meta.api",
+    "MetaGradient": "dilkit.meta.api",
+    "Sgd": "dilkit.meta.inner",
+    "Learned": "dilkit.meta.inner",
+    "TorchOptimizer": "dilkit.meta.inner",
+    "Adam": "dilkit.meta.inner",
     "optimizer": "dilkit.meta.inner",
 }
 """Public name -> the module that defines it."""
@@ -37,7 +37,7 @@ __all__ = ["Adam", "Learned", "Meta", "MetaGradient", "Sgd", "TorchOptimizer", "
 
 def of(net: nn.Module) -> Meta:
     """The virtual worlds of a module, decorated or not."""
-    from dilkit.meta.view import Meta
+    from dilkit.meta.api import Meta
 
     return Meta(net)
 
@@ -50,7 +50,7 @@ def __getattr__(name: str) -> Any:
 
 class _CallableModule(ModuleType):
     def __call__(self, target: Any) -> Any:
-        from dilkit.meta.decorate import decorate
+        from dilkit.meta.api import decorate
 
         return decorate(target)
 

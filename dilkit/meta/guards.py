@@ -1,14 +1,57 @@
-"""What would make a virtual gradient silently wrong, found and refused."""
+"""A NaN or an infinity stops the step that made it, with the name of what made it.
+
+What would make a virtual gradient silently wrong, found and refused.
+
+The random state a forward pass may draw from, taken and put back so that a pass can be replayed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dilkit.errors import DilkitError, UsageError
+
+
+class NonFinite(DilkitError):
+    """A loss or a gradient is NaN or infinite."""
+
+
+def size(tensors: Iterable[Tensor]) -> Tensor:
+    """The sum of absolute values: a scalar that is finite if, and hardly ever unless, all elements are."""
+    tensors = list(tensors)
+    if not tensors:
+        return torch.zeros(())
+    return torch.stack(torch._foreach_norm(tensors, 1)).sum()
+
+
+def require_finite(scalars: Mapping[str, Tensor], *, where: str | None = None) -> None:
+    """Check every scalar in one synchronisation with the device.
+
+    Args:
+        scalars: what to check, in order of making, under names like "the loss of awgn(5)".
+        where: the step, for the message.
+
+    Raises:
+        NonFinite: naming the first scalar that is NaN or infinite.
+    """
+    if bool(torch.stack([s.detach() for s in scalars.values()]).isfinite().all()):
+        return
+    name, value = next((n, float(s)) for n, s in scalars.items() if not math.isfinite(float(s)))
+    raise NonFinite(
+        f"{name} is not finite",
+        where=where,
+        found=value,
+        remedy="lower the learning rates, or look at what this batch holds",
+    )
 
 
 def refuse_outside_parameters(loss: Tensor, theta: Mapping[str, Tensor]) -> None:
@@ -90,3 +133,42 @@ def is_compiled(net: nn.Module) -> bool:
         hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         for module in net.modules()
     )
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """torch on the CPU and on the accelerators in use, `random`, and NumPy's global generator."""
+
+    cpu: Tensor
+    cuda: dict[int, Tensor]
+    python: Any
+    numpy: Any
+
+
+def capture(devices: frozenset[int] = frozenset()) -> RandomState:
+    """The state now; `devices` are the CUDA devices in use."""
+    return RandomState(
+        torch.get_rng_state(),
+        {d: torch.cuda.get_rng_state(d) for d in devices},
+        random.getstate(),
+        np.random.get_state(),  # noqa: NPY002
+    )
+
+
+def restore(state: RandomState) -> None:
+    torch.set_rng_state(state.cpu)
+    for device, value in state.cuda.items():
+        torch.cuda.set_rng_state(value, device)
+    random.setstate(state.python)
+    np.random.set_state(state.numpy)  # noqa: NPY002
+
+
+@contextmanager
+def replayed(state: RandomState) -> Iterator[None]:
+    """Inside, the draws of `state` again; afterwards, as if nothing had been drawn."""
+    now = capture(frozenset(state.cuda))
+    restore(state)
+    try:
+        yield
+    finally:
+        restore(now)

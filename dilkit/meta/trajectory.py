@@ -1,21 +1,35 @@
-"""What a trajectory of virtual updates is made of, and what it gives."""
+"""What a trajectory of virtual updates is made of, and what it gives.
+
+The way out: virtual steps and the gradients of the outer losses, in their natural order.
+
+From batches to trajectories: which losses are stepped on, and which are measured where.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from dilkit.errors import UsageError
-from dilkit.meta.chain import Closure, Reduce
-from dilkit.meta.inner import Inner
-from dilkit.meta.random_state import RandomState, replayed
-from dilkit.meta.rules import State
-from dilkit.meta.worlds import Slots, clones, slots, swapped
+from dilkit.meta import guards as random_state
+from dilkit.meta.first_order import Closure, Reduce
+from dilkit.meta.guards import (
+    RandomState,
+    refuse_modified,
+    refuse_outside_parameters,
+    replayed,
+    require_finite,
+    size,
+    versions,
+)
+from dilkit.meta.hvp import gradient, twice_differentiable
+from dilkit.meta.inner import Inner, State
+from dilkit.meta.swap import Slots, clones, slots, swapped
 
 Order = Literal["exact", "fomaml", "reptile"]
 
@@ -148,3 +162,189 @@ class Sum:
             self._total = self._total if self._owned else clones(self._total)
             reduce(self._total)
         return self._total
+
+
+class Forward:
+    """A trajectory while it is walked; afterwards, what there is to know of it.
+
+    Args:
+        recording: whether an adjoint follows, so that the steps must be remembered.
+    """
+
+    def __init__(self, setting: Setting, state: State, *, recording: bool) -> None:
+        self._setting = setting
+        self._recording = recording
+        self._scalars: dict[str, Tensor] = {}
+        self._checked = False
+        self.phi: list[Tensor] = [p.detach() for p in setting.theta]
+        self.state = state
+        self.buffers: list[Tensor] = setting.slots.buffer_values()
+        self.steps: list[Step] = []
+        self.outer_grads: dict[int, list[Tensor]] = {}
+        self.inner_losses: dict[str, Tensor] = {}
+        self.outer_losses: dict[tuple[int, str], Tensor] = {}
+
+    def walk(self, steps: Sequence[Sequence[Term]], outer: Mapping[int, Sequence[Term]]) -> None:
+        """All inner steps, and the outer losses wherever there are some."""
+        keep = len(steps) if self._setting.keep == "all" else self._setting.keep
+        self._measure(0, outer)
+        for k, terms in enumerate(steps):
+            self._advance(k, terms, keep=self._recording and k >= len(steps) - keep)
+            self._measure(k + 1, outer)
+        require_finite(self._scalars, where=self._setting.where)
+
+    def _advance(self, k: int, terms: Sequence[Term], *, keep: bool) -> None:
+        setting = self._setting
+        step = Step(self.phi, self.state)
+        leaves: list[Tensor] = [nn.Parameter(p) for p in self.phi]
+        total = Sum()
+        for term in terms:
+            if self._recording:
+                step.buffers.append(self._buffers_now())
+                step.random.append(random_state.capture(setting.devices))
+            grads, loss = self._pass(term, leaves, keep=keep)
+            if keep:
+                step.graphs.append(grads)
+                step.leaves = leaves
+                grads = [g.detach() for g in grads]
+            step.losses.append(loss)
+            name = term.name if term.name not in self.inner_losses else f"{term.name} (step {k + 1})"
+            self.inner_losses[name] = self._scalars[f"the loss of {name}"] = loss
+            self._scalars[f"the gradient of {name}"] = size(grads)
+            total.add(grads, term.weight)
+        grads = total.total(setting.reduce)
+        if self._recording:
+            step.grads = None if setting.optimizer.linear else grads
+            self.steps.append(step)
+        with torch.no_grad():
+            phi, state = setting.optimizer.update(setting.names, self.phi, grads, self.state)
+        self.phi = [p.detach() for p in phi]
+        self.state = [{key: value.detach() for key, value in s.items()} for s in state]
+
+    def _measure(self, k: int, outer: Mapping[int, Sequence[Term]]) -> None:
+        """The outer losses at phi_k and the weighted sum of their gradients."""
+        if not outer.get(k):
+            return
+        leaves: list[Tensor] = [nn.Parameter(p) for p in self.phi]
+        total = Sum()
+        for term in outer[k]:
+            grads, loss = self._pass(term, leaves, keep=False)
+            self.outer_losses[k, term.name] = loss
+            self._scalars[f"the outer loss of {term.name} after step {k}"] = loss
+            self._scalars[f"the outer gradient of {term.name} after step {k}"] = size(grads)
+            total.add(grads, term.weight)
+        self.outer_grads[k] = total.total(self._setting.reduce)
+
+    def _pass(self, term: Term, leaves: list[Tensor], *, keep: bool) -> tuple[list[Tensor], Tensor]:
+        """One forward and backward pass at `leaves`; the buffers move on."""
+        setting = self._setting
+        before = versions(leaves)
+        if torch.is_autocast_enabled():
+            torch.clear_autocast_cache()
+        differentiable = twice_differentiable(setting.net) if keep else nullcontext()
+        with setting.world(leaves, self._buffers_now()), differentiable:
+            loss = term.loss(setting.net)
+            _require_scalar(loss, term.name)
+            self.buffers = [b.detach().clone() for b in setting.slots.buffer_values()]
+            refuse_modified(setting.names, leaves, before)
+            if not self._checked:
+                refuse_outside_parameters(loss, dict(zip(setting.names, setting.theta, strict=True)))
+                self._checked = True
+            return gradient(loss, leaves, create_graph=keep), loss.detach()
+
+    def _buffers_now(self) -> list[Tensor]:
+        return self._setting.slots.buffer_values() if self._setting.frozen_buffers else self.buffers
+
+
+def _require_scalar(loss: object, name: str) -> None:
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        raise UsageError(
+            "a loss closure returns a scalar tensor",
+            where=name,
+            found=tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__,
+        )
+
+
+Shape = Literal["chain", "star"]
+Outer = Literal["all", "others", "same"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One trajectory: the terms of each inner step, and of the outer loss after step k, by k."""
+
+    steps: list[list[Term]]
+    outer: dict[int, list[Term]]
+
+
+def plan(
+    loss: Callable[[nn.Module, Any], Tensor],
+    batches: Mapping[str, Any] | Sequence[Any],
+    *,
+    shape: Shape,
+    outer: Outer,
+    outer_batches: Mapping[str, Any] | Sequence[Any] | None,
+    outer_loss: Callable[[nn.Module, Any], Tensor],
+    outer_weights: Sequence[float] | None,
+) -> list[Plan]:
+    """The trajectories of one meta-gradient (see `Meta.grad` for the arguments)."""
+    inside = _named(batches)
+    outside = inside if outer_batches is None else _named(outer_batches)
+    if not inside:
+        raise UsageError("a trajectory needs at least one batch")
+    _check(shape, outer, inside, outside, outer_weights)
+
+    def measured(label: str, weight: float) -> list[Term]:
+        chosen = {
+            "all": list(outside),
+            "same": [label],
+            "others": [name for name in outside if name != label],
+        }[outer]
+        return [Term(n, _on(outer_loss, outside[n]), weight / len(chosen)) for n in chosen]
+
+    steps = {name: [Term(name, _on(loss, batch))] for name, batch in inside.items()}
+    if shape == "star":
+        return [Plan([step], {1: measured(name, 1.0)}) for name, step in steps.items()]
+    weights = outer_weights or [0.0] * (len(inside) - 1) + [1.0]
+    after = {
+        k: measured(name, weight)
+        for k, (name, weight) in enumerate(zip(inside, weights, strict=True), start=1)
+        if weight
+    }
+    return [Plan(list(steps.values()), after)]
+
+
+def _check(
+    shape: Shape,
+    outer: Outer,
+    inside: Mapping[str, Any],
+    outside: Mapping[str, Any],
+    weights: Sequence[float] | None,
+) -> None:
+    for what, value, known in (
+        ("trajectory", shape, ("chain", "star")),
+        ("outer", outer, ("all", "others", "same")),
+    ):
+        if value not in known:
+            raise UsageError(f"unknown {what}", found=value, expected=", ".join(known))
+    missing = [] if outer == "all" else [name for name in inside if name not in outside]
+    if missing:
+        raise UsageError(
+            f"`outer={outer!r}` needs an outer batch of each name", found=sorted(outside), expected=missing
+        )
+    if outer == "others" and len(outside) < 2:
+        raise UsageError("`outer='others'` needs at least two batches")
+    if weights is not None and (shape == "star" or len(weights) != len(inside) or not any(weights)):
+        raise UsageError(
+            "`outer_weights` gives one weight for each step of a chain, not all zero",
+            found=list(weights),
+            expected=f"{len(inside)} numbers, with trajectory='chain'",
+        )
+
+
+def _named(batches: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
+    return dict(batches) if isinstance(batches, Mapping) else {str(i): b for i, b in enumerate(batches)}
+
+
+def _on(loss: Callable[[nn.Module, Any], Tensor], batch: Any) -> Callable[[nn.Module], Tensor]:
+    return lambda module: loss(module, batch)

@@ -11,19 +11,19 @@ from dilkit.errors import UsageError, nearest
 from dilkit.objectives.config import ObjectiveConfig
 
 if TYPE_CHECKING:
-    from dilkit.meta.chain import Reduce
+    from dilkit.meta.first_order import Reduce
     from dilkit.objectives.base import Loss, Objective
 
 _CLASSES = {
-    "erm": "Erm",
-    "erm_pure": "ErmPure",
-    "dil_sf": "DilSf",
-    "dil_pf": "DilPf",
-    "dil_ss": "DilSs",
-    "dil_ps": "DilPs",
-    "lookahead": "Lookahead",
+    "erm": ("erm", "Erm"),
+    "erm_pure": ("erm", "ErmPure"),
+    "dil_sf": ("dil", "DilSf"),
+    "dil_pf": ("dil", "DilPf"),
+    "dil_ss": ("dil", "DilSs"),
+    "dil_ps": ("dil", "DilPs"),
+    "lookahead": ("controls", "Lookahead"),
 }
-"""Name -> the class in the module of that name."""
+"""Name -> its module and class."""
 
 NAMES: tuple[str, ...] = tuple(_CLASSES)
 
@@ -53,6 +53,7 @@ def build(name: str, *, loss: Loss, seed: int = 0, reduce: Reduce | None = None,
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"][1:])
         raise UsageError(first["msg"], where=f"objective {name}, {path}", found=first["input"]) from error
-    cls = getattr(importlib.import_module(f"dilkit.objectives.{name}"), _CLASSES[name])
+    module, attribute = _CLASSES[name]
+    cls = getattr(importlib.import_module(f"dilkit.objectives.{module}"), attribute)
     made: Objective = cls(checked, loss, seed=seed, reduce=reduce)
     return made

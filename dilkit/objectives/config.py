@@ -53,7 +53,7 @@ class ErmPureConfig(_Config):
 class DilSfConfig(_Config):
     """Serial, first order (section 3.4 and the authors' script): the defaults are theirs.
 
-    `buffers`: what becomes of running statistics met along the chain (see `dilkit.meta.chain`).
+    `buffers`: what becomes of running statistics met along the chain (see `dilkit.meta.first_order`).
     """
 
     name: Literal["dil_sf"] = "dil_sf"
@@ -84,7 +84,7 @@ class DilPfConfig(_Config):
 class SecondOrderConfig(_Config):
     """What the exact variants share.
 
-    `hvp`, `keep`, `buffers`, `backend`: see `dilkit.meta.engine` and `dilkit.meta.backends`.
+    `hvp`, `keep`, `buffers`, `backend`: see `dilkit.meta.adjoint` and `dilkit.meta.backends`.
     """
 
     inner: Inner = InnerSgd(lr=1e-2)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dilkit.confounders.episodes import Batch, Episode
-from dilkit.meta.ledger import measure
+from dilkit.meta.check import measure
 from dilkit.objectives import build
 
 SECOND_ORDER = 2.05

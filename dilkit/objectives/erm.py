@@ -1,18 +1,21 @@
-"""Empirical risk minimisation over the pooled distortions."""
+"""Empirical risk minimisation over the pooled distortions.
+
+The control of mixing: empirical risk minimisation one distortion at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dilkit.confounders.episodes import Batch, Episode
-from dilkit.meta.chain import Reduce
-from dilkit.meta.finite import require_finite, size
-from dilkit.objectives.base import Gradients, Loss, summed_up
-from dilkit.objectives.config import ErmConfig
+from dilkit.meta.first_order import Reduce
+from dilkit.meta.guards import require_finite, size
+from dilkit.objectives.base import Gradients, Loss, shuffled, summed_up
+from dilkit.objectives.config import ErmConfig, ErmPureConfig
 
 
 class Erm:
@@ -67,3 +70,45 @@ def mean_gradient(
     scalars[f"the gradient of {', '.join(losses)}"] = size(grads.values())
     require_finite(scalars, where=where)
     return summed_up(grads, losses)
+
+
+class ErmPure:
+    """The direction is grad L(f_theta(I_d), I_c) of one distortion d; the others of the episode are not used.
+
+    Every n steps meet each of n distortions once, in a fresh order. At equal passes that is n times the outer
+    steps of `erm`: what is left of a chain of `dil_sf` once its steps are real ones.
+    """
+
+    name = "erm_pure"
+
+    def __init__(
+        self, config: ErmPureConfig, loss: Loss, *, seed: int = 0, reduce: Reduce | None = None
+    ) -> None:
+        self._loss = loss
+        self._seed = seed
+        self._reduce = reduce
+
+    def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
+        label = taken(episode.labels, seed=self._seed, step=episode.step)
+        return mean_gradient(
+            net,
+            self._loss,
+            {label: episode.batch(label)},
+            reduce=self._reduce,
+            where=f"step {episode.step}",
+        )
+
+    def passes(self, n: int) -> int:
+        return 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+def taken(labels: Sequence[str], *, seed: int, step: int) -> str:
+    """Whose turn it is: entry `step % n` of the shuffle of cycle `step // n`."""
+    cycle, turn = divmod(step, len(labels))
+    return labels[shuffled(len(labels), seed=seed, step=cycle)[turn]]

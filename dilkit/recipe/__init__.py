@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from dilkit.recipe.compose import Composed, compose, resolved, to_yaml, validate
+from dilkit.recipe.compose import (
+    Composed,
+    compose,
+    differences,
+    json_schema,
+    origins,
+    resolved,
+    to_yaml,
+    validate,
+)
 from dilkit.recipe.leaks import refuse_leaks
 from dilkit.recipe.schema import Recipe
 from dilkit.recipe.shipped import parts, shipped
-from dilkit.recipe.tell import differences, json_schema, origins
 
 __all__ = [
     "Composed",

@@ -118,7 +118,7 @@ class Log(Section):
     every: Positive = 50
     """Steps between rows of the metrics files."""
     to: list[Annotated[str, Field(pattern=r"^(tensorboard|[\w.]+:\w+)$")]] = []
-    """Where rows go besides: `tensorboard`, or any `package.module:Class` (see `dilkit.training.sinks`)."""
+    """Where rows go besides: `tensorboard`, or any `package.module:Class` (see `dilkit.training.records`)."""
 
 
 class Hardware(Section):

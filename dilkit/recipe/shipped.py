@@ -7,9 +7,8 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from dilkit.errors import UsageError, nearest
+from dilkit.errors import UsageError, expanded, nearest
 from dilkit.models.config import BUILTIN
-from dilkit.paths import expanded
 from dilkit.recipe.explain import objective_names
 from dilkit.recipe.layers import Key, Layer, Origin, read_layer, read_layer_file
 

@@ -16,10 +16,10 @@ from torch import nn
 from dilkit.distortions import as_float, confounder_set
 from dilkit.errors import UsageError
 from dilkit.evaluation.degrade import Degradation
-from dilkit.evaluation.forward import restore_image
 from dilkit.evaluation.images import Data, find_images
-from dilkit.evaluation.metrics import psnr
 from dilkit.evaluation.nets import Net
+from dilkit.inference.forward import restore_image
+from dilkit.metrics import psnr
 
 RULE = (
     "Of all test images under the distortion on which the nets are worst on average, those with the best, "

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dilkit.errors import UsageError
-from dilkit.evaluation.scores import by_distortion
+from dilkit.evaluation.rows import by_distortion
 
 INK = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 """Okabe and Ito's colours, told apart by the colour-blind too."""

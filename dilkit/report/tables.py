@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from dilkit.evaluation.rows import SETTINGS
-from dilkit.evaluation.scores import by_distortion, by_novelty, metrics_of
+from dilkit.evaluation.rows import SETTINGS, by_distortion, by_novelty, metrics_of
 
 if TYPE_CHECKING:
-    from dilkit.evaluation.compare import Comparison
+    from dilkit.experiments.compare import Comparison
 
 MARKS = {"seen": "", "degree": "*", "type": "†", "clean": "", "unknown": ""}
 LEGEND = {"degree": "\\* degree not trained on", "type": "† type not trained on"}

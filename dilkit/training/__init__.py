@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dilkit.training.checkpoint import Loaded, load
+    from dilkit.checkpoint import Loaded, load
     from dilkit.training.run import RunResult, train
 
 __all__ = ["Loaded", "RunResult", "load", "train"]
@@ -17,7 +17,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(run, name)
     if name in ("load", "Loaded"):
-        from dilkit.training import checkpoint
+        from dilkit import checkpoint
 
         return getattr(checkpoint, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

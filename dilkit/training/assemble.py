@@ -1,24 +1,142 @@
-"""From a recipe to the things it names: data, net, objective, optimiser, schedule, budget."""
+"""Training losses of restoration: loss(module, (distorted, clean)) -> scalar.
+
+The outer optimiser and its learning rate over time, both from torch.
+
+How the processes share a step. Torch is not imported here, so that this is refused before any starts.
+
+From a recipe to the things it names: data, net, objective, optimiser, schedule, budget.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any, Literal
 
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer, lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dilkit.confounders.episodes import EpisodeSampler
+from dilkit.checkpoint import fit, net_tensors, read
+from dilkit.confounders.episodes import Batch, EpisodeSampler
 from dilkit.confounders.store import Store
 from dilkit.errors import UsageError
 from dilkit.models import from_config
 from dilkit.objectives import build as build_objective
+from dilkit.objectives.base import Loss
 from dilkit.recipe import Recipe
-from dilkit.training.checkpoint import fit, net_tensors, read
+from dilkit.recipe.schema import Constant, Cosine, Data, Hardware, Optim, Staircase
 from dilkit.training.engine import Engine
 from dilkit.training.loop import Trainee
-from dilkit.training.losses import make_loss
-from dilkit.training.schedule import make_optimizer, make_schedule
-from dilkit.training.shares import refuse_unequal
+
+LossName = Literal["l1", "l2", "charbonnier"]
+_CHARBONNIER_EPS = 1e-3
+
+
+def pixel_loss(name: LossName, output: Tensor, target: Tensor) -> Tensor:
+    """Mean over pixels of |e| (l1), e^2 (l2) or sqrt(e^2 + 1e-6) (charbonnier)."""
+    if output.shape != target.shape:
+        raise UsageError(
+            "the model's output has not the shape of the clean image",
+            found=tuple(output.shape),
+            expected=tuple(target.shape),
+            remedy="check model.scale against the data",
+        )
+    if name == "l1":
+        return F.l1_loss(output, target)
+    if name == "l2":
+        return F.mse_loss(output, target)
+    return torch.sqrt((output - target) ** 2 + _CHARBONNIER_EPS**2).mean()
+
+
+def make_loss(name: LossName, device: torch.device, hardware: Hardware) -> Loss:
+    """The loss closure objectives call.
+
+    Autocast is opened anew for each forward pass, because its cache of cast weights goes stale when a virtual
+    update moves them; the loss itself is taken in float32. A net is compiled when it is first met, so that
+    the copy on which virtual steps are taken is compiled too.
+    """
+    low = hardware.precision == "bf16"
+    compiled: dict[nn.Module, Callable[[Tensor], Any]] = {}
+
+    def forward(net: nn.Module, distorted: Tensor) -> Tensor:
+        call: Callable[[Tensor], Any] = net
+        if hardware.compile:
+            if net not in compiled:
+                compiled[net] = torch.compile(net)
+            call = compiled[net]
+        with torch.autocast(device.type, torch.bfloat16) if low else nullcontext():
+            output: Tensor = call(distorted)
+        return output.float() if low else output
+
+    def loss(net: nn.Module, batch: Batch) -> Tensor:
+        distorted, clean = batch
+        return pixel_loss(name, forward(net, distorted), clean)
+
+    return loss
+
+
+def make_optimizer(optim: Optim, params: Iterable[nn.Parameter]) -> Optimizer:
+    """Adam, AdamW or SGD over the parameters that require gradients."""
+    trained = [p for p in params if p.requires_grad]
+    fused = all(p.device.type in ("cpu", "cuda") for p in trained)
+    if optim.name == "sgd":
+        return torch.optim.SGD(
+            trained, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=fused
+        )
+    kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
+    return kind(
+        trained, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, fused=fused
+    )
+
+
+def make_schedule(
+    optim: Optim, optimizer: Optimizer, steps: int | None, steps_per_epoch: int
+) -> lr_scheduler.LRScheduler:
+    """Linear warm-up, then the recipe's schedule; `steps` is the budget, None where only time ends it."""
+    plan = optim.schedule
+    main: lr_scheduler.LRScheduler
+    if isinstance(plan, Cosine):
+        if steps is None:
+            raise ValueError("a cosine schedule needs the number of steps")
+        main = lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - plan.warmup), eta_min=plan.floor)
+    elif isinstance(plan, Staircase):
+        every = plan.every * (steps_per_epoch if plan.unit == "epochs" else 1)
+        main = lr_scheduler.StepLR(optimizer, every, gamma=plan.factor)
+    else:
+        assert isinstance(plan, Constant)
+        main = lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
+    if plan.warmup == 0:
+        return main
+    rise = lr_scheduler.LinearLR(optimizer, start_factor=1 / (plan.warmup + 1), total_iters=plan.warmup)
+    return lr_scheduler.SequentialLR(optimizer, [rise, main], milestones=[plan.warmup])
+
+
+def refuse_unequal(data: Data, world: int, labels: Sequence[str] | None) -> None:
+    """Check that `world` processes have equal shares of the batch, or (`spread: distortions`) of the labels,
+    where those are known yet.
+
+    Raises:
+        UsageError: they have not.
+    """
+    if data.spread == "distortions":
+        if labels is not None and len(labels) % world:
+            raise UsageError(
+                "the distortions cannot be shared equally",
+                where="data.spread",
+                found=f"{len(labels)} distortions",
+                expected=f"a multiple of the {world} processes",
+            )
+    elif data.batch % world:
+        raise UsageError(
+            "the batch cannot be shared equally",
+            where="data.batch",
+            found=data.batch,
+            expected=f"a multiple of the {world} processes",
+        )
 
 
 @dataclass(frozen=True)

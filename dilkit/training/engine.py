@@ -1,11 +1,17 @@
-"""Where the work happens: device, precision and processes, and what crosses between them."""
+"""Where the work happens: device, precision and processes, and what crosses between them.
+
+How much memory the run has taken at most.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from statistics import fmean
 
 import torch
@@ -143,3 +149,25 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 _AUTO = "hardware.device=auto"
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """`memory`: the peak in bytes of the device's allocations, or of the process on the CPU.
+
+    A dataset's pages, which the system takes back at need, are left out where they can be told apart (Linux).
+    """
+    if device.type == "cuda":
+        return {"memory": torch.cuda.max_memory_allocated(device)}
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return {}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"memory": peak if sys.platform == "darwin" else peak * 1024 - _mapped_files()}
+
+
+def _mapped_files() -> int:
+    """Bytes of mapped files that lie in memory."""
+    status = Path("/proc/self/status")
+    found = re.search(r"^RssFile:\s*(\d+) kB$", status.read_text(), re.MULTILINE) if status.exists() else None
+    return int(found[1]) * 1024 if found else 0

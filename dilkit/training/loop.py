@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from dilkit.confounders.episodes import Episode
-from dilkit.meta.finite import NonFinite
+from dilkit.meta.guards import NonFinite
 from dilkit.objectives.base import Gradients, Objective
 from dilkit.training.engine import Engine
 

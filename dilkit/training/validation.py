@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from dilkit.confounders.sources import expand
+from dilkit.confounders.images import expand
 from dilkit.confounders.store import Store
 from dilkit.distortions import ConfounderSet, Image, SampleKey, Word, as_float, confounder_set, pixel_hash
 from dilkit.errors import UsageError
-from dilkit.evaluation.metrics import Channel, psnr
+from dilkit.metrics import Channel, psnr
 from dilkit.recipe import Recipe
 
 if TYPE_CHECKING:

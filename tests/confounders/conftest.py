@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dilkit.confounders.builder import augment
-from dilkit.confounders.deadleaves import dead_leaves
+from dilkit.confounders.build import augment
+from dilkit.confounders.images import dead_leaves
 from dilkit.confounders.store import Store
 
 

@@ -158,7 +158,7 @@ def test_an_interrupt_says_how_to_go_on(
 ) -> None:
     from dilkit.cli.augment import augment_command
 
-    from dilkit.confounders import builder
+    from dilkit.confounders import build as builder
 
     def interrupt(*_: object) -> None:
         signal.raise_signal(number)

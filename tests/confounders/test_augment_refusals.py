@@ -11,9 +11,9 @@ import pytest
 from dilkit.cli.app import app
 from typer.testing import CliRunner
 
-from dilkit.confounders.builder import augment
+from dilkit.confounders.build import augment
+from dilkit.confounders.inspect import verify
 from dilkit.confounders.store import Store
-from dilkit.confounders.verify import verify
 from dilkit.errors import UsageError
 
 

@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dilkit.confounders.builder import augment
-from dilkit.confounders.duplicates import NEAR, hashes_of, near_pairs, refuse_duplicates
-from dilkit.confounders.merge import merge
-from dilkit.confounders.perceptual import perceptual_hash, symmetries
+from dilkit.confounders.build import augment
+from dilkit.confounders.combine import merge
+from dilkit.confounders.duplicates import (
+    NEAR,
+    hashes_of,
+    near_pairs,
+    perceptual_hash,
+    refuse_duplicates,
+    symmetries,
+)
 from dilkit.errors import DilkitError
 
 
@@ -64,7 +70,7 @@ def copied(tmp_path: Path) -> Path:
 
 
 def _photographs() -> list[tuple[str, np.ndarray]]:
-    from dilkit.confounders.sources import expand
+    from dilkit.confounders.images import expand
 
     return [(Path(i.name).stem, np.asarray(i.load("refuse"))) for i in expand(["samples:test"])]
 

@@ -17,14 +17,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from dilkit.confounders import edit, seal, work
-from dilkit.confounders.builder import augment
-from dilkit.confounders.edit import add, check_drop, drop, recover
-from dilkit.confounders.head import undo_path
-from dilkit.confounders.merge import merge
-from dilkit.confounders.sources import Failure
+from dilkit.confounders import build as work
+from dilkit.confounders import combine as edit
+from dilkit.confounders import format as seal
+from dilkit.confounders.build import augment
+from dilkit.confounders.combine import add, check_drop, drop, merge, recover
+from dilkit.confounders.format import undo_path
+from dilkit.confounders.images import Failure
+from dilkit.confounders.inspect import verify
 from dilkit.confounders.store import Store
-from dilkit.confounders.verify import verify
 from dilkit.distortions import confounder_set
 from dilkit.errors import DilkitError, UsageError
 

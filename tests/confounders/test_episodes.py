@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dilkit.confounders.builder import augment
+from dilkit.confounders.build import augment
 from dilkit.confounders.episodes import Episode, EpisodeSampler, episodes
-from dilkit.confounders.head import Array
+from dilkit.confounders.format import Array
 from dilkit.confounders.live import LiveStore
 from dilkit.confounders.store import Store
 from dilkit.errors import DilkitError, UsageError

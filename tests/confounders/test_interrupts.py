@@ -12,9 +12,8 @@ import cv2
 import pytest
 
 from dilkit.confounders import plan
-from dilkit.confounders.builder import augment
-from dilkit.confounders.crew import ONE_THREAD
-from dilkit.confounders.edit import add
+from dilkit.confounders.build import ONE_THREAD, augment
+from dilkit.confounders.combine import add
 from dilkit.confounders.store import Store
 
 Patch = pytest.MonkeyPatch

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from dilkit.confounders.builder import augment
-from dilkit.confounders.preview import GAIN, Row, draw
-from dilkit.confounders.statistics import statistics
+from dilkit.confounders.build import augment
+from dilkit.confounders.inspect import GAIN, Row, draw, statistics
 from dilkit.confounders.store import Store
 from dilkit.distortions import as_float
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dilkit.confounders import builder, plan
-from dilkit.confounders.builder import Built, augment
+from dilkit.confounders import build as builder
+from dilkit.confounders import plan
+from dilkit.confounders.build import Built, augment
 from dilkit.errors import DilkitError
 
 Patch = pytest.MonkeyPatch

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dilkit.confounders import outbox
-from dilkit.confounders.builder import augment
-from dilkit.confounders.outbox import Outbox
+from dilkit.confounders import format as outbox
+from dilkit.confounders.build import augment
+from dilkit.confounders.format import Outbox
 from dilkit.errors import DilkitError
 
 SIZE = 24 << 20

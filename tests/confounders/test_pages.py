@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dilkit.confounders.builder import augment
+from dilkit.confounders.build import augment
+from dilkit.confounders.combine import merge
 from dilkit.confounders.episodes import EpisodeSampler
-from dilkit.confounders.merge import merge
-from dilkit.confounders.pages import Pages
+from dilkit.confounders.format import Pages
 from dilkit.confounders.store import Store
-from dilkit.distortions.draw import Window
+from dilkit.distortions.randomness import Window
 
 WORDS = "awgn[5, 25] >> clip >> quantize | gaussian_blur(1) | downsample(2)"
 PART = Window(20, 6, 16, 24)

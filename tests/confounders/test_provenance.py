@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dilkit.confounders.builder import augment
-from dilkit.confounders.deadleaves import dead_leaves
-from dilkit.confounders.draft import Draft
-from dilkit.confounders.merge import merge
+from dilkit.confounders.build import Draft, augment
+from dilkit.confounders.combine import merge
+from dilkit.confounders.images import dead_leaves
 from dilkit.confounders.store import Store
 
 

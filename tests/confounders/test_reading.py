@@ -12,7 +12,7 @@ import simplejpeg
 import skimage.data
 from PIL import Image
 
-from dilkit.confounders.reading import UnreadableImage, read_header, read_image
+from dilkit.confounders.images import UnreadableImage, read_header, read_image
 
 
 def gradient(height: int, width: int) -> np.ndarray:

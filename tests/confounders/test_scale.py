@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dilkit.confounders.builder import augment, plan_for
-from dilkit.confounders.deadleaves import dead_leaves
-from dilkit.confounders.estimate import estimate
+from dilkit.confounders.build import augment, plan_for
+from dilkit.confounders.images import dead_leaves
+from dilkit.confounders.inspect import estimate
 from dilkit.errors import DilkitError
 
 
@@ -36,7 +36,7 @@ def test_an_estimate_is_by_pixels_and_does_without_damaged_images(
         Image.fromarray(dead_leaves(0, side, side)).save(tmp_path / f"{name}.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-200])
     plan, _ = plan_for(tmp_path, "awgn(5)", tile=16, stride=16)
-    monkeypatch.setattr("dilkit.confounders.estimate._time", lambda work: work() or 1.0)
+    monkeypatch.setattr("dilkit.confounders.inspect._time", lambda work: work() or 1.0)
     found = estimate(plan, tmp_path / "x.h5", workers=2)
     area, tiles = 64 * 64 + 16 * 16, 2 * 16 + 1
     assert found.seconds == pytest.approx((2 / area * (area + 64 * 64) + tiles) / 2)

@@ -16,16 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dilkit.confounders import seal
-from dilkit.confounders.builder import augment
-from dilkit.confounders.head import Head
-from dilkit.confounders.layout import writing
-from dilkit.confounders.merge import merge, shard_path, shards_of
-from dilkit.confounders.regions import is_pixels
-from dilkit.confounders.seal import Damaged
+from dilkit.confounders import format as seal
+from dilkit.confounders.build import augment
+from dilkit.confounders.combine import merge, shard_path, shards_of
+from dilkit.confounders.format import Damaged, Head, is_pixels, writing
+from dilkit.confounders.inspect import verify
 from dilkit.confounders.store import Store
-from dilkit.confounders.verify import verify
-from dilkit.distortions.draw import Window
+from dilkit.distortions.randomness import Window
 from dilkit.errors import DilkitError, UsageError
 
 WORDS = "awgn[5, 10] | gaussian_blur(1) >> clip >> quantize"
@@ -142,7 +139,7 @@ def test_joining_takes_no_joined_file_and_overwrites_no_shard(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dilkit.confounders.seal.close", full)
+    monkeypatch.setattr("dilkit.confounders.format.close", full)
     with pytest.raises(DilkitError, match=r"cannot be joined: .*No space"):
         merge(parts, tmp_path / "full.h5")
     assert not list(tmp_path.glob("full.h5*"))
@@ -200,7 +197,7 @@ def test_damage_to_what_is_no_pixel_is_a_fault_or_a_refusal(
     store: Store, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of attributes, names, sizes, offsets: nothing passes, nothing else is raised."""
-    monkeypatch.setattr("dilkit.confounders.head._PATIENCE", 1.0)
+    monkeypatch.setattr("dilkit.confounders.format._PATIENCE", 1.0)
     data = copy.read_bytes()
     pixels = [r for name, r in store.head.regions.items() if is_pixels(name)]
     rest = [
@@ -246,7 +243,7 @@ def test_a_crash_or_a_hang_of_hdf5_is_a_refusal(
 ) -> None:
     """On what has no seal, such as half a copy."""
     copy.write_bytes(copy.read_bytes()[:-100] + bytes(100))
-    monkeypatch.setattr("dilkit.confounders.head._PATIENCE", 0.5)
+    monkeypatch.setattr("dilkit.confounders.format._PATIENCE", 0.5)
     monkeypatch.setattr("h5py.File", lambda *_, **__: end())
     for read in (verify, Head.read):
         with pytest.raises(UsageError, match="HDF5 cannot read it"):

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dilkit.confounders.builder import augment
-from dilkit.confounders.deadleaves import dead_leaves
-from dilkit.confounders.sources import expand, survey
+from dilkit.confounders.build import augment
+from dilkit.confounders.images import dead_leaves, expand, survey
+from dilkit.confounders.plan import boxes, check_tiling
 from dilkit.confounders.store import Store
-from dilkit.confounders.tiling import boxes, check_tiling
 from dilkit.errors import UsageError
 
 

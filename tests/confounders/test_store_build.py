@@ -14,14 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dilkit.confounders.builder import augment, plan_for
-from dilkit.confounders.deadleaves import dead_leaves
-from dilkit.confounders.pixels import storage_dtype
-from dilkit.confounders.reading import Alpha, Pixels
-from dilkit.confounders.sources import FileImage, read_image
+from dilkit.confounders.build import augment, plan_for
+from dilkit.confounders.images import Alpha, FileImage, Pixels, dead_leaves, read_image
+from dilkit.confounders.plan import storage_dtype
 from dilkit.confounders.store import Store
 from dilkit.distortions import REGISTRY, PrimitiveKind, SampleKey, as_float, awgn, parse, pixel_hash
-from dilkit.distortions.draw import Window
+from dilkit.distortions.randomness import Window
 from dilkit.errors import DilkitError, UsageError
 
 WORDS = "awgn[5, 25] | awgn(15) >> clip >> quantize | gaussian_blur(1)"
@@ -244,7 +242,7 @@ def test_what_is_written_of_a_dataset_may_be_long_but_can_be_read_again(
     licence = "free " * 20_000
     store = Store(augment(tmp_path / "a.png", "awgn(5)", tmp_path / "x.h5", licence=licence).path)
     assert store.attrs["licence"] == licence
-    monkeypatch.setattr("dilkit.distortions.parser.MAX_TEXT", 6)
+    monkeypatch.setattr("dilkit.distortions.grammar.MAX_TEXT", 6)
     with pytest.raises(UsageError, match=r"expression: .*too many to be read again"):
         augment(tmp_path / "a.png", awgn(5), tmp_path / "y.h5")
 

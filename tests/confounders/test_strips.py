@@ -11,14 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dilkit.confounders.builder import augment
-from dilkit.confounders.edit import add
-from dilkit.confounders.merge import merge
-from dilkit.confounders.pages import Pages
+from dilkit.confounders.build import augment
+from dilkit.confounders.combine import add, merge
+from dilkit.confounders.format import Pages, cut, pieces, strip_width, to_strips
+from dilkit.confounders.inspect import verify
 from dilkit.confounders.store import Store
-from dilkit.confounders.strips import cut, pieces, strip_width, to_strips
-from dilkit.confounders.verify import verify
-from dilkit.distortions.draw import Window
+from dilkit.distortions.randomness import Window
 from dilkit.errors import UsageError
 
 WORDS = "awgn(5) | awgn(25) >> clip >> quantize | downsample(2)"

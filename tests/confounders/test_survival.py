@@ -17,10 +17,12 @@ from typing import IO
 import pytest
 from PIL import Image
 
-from dilkit.confounders import builder, draft, plan, work
-from dilkit.confounders.builder import Built, augment
-from dilkit.confounders.deadleaves import dead_leaves
-from dilkit.confounders.sources import Failure, FileImage
+from dilkit.confounders import build as builder
+from dilkit.confounders import build as draft
+from dilkit.confounders import build as work
+from dilkit.confounders import plan
+from dilkit.confounders.build import Built, augment
+from dilkit.confounders.images import Failure, FileImage, dead_leaves
 from dilkit.errors import DilkitError, UsageError
 
 Patch = pytest.MonkeyPatch
@@ -103,7 +105,7 @@ def test_killed_at_the_very_end_it_is_found_complete(
         os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
-        patch.setattr("dilkit.confounders.draft.give_name", give_name)
+        patch.setattr("dilkit.confounders.build.give_name", give_name)
         assert in_a_child(lambda: [build(out)].clear()) == -signal.SIGKILL
     assert out.exists() == renamed and journal(out)
     if renamed:

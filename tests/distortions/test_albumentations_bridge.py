@@ -31,7 +31,7 @@ from dilkit.distortions import (
     uniform,
 )
 from dilkit.distortions._albumentations import A, Distort, transform_class
-from dilkit.distortions.primitive import REQUIRED
+from dilkit.distortions.algebra import REQUIRED
 from dilkit.errors import UsageError
 
 U8 = np.random.default_rng(7).integers(0, 256, (48, 48, 3), dtype=np.uint8)

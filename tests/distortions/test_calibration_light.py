@@ -10,8 +10,8 @@ import scipy.ndimage
 import skimage.color
 
 from dilkit.distortions import Draw, Window
-from dilkit.distortions._curves import linear_to_srgb, srgb_to_linear
-from dilkit.distortions.weather import plasma
+from dilkit.distortions.families._curves import linear_to_srgb, srgb_to_linear
+from dilkit.distortions.families.weather import plasma
 
 FLAT = np.full((256, 256, 3), 0.5, np.float32)
 DARK = np.zeros((512, 512, 3), np.float32)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from dilkit.distortions import _poisson
-from dilkit.distortions.draw import Draw
+from dilkit.distortions.families import _poisson
+from dilkit.distortions.randomness import Draw
 
 FLAT = np.full((256, 256, 3), 0.5, np.float32)
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image as Pil
 
 from dilkit.distortions import as_float
-from dilkit.distortions.eight_bit import to_levels
+from dilkit.distortions.render import to_levels
 from dilkit.errors import UsageError
 
 FLAT = np.full((256, 256, 3), 0.5, np.float32)

@@ -9,8 +9,8 @@ import pytest
 import scipy.ndimage
 
 from dilkit.distortions import Draw, Window, elastic
-from dilkit.distortions._lattice import smooth
-from dilkit.distortions.warp import _moved
+from dilkit.distortions.families._lattice import smooth
+from dilkit.distortions.families.warp import _moved
 
 SIDE = 256
 PLACES = np.stack([*np.mgrid[:SIDE, :SIDE], np.zeros((SIDE, SIDE))], axis=2).astype(np.float32)

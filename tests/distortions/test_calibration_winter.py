@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from dilkit.distortions import Draw, Window, _ferns
-from dilkit.distortions.winter import frost_texture
+from dilkit.distortions import Draw, Window
+from dilkit.distortions.families import _ferns
+from dilkit.distortions.families.winter import frost_texture
 
 BLACK = np.zeros((400, 402, 3), np.float32)
 PLAIN = {"zoom": 1, "length": 1, "whiten": 0}

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dilkit.distortions import draw as module
-from dilkit.distortions.draw import Draw, Window, checked, normal_table
+from dilkit.distortions import randomness as module
+from dilkit.distortions.randomness import Draw, Window, checked, normal_table
 from dilkit.errors import DilkitError
 
 KEY = hashlib.blake2b(b"a key", digest_size=32).digest()

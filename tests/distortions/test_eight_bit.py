@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dilkit.distortions import REGISTRY, SampleKey, as_float, parse
-from dilkit.distortions.draw import Window
+from dilkit.distortions.randomness import Window
 from dilkit.errors import DilkitError, UsageError
 
 KEY = SampleKey(3, b"some pixels")

@@ -32,7 +32,7 @@ from dilkit.distortions import (
     shuffle,
     uniform,
 )
-from dilkit.distortions.sampling import plan
+from dilkit.distortions.render import plan
 from dilkit.errors import DilkitError, UsageError
 
 U8 = np.random.default_rng(7).integers(0, 256, (40, 48, 3), dtype=np.uint8)

@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dilkit.distortions import Word, awgn, clean, clip, mix, parse, prob, shuffle
-from dilkit.distortions.algebra import Weighted
-from dilkit.distortions.mistakes import ExpressionError
-from dilkit.distortions.parser import MAX_TEXT
-from dilkit.distortions.words import MAX_STEPS
+from dilkit.distortions.algebra import MAX_STEPS, Weighted
+from dilkit.distortions.grammar import MAX_TEXT, ExpressionError
 from dilkit.errors import UsageError
 
 SHORTEST = [

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from dilkit.distortions import REGISTRY, Param, PrimitiveKind, Registry, awgn, parse, register, registration
+from dilkit.distortions import REGISTRY, Param, PrimitiveKind, Registry, awgn, parse, register
+from dilkit.distortions import algebra as registration
 from dilkit.errors import DilkitError, UsageError
 
 PLUGIN = """
@@ -174,7 +175,7 @@ def test_the_broken_plugin_is_blamed_the_second_time_too(monkeypatch):
         add(good)
         raise DilkitError("the other is broken")
 
-    monkeypatch.setattr("dilkit.distortions.plugins.load", load)
+    monkeypatch.setattr("dilkit.distortions.algebra.load", load)
     for _ in range(2):
         with pytest.raises(DilkitError, match="the other is broken"):
             registry.find("missing")
@@ -184,7 +185,7 @@ def test_presets_do_not_need_the_plugins(monkeypatch):
     def load(add):
         raise DilkitError("broken")
 
-    monkeypatch.setattr("dilkit.distortions.plugins.load", load)
+    monkeypatch.setattr("dilkit.distortions.algebra.load", load)
     monkeypatch.setattr(REGISTRY, "_complete", False)
     assert str(parse("real-esrgan-1"))
     assert parse("hybrid-mild").hash
@@ -202,7 +203,7 @@ def test_other_threads_wait_for_the_plugins_and_a_plugin_sees_those_so_far(monke
         time.sleep(0.1)
         add(kind_named("second"))
 
-    monkeypatch.setattr("dilkit.distortions.plugins.load", load)
+    monkeypatch.setattr("dilkit.distortions.algebra.load", load)
     thread = threading.Thread(target=lambda: registry.kinds)
     thread.start()
     assert loading.wait(10)

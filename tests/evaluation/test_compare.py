@@ -11,12 +11,12 @@ import pytest
 from dilkit.cli.app import app
 from typer.testing import CliRunner
 
-from dilkit.confounders.builder import augment
+from dilkit.checkpoint import load
+from dilkit.confounders.build import augment
 from dilkit.distortions import confounder_set
 from dilkit.errors import UsageError
-from dilkit.evaluation.arms import parse_arms
-from dilkit.evaluation.compare import Comparison, Test, compare
-from dilkit.training.checkpoint import load
+from dilkit.experiments.arms import parse_arms
+from dilkit.experiments.compare import Comparison, Test, compare
 
 RECIPE = """
 passes: 8

@@ -11,13 +11,13 @@ import pytest
 from dilkit.cli.app import app
 from typer.testing import CliRunner
 
-from dilkit.confounders.builder import augment
+from dilkit.confounders.build import augment
 from dilkit.distortions import confounder_set
 from dilkit.errors import UsageError
-from dilkit.evaluation import compare as module
-from dilkit.evaluation.arms import parse_arms
-from dilkit.evaluation.compare import Comparison, Test, compare
-from dilkit.evaluation.plan import own_specialists
+from dilkit.experiments import compare as module
+from dilkit.experiments.arms import parse_arms
+from dilkit.experiments.compare import Comparison, Test, compare
+from dilkit.experiments.runs import own_specialists
 
 RECIPE = """
 passes: 4

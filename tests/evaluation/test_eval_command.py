@@ -13,10 +13,10 @@ import torch
 from dilkit.cli.app import app
 from typer.testing import CliRunner
 
+from dilkit.checkpoint import save_weights
 from dilkit.errors import UsageError
 from dilkit.models import from_config
 from dilkit.recipe import Recipe
-from dilkit.training.checkpoint import save_weights
 
 RECIPE = {"steps": 1, "model": {"name": "dncnn", "depth": 3, "width": 4, "norm": "none"}}
 

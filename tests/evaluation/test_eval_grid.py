@@ -13,10 +13,19 @@ from torch import Tensor, nn
 from dilkit.distortions import SampleKey, confounder_set, parse, pixel_hash
 from dilkit.errors import DilkitError, UsageError
 from dilkit.evaluation import evaluate
-from dilkit.evaluation.metrics import psnr, ssim
 from dilkit.evaluation.nets import Net
-from dilkit.evaluation.rows import COLUMNS, KEY, SETTINGS, as_json, read_rows, write_rows
-from dilkit.evaluation.scores import by_distortion, by_novelty, wide
+from dilkit.evaluation.rows import (
+    COLUMNS,
+    KEY,
+    SETTINGS,
+    as_json,
+    by_distortion,
+    by_novelty,
+    read_rows,
+    wide,
+    write_rows,
+)
+from dilkit.metrics import psnr, ssim
 from dilkit.report.tables import markdown, remarks
 
 
@@ -237,7 +246,7 @@ def test_a_net_that_never_fits_is_refused_and_one_that_sometimes_does_not_is_not
 
 def test_large_images_are_restored_in_tiles(pictures: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     from dilkit.evaluation import grid
-    from dilkit.evaluation.tiles import Tiling
+    from dilkit.inference.forward import Tiling
 
     whole = run(pictures, "awgn(50)")
     monkeypatch.setattr(grid, "LARGE", 100)
@@ -247,7 +256,7 @@ def test_large_images_are_restored_in_tiles(pictures: dict, monkeypatch: pytest.
 
 def test_a_larger_output_is_compared_with_the_clean_image(pictures: dict) -> None:
     from dilkit.evaluation.grid import Comparison
-    from dilkit.evaluation.metrics import Reference
+    from dilkit.metrics import Reference
 
     compare = Comparison("rgb", 0, "uint8", {})
     small = pictures["a"][::2, ::2].astype(np.float32) / 255

@@ -12,11 +12,11 @@ from dilkit.cli.app import app
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from dilkit.checkpoint import load, save_weights
 from dilkit.errors import DilkitError, UsageError
-from dilkit.evaluation.export import check, export, random_shapes
+from dilkit.inference.export import check, export, random_shapes
 from dilkit.models import from_config
 from dilkit.recipe import Recipe
-from dilkit.training.checkpoint import load, save_weights
 
 MODELS = {
     "dncnn": {"name": "dncnn", "depth": 3, "width": 4, "norm": "batch"},
@@ -63,7 +63,7 @@ def test_a_wrong_file_is_found_out() -> None:
 
 
 def test_a_failed_export_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dilkit.evaluation import export as module
+    from dilkit.inference import export as module
 
     monkeypatch.setattr(module, "TOLERANCE", -1.0)
     with pytest.raises(DilkitError):

@@ -13,12 +13,13 @@ from dilkit.cli.app import app
 from torch import nn
 from typer.testing import CliRunner
 
-from dilkit.confounders.perceptual import perceptual_hash
+from dilkit.confounders.duplicates import perceptual_hash
 from dilkit.distortions import confounder_set
 from dilkit.errors import UsageError
 from dilkit.evaluation import evaluate
 from dilkit.evaluation.nets import Net
 from dilkit.evaluation.protocols import (
+    PROTOCOLS,
     Protocol,
     check_manifest,
     find_protocol,
@@ -29,7 +30,6 @@ from dilkit.evaluation.protocols import (
     table,
     to_yaml,
 )
-from dilkit.evaluation.shipped import PROTOCOLS
 from dilkit.recipe import compose
 
 

@@ -14,13 +14,13 @@ from PIL import Image, ImageCms
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from dilkit.checkpoint import save_weights
 from dilkit.errors import DilkitError, UsageError
-from dilkit.evaluation.pictures import read_picture
-from dilkit.evaluation.restore import plan, restore, restore_picture
-from dilkit.evaluation.tiles import Tiling
+from dilkit.inference.forward import Tiling
+from dilkit.inference.image_files import read_picture
+from dilkit.inference.restore import plan, restore, restore_picture
 from dilkit.models import from_config
 from dilkit.recipe import Recipe
-from dilkit.training.checkpoint import save_weights
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 EXIF = Image.Exif()

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dilkit.errors import UsageError
-from dilkit.evaluation.forward import pad_to_multiple, restore_batch, restore_image
-from dilkit.evaluation.tiles import Tiling, restore_tiled
+from dilkit.inference.forward import Tiling, pad_to_multiple, restore_batch, restore_image, restore_tiled
 
 
 class Local(nn.Module):

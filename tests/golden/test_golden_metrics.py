@@ -10,7 +10,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from dilkit.errors import UsageError
-from dilkit.evaluation.metrics import Reference, levels, psnr, ssim
+from dilkit.metrics import Reference, levels, psnr, ssim
 
 # Noisy input against clean: numpy.random.seed(0) per image, then numpy.random.normal(0, sigma / 255, HWC).
 TABLE = [

@@ -25,7 +25,7 @@ from dilkit.distortions import (
 )
 from dilkit.distortions.catalogue import describe_preset
 from dilkit.distortions.presets import PRESETS
-from dilkit.distortions.sampling import plan
+from dilkit.distortions.render import plan
 from dilkit.errors import UsageError
 
 IMAGE = np.random.default_rng(0).random((64, 96, 3), dtype=np.float32)

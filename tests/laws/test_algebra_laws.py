@@ -30,8 +30,7 @@ from dilkit.distortions import (
     speckle,
     uniform,
 )
-from dilkit.distortions.algebra import Weighted
-from dilkit.distortions.words import ConfounderSet, Word
+from dilkit.distortions.algebra import ConfounderSet, Weighted, Word
 
 IMAGE = np.random.default_rng(3).random((13, 11, 3), dtype=np.float32)
 PIXELS = pixel_hash(IMAGE)

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dilkit.confounders.builder import augment
+from dilkit.confounders.build import augment
 from dilkit.confounders.episodes import EpisodeSampler
-from dilkit.confounders.pixels import renderer, storage_dtype
+from dilkit.confounders.plan import renderer, storage_dtype
 from dilkit.confounders.store import Store
 from dilkit.distortions import REGISTRY, SampleKey, as_float, parse
-from dilkit.distortions.draw import Window
+from dilkit.distortions.randomness import Window
 from dilkit.errors import DilkitError
 
 WORDS = [

@@ -12,8 +12,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from dilkit.errors import UsageError
-from dilkit.meta.examine import examine
-from dilkit.meta.ledger import measure
+from dilkit.meta.check import examine, measure
 
 torch.set_num_threads(1)
 SMALL = ["--size", "8", "--json"]

@@ -11,7 +11,7 @@ from torch import nn
 
 import dilkit
 from dilkit.errors import UsageError
-from dilkit.meta.engine import Engine
+from dilkit.meta.adjoint import Engine
 from dilkit.meta.trajectory import Term
 
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ from torch import nn
 
 from dilkit.confounders.episodes import Episode
 from dilkit.objectives import build
-from dilkit.objectives.order import shuffled
+from dilkit.objectives.base import shuffled
 
 LABELS = ("awgn(5)", "awgn(10)", "awgn(15)", "awgn(20)")
 

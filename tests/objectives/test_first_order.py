@@ -13,9 +13,9 @@ from torch import nn
 from dilkit.confounders.episodes import Episode
 from dilkit.errors import DilkitError, UsageError
 from dilkit.objectives import NAMES, build
-from dilkit.objectives.erm_pure import taken
-from dilkit.objectives.lookahead import mixed
-from dilkit.objectives.order import shuffled
+from dilkit.objectives.base import shuffled
+from dilkit.objectives.controls import mixed
+from dilkit.objectives.erm import taken
 
 CHAINS = ("dil_sf", "dil_pf", "lookahead")
 

@@ -16,13 +16,12 @@ import torch
 from dilkit.cli.app import app
 from typer.testing import CliRunner
 
+from dilkit.checkpoint import save_weights
 from dilkit.errors import UsageError
 from dilkit.models import from_config
 from dilkit.recipe import Recipe, resolved, to_yaml
-from dilkit.report.build import build_report
 from dilkit.report.collect import collect
-from dilkit.report.svg import Line, chart
-from dilkit.training.checkpoint import save_weights
+from dilkit.report.page import Line, build_report, chart
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DISTORT = "awgn[5, 10, 50] | jpeg(20)"
@@ -118,7 +117,7 @@ def test_it_reads_without_javascript_and_to_a_screen_reader(page: Path) -> None:
 
 def test_the_numbers_are_those_of_the_rows(page: Path, runs: list[Path], pictures: Path) -> None:
     from dilkit.evaluation import evaluate
-    from dilkit.evaluation.scores import by_distortion
+    from dilkit.evaluation.rows import by_distortion
 
     nets = {"erm": str(runs[0] / "checkpoints/last.safetensors")}
     rows = evaluate(nets, pictures, DISTORT, clip=True, quantize=False, device="cpu")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dilkit.confounders.builder import augment
+from dilkit.confounders.build import augment
 
 torch.set_num_threads(1)
 

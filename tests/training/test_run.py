@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dilkit.checkpoint import write_atomically
 from dilkit.errors import DilkitError, UsageError
 from dilkit.recipe import compose
 from dilkit.training import load, train
-from dilkit.training.files import write_atomically
 
 
 class Stopped(Exception):
@@ -141,8 +141,8 @@ def test_a_confounder_the_store_has_not_is_refused(tiny: list[str], tmp_path: Pa
 
 
 def test_a_checkpoint_of_another_model_is_refused(tiny: list[str], tmp_path: Path) -> None:
+    from dilkit.checkpoint import fit
     from dilkit.models import build
-    from dilkit.training.checkpoint import fit
 
     path = train(tiny, tmp_path / "run").checkpoint
     with pytest.raises(UsageError, match="another model"):
@@ -186,7 +186,7 @@ def test_weights_are_archived_every_so_many_steps(tiny: list[str], tmp_path: Pat
 
 
 def test_training_from_images_equals_training_from_a_virtual_store(tiny_store: Path, tmp_path: Path) -> None:
-    from dilkit.confounders.builder import augment
+    from dilkit.confounders.build import augment
 
     small = ["demo", "data.crop=16", "data.batch=2", "model.depth=3", "model.width=4", "steps=8"]
     store, images = tmp_path / "virtual.h5", str(tiny_store.parent / "*.png")
@@ -321,7 +321,7 @@ def test_metrics_go_to_a_sink_of_ones_own(
 def test_warm_up_and_schedules_follow_their_formulas() -> None:
     import math
 
-    from dilkit.training.schedule import make_optimizer, make_schedule
+    from dilkit.training.assemble import make_optimizer, make_schedule
 
     def rates(*words: str, steps: int = 20) -> list[float]:
         optim = compose(["demo", "optim.lr=1", *words]).recipe.optim

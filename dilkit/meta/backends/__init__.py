@@ -9,13 +9,12 @@ from typing import Any, Literal, Protocol
 from torch import nn
 
 from dilkit.errors import UsageError, nearest
-from dilkit.meta.inner import Inner
-from dilkit.meta.rules import State
+from dilkit.meta.inner import Inner, State
 from dilkit.meta.trajectory import Order, Term, Trajectory
 
 Backend = Literal["native", "higher", "learn2learn"]
 _ENGINES = {
-    "native": ("dilkit.meta.engine", "Engine"),
+    "native": ("dilkit.meta.adjoint", "Engine"),
     "higher": ("dilkit.meta.backends.higher", "HigherEngine"),
     "learn2learn": ("dilkit.meta.backends.learn2learn", "Learn2LearnEngine"),
 }

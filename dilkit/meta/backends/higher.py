@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dilkit.errors import UsageError
 from dilkit.meta.backends.unrolled import UnrolledEngine
-from dilkit.meta.rules import Adam, Sgd, TorchOptimizer
+from dilkit.meta.inner import Adam, Sgd, TorchOptimizer
 
 _CLASSES = ("Adadelta", "Adagrad", "Adamax", "ASGD", "RMSprop", "Rprop")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dilkit.errors import UsageError
 from dilkit.meta.backends.unrolled import UnrolledEngine
-from dilkit.meta.rules import Learned, Sgd
+from dilkit.meta.inner import Learned, Sgd
 
 
 class Learn2LearnEngine(UnrolledEngine):

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from dilkit.errors import UsageError
-from dilkit.meta.chain import Reduce
-from dilkit.meta.finite import require_finite, size
-from dilkit.meta.inner import Inner
-from dilkit.meta.rules import State
+from dilkit.meta.first_order import Reduce
+from dilkit.meta.guards import require_finite, size
+from dilkit.meta.inner import Inner, State
 from dilkit.meta.trajectory import Order, Setting, Sum, Term, Trajectory
 
 
@@ -31,7 +30,7 @@ class Walk(Protocol):
 
 
 class UnrolledEngine:
-    """The interface of `dilkit.meta.engine.Engine`, over a library. Exact where the library is; the memory
+    """The interface of `dilkit.meta.adjoint.Engine`, over a library. Exact where the library is; the memory
     grows with every step.
     """
 
@@ -75,7 +74,7 @@ class UnrolledEngine:
         order: Order = "exact",
         state: State | None = None,
     ) -> Trajectory:
-        """See `dilkit.meta.engine.Engine.run`."""
+        """See `dilkit.meta.adjoint.Engine.run`."""
         if state is not None and any(state):
             raise self.refusal("a carried inner state")
         setting, exact = self.setting, order == "exact"

@@ -1,0 +1,792 @@
+"""A dataset in the making: the unfinished file, and a journal of the parts that are safely in it.
+
+`OUT.tmp` is laid out in full from the start and filled in place; `OUT.journal` gains a line when a part has
+reached the disk. Killed at any moment, the next run with the same settings does only what the journal lacks.
+When all is there the file is sealed, flushed and given its name in one step.
+
+What a worker does: read images into the file, distort what is there. No HDF5, only writes at offsets.
+
+Who does the work: this process, or several others, each at a desk of its own.
+
+Make a confounder dataset: plan, read the clean images in, distort them, seal.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, NamedTuple, Self
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from dilkit import __version__
+from dilkit.confounders import format as layout
+from dilkit.confounders import format as seal
+from dilkit.confounders.duplicates import hashes_of, perceptual_hash, refuse_duplicates
+from dilkit.confounders.format import Outbox, Region, Regions, cut, regions, to_strips, write_all
+from dilkit.confounders.images import Failure, Pixels, UnreadableImage, expand, failure, survey
+from dilkit.confounders.plan import Plan, as_settings, make_plan, renderer
+from dilkit.distortions import ConfounderSet, SampleKey, Word, as_float, confounder_set, pixel_hash
+from dilkit.distortions._memory import keep_freed_memory
+from dilkit.errors import DilkitError, UsageError, reason
+
+Done = tuple[str, int]
+"""A phase and the number of a part."""
+
+Compared = list[str | bool]
+"""What its images were compared with: excluded sources, and whether they may look like each other."""
+
+
+class Draft:
+    """Open it with `with`; one process at a time may."""
+
+    def __init__(self, out: Path, plan: Plan, *, restart: bool = False, every: float = 0.2) -> None:
+        self.out = out
+        self.path = out.with_name(out.name + ".tmp")
+        self.journal_path = _journal_path(out)
+        self.plan = plan
+        self.failures: list[Failure] = []
+        self.done: set[Done] = set()
+        self._base = {"base": plan.stamp, "plan": plan.identity, "version": __version__}
+        self._restart = restart
+        self._every = every
+        self._pending: list[Done] = []
+        self._last_flush = time.monotonic()
+        self._writing: Future[None] | None = None
+        self._writer = ThreadPoolExecutor(1, "dilkit-journal")
+        self._journal: IO[str]
+
+    @property
+    def resumed(self) -> bool:
+        return self._resumed
+
+    def __enter__(self) -> Self:
+        try:
+            self._journal = self.journal_path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(
+                f"cannot write there: {error.strerror}", where=self.out, remedy="choose another --out"
+            ) from None
+        try:
+            # lockf, not flock: forked workers must not keep the lock
+            fcntl.lockf(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(self._journal.fileno()).st_nlink:
+                raise BlockingIOError("it was completed since the journal was opened")
+        except OSError:
+            self._journal.close()
+            raise UsageError("another run is writing this dataset", where=self.out) from None
+        try:
+            self._resumed = self._resume()
+            if not self._resumed:
+                self._begin()
+            self._find()
+        except BaseException:
+            self._journal.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self.path.exists():
+                self._finish()
+        except OSError:
+            if kind is None:
+                raise
+        finally:
+            self._writer.shutdown()
+            self._journal.close()
+
+    def record(self, done: Done) -> None:
+        """A part is written; it is journalled with the next flush."""
+        self.done.add(done)
+        self._pending.append(done)
+        if time.monotonic() - self._last_flush >= self._every:
+            self.flush()
+
+    def leave_out(self, failures: list[Failure]) -> None:
+        """Start again without images that turned out to be unreadable."""
+        self._settle()
+        self.failures += failures
+        self.plan = self.plan.without({failure.name for failure in failures})
+        self.done.clear()
+        self._pending.clear()
+        if len(self.plan):
+            self._begin()
+            self._find()
+        else:
+            self.discard()
+
+    def seal(self, compared: Compared) -> None:
+        """Everything is written: make it durable, then give it its name."""
+        self._finish()
+        self._write([{"sealed": seal.close(self.path), "compared": compared}])
+        give_name(self.path, self.out)
+        self.journal_path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.journal_path.unlink(missing_ok=True)
+
+    def _find(self) -> None:
+        with h5py.File(self.path, "r", locking=False) as file:
+            self.regions = regions(file)
+
+    def _begin(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._journal.truncate(0)
+        try:
+            layout.create(self.path, self.plan)
+        except OSError as error:
+            needed = sum(self.plan.nbytes().values())
+            self.discard()
+            raise DilkitError(
+                f"no room for the dataset: {reason(error)}",
+                where=self.out,
+                expected=f"{needed / 1e6:,.0f} MB free, and some for the index",
+                remedy="free some space, choose another disk, or use --storage virtual",
+            ) from None
+        self._write([{**self._base, "left out": [[f.name, f.reason] for f in self.failures]}])
+
+    def _resume(self) -> bool:
+        self._journal.seek(0)
+        lines = [_parsed(line) for line in self._journal]
+        if not lines or lines[0] is None or not self.path.exists():
+            return False
+        if lines[0].get("base") != self._base["base"]:
+            if self._restart:
+                return False
+            same = lines[0].get("plan") == self._base["plan"]
+            other = "with other settings or sources"
+            if same:
+                other = "of images that were changed since, or with another licence"
+            if lines[0].get("version") != __version__:
+                other = f"of dilkit {lines[0].get('version')}"
+            raise UsageError(
+                f"an unfinished dataset {other} is in the way",
+                where=self.path,
+                remedy=f"repeat the earlier command, or give --restart, or delete {self.path.name}",
+            )
+        if self._restart:
+            return False
+        self.failures = [Failure(*pair) for pair in lines[0]["left out"]]
+        self.plan = self.plan.without({failure.name for failure in self.failures})
+        self.done = {(line["phase"], part) for line in lines[1:] if line for part in line.get("parts", ())}
+        return True
+
+    def flush(self) -> None:
+        """Begin to hand what is written to the disk, then say so in the journal; one such job at a time."""
+        if not self._pending or (self._writing is not None and not self._writing.done()):
+            return
+        self._settle()
+        phases: dict[str, list[int]] = {}
+        for phase, part in self._pending:
+            phases.setdefault(phase, []).append(part)
+        self._pending = []
+        self._last_flush = time.monotonic()
+        lines: list[dict[str, Any]] = [{"phase": phase, "parts": parts} for phase, parts in phases.items()]
+        self._writing = self._writer.submit(self._sync_and_write, lines)
+
+    def _finish(self) -> None:
+        self._settle()
+        self.flush()
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def _sync_and_write(self, lines: list[dict[str, Any]]) -> None:
+        with self.path.open("r+b") as file:
+            os.fdatasync(file.fileno()) if hasattr(os, "fdatasync") else os.fsync(file.fileno())
+        self._write(lines)
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        self._journal.write("".join(json.dumps(line) + "\n" for line in lines))
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+
+
+def completed(out: Path, plan: Plan, compared: Compared) -> list[Failure] | None:
+    """What was left out of `out`, if a run of just this plan made it and was killed before it said so."""
+    journal = _journal_path(out)
+    if not (out.is_file() and journal.is_file()):
+        return None
+    with journal.open(encoding="utf-8") as file:
+        lines = [_parsed(line) or {} for line in file] or [{}]
+    sealed = {"sealed": seal.claimed(out), "compared": compared}
+    if lines[0].get("base") != plan.stamp or lines[-1] != sealed:
+        return None
+    journal.unlink(missing_ok=True)
+    return [Failure(*pair) for pair in lines[0]["left out"]]
+
+
+def _journal_path(out: Path) -> Path:
+    return out.with_name(out.name + ".journal")
+
+
+def give_name(path: Path, out: Path) -> None:
+    """Move a finished file to its place, durably."""
+    path.replace(out)
+    sync_folder(out.parent)
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A line of the journal; None for one that a crash has torn."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and line.endswith("\n") else None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names of its files durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Held(NamedTuple):
+    """An image of the plan with its perceptual hash, or why it cannot be used."""
+
+    image: int
+    pixels: Pixels | None
+    looks: int
+    problem: Failure | None
+
+
+@dataclass
+class Desk:
+    """What one process needs to work on one dataset."""
+
+    path: Path
+    plan: Plan
+    regions: Regions
+    file: int = -1
+    outbox: Outbox = field(init=False)
+    held: Held | None = None
+    offsets: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+    def open(self) -> Desk:
+        self.file = os.open(self.path, os.O_RDWR)
+        self.outbox = Outbox(self.path)
+        self.offsets = {scale: self.plan.offsets(scale) for scale in {1, *(v.scale for v in self.plan.views)}}
+        return self
+
+    def close(self) -> None:
+        try:
+            self.outbox.close()
+        finally:
+            os.close(self.file)
+
+    def hold(self, image: int) -> Held:
+        """An image, read once for all the parts that are made of it in turn."""
+        if self.held is None or self.held.image != image:
+            self.held = None  # before the next is read, so that memory is that of one
+            self.held = _load(self.plan, image)
+        return self.held
+
+    def write(self, name: str, row: int, values: npt.NDArray[Any]) -> None:
+        """Put rows of an index or digest array in their place."""
+        region = self.regions[name]
+        width = region.nbytes // region.shape[0]
+        write_all(self.file, np.ascontiguousarray(values, region.dtype), region.offset + row * width)
+
+    def write_clean(self, item: int, tile: Pixels) -> int:
+        """Put an item's clean pixels in their place; gives their digest. Its views will soon need them."""
+        region = self.regions["clean"]
+        write_all(self.file, _laid(region, tile), region.offset + self.start(region, item, 1))
+        return xxhash.xxh3_64_intdigest(tile.data)
+
+    def write_view(self, label: str, item: int, scale: int, made: Pixels) -> int:
+        """Have a view's pixels put in their place, by the time of `settle`; gives their digest."""
+        region = self.regions[f"distorted/{label}"]
+        made = np.ascontiguousarray(made)
+        self.outbox.put(region.offset + self.start(region, item, scale), _laid(region, made))
+        return xxhash.xxh3_64_intdigest(made.data)
+
+    def read(self, name: str, row: int) -> bytes:
+        """A row of an index array."""
+        region = self.regions[name]
+        width = region.nbytes // region.shape[0]
+        return os.pread(self.file, width, region.offset + row * width)
+
+    def read_clean(self, item: int) -> Pixels:
+        region = self.regions["clean"]
+        _, _, h, w = self.plan.window(item)
+        count = h * w * 3 * np.dtype(region.dtype).itemsize
+        raw = os.pread(self.file, count, region.offset + self.start(region, item, 1))
+        return cut(np.frombuffer(raw, region.dtype), (h, w), region.strip or w)
+
+    def start(self, region: Region, item: int, scale: int) -> int:
+        return int(self.offsets[scale][item]) * 3 * np.dtype(region.dtype).itemsize
+
+
+def _laid(region: Region, pixels: Pixels) -> Pixels:
+    """An item as it lies in the file."""
+    return to_strips(pixels, region.strip) if region.strip else pixels
+
+
+def ingest(desk: Desk, part: int) -> list[Failure]:
+    """Read the images of a part, cut and write their items, with hashes; gives those that failed."""
+    plan, failures = desk.plan, []
+    first, last = plan.parts[part]
+    digests = np.zeros(last - first, "<u8")
+    seen = np.zeros(last - first, "<u8")
+    hashes = [b""] * (last - first)
+    for item in range(first, last):
+        _, pixels, looks, problem = desk.hold(int(plan.image[item]))
+        if problem is not None and problem not in failures:
+            failures.append(problem)
+        if pixels is None:
+            hashes[item - first] = bytes(desk.regions["index/pixel_hash"].shape[1])
+            continue
+        y, x, h, w = plan.window(item)
+        tile = np.ascontiguousarray(pixels[y : y + h, x : x + w])
+        digests[item - first] = desk.write_clean(item, tile)
+        hashes[item - first] = pixel_hash(tile)
+        seen[item - first] = looks
+    desk.write("index/digest", first, digests)
+    desk.write("index/perceptual_hash", first, seen)
+    desk.write("index/pixel_hash", first, np.frombuffer(b"".join(hashes), np.uint8))
+    return failures
+
+
+def _load(plan: Plan, image: int) -> Held:
+    try:
+        pixels = plan.load(image)
+    except UnreadableImage as error:
+        return Held(image, None, 0, failure(plan.images[image], error))
+    return Held(image, pixels, perceptual_hash(pixels), None)
+
+
+def distort(desk: Desk, part: int) -> list[Failure]:
+    """Make and write every view of a part's items; it cannot fail but by an exception."""
+    plan, settings = desk.plan, desk.plan.settings
+    desk.held = None
+    first, last = plan.parts[part]
+    digests = np.zeros((len(plan.views), last - first), "<u8")
+    renders = [
+        renderer(word, view.dtype, view.scale)
+        for view, word in zip(plan.views, plan.confounders, strict=True)
+    ]
+    for item in range(first, last):
+        image = as_float(desk.read_clean(item))
+        key = SampleKey(settings.seed, desk.read("index/pixel_hash", item), 0, settings.coupling)
+        for row, (view, render) in enumerate(zip(plan.views, renders, strict=True)):
+            made = render(image, key, None)
+            digests[row, item - first] = desk.write_view(view.label, item, view.scale, made)
+    desk.outbox.settle()
+    for row, view in enumerate(plan.views):
+        desk.write(f"digest/{view.label}", first, digests[row])
+    return []
+
+
+Task = Callable[[Desk, int], list[Failure]]
+"""(desk, part) -> the images that failed."""
+
+_desk: Desk | None = None
+
+
+class Crew:
+    """Works on one dataset; open it with `with`. Processes start at the first task and stay to the end."""
+
+    def __init__(self, desk: Desk, workers: int) -> None:
+        self._desk = desk
+        self._workers = min(workers, len(desk.plan.parts))
+        self._pool: ProcessPoolExecutor | None = None
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._closing.enter_context(ONE_THREAD)
+        if self._workers > 1:
+            forked = os.uname().sysname == "Linux"
+            context = get_context("fork" if forked else "spawn")
+            settling = (self._desk, os.getpid(), forked)
+            self._pool = ProcessPoolExecutor(self._workers, context, _settle_in, settling)
+        else:
+            self._closing.callback(self._desk.open().close)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._pool is not None:
+                _dismiss(self._pool)
+        finally:
+            self._closing.close()
+
+    def do(self, task: Task, parts: list[int]) -> Iterator[tuple[int, list[Failure]]]:
+        """Do a task on every part, in any order; yields each part when it is written.
+
+        Raises:
+            DilkitError: a worker process died.
+        """
+        if self._pool is None:
+            for part in parts:
+                yield part, task(self._desk, part)
+            return
+        try:
+            futures = {self._pool.submit(_at_desk, task, part): part for part in parts}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise DilkitError(
+                "a worker process died (killed, or out of memory)",
+                where=self._desk.path,
+                remedy="repeat the command, which goes on from what is written; "
+                "fewer --workers need less memory",
+            ) from None
+
+
+def _dismiss(pool: ProcessPoolExecutor) -> None:
+    """Wait for what is in hand; where that is interrupted, too, nobody may write any more on return."""
+    workers = list((pool._processes or {}).values())
+    try:
+        pool.shutdown(wait=True, cancel_futures=True)
+    except BaseException:
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join()
+        raise
+
+
+def _at_desk(task: Task, part: int) -> list[Failure]:
+    assert _desk is not None
+    return task(_desk, part)
+
+
+def _settle_in(desk: Desk, parent: int, forked: bool) -> None:
+    """A worker leaves interrupts to its parent, dies with it, and uses one thread, as a forked one does."""
+    import signal
+
+    global _desk
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if not forked:
+        _limit_threads()
+    keep_freed_memory()
+    _desk = desk.open()
+
+
+def _watch(parent: int) -> None:
+    import time
+
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _limit_threads() -> Any:
+    import cv2
+    import threadpoolctl
+    from PIL import Image
+
+    # Pillow keeps 32 MB for its next image: fresh pages are slow.
+    Image.core.set_blocks_max(2)  # type: ignore[attr-defined]
+    cv2.setNumThreads(1)
+    return threadpoolctl.threadpool_limits(1)
+
+
+class _OneThread:
+    """One OpenCV and BLAS thread as long as anybody in this process wants it, from whichever thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted = 0
+
+    def __enter__(self) -> None:
+        import cv2
+
+        with self._lock:
+            self._wanted += 1
+            if self._wanted == 1:
+                self._before, self._limits = cv2.getNumThreads(), _limit_threads()
+
+    def __exit__(self, *_: object) -> None:
+        import cv2
+
+        with self._lock:
+            self._wanted -= 1
+            if not self._wanted:
+                self._limits.restore_original_limits()
+                cv2.setNumThreads(self._before)
+
+
+ONE_THREAD = _OneThread()
+
+
+Progress = Callable[[str, int, int], None]
+"""(phase, items done, items in all)"""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `augment` made.
+
+    Attributes:
+        images: how many clean images went in.
+        items: tiles (or whole images), each with a view per confounder.
+        failures: images left out, and why.
+        skipped: names of images smaller than a tile, where these are skipped.
+        resumed: whether it went on from an interrupted run.
+    """
+
+    path: Path
+    images: int
+    items: int
+    labels: tuple[str, ...]
+    nbytes: int
+    failures: tuple[Failure, ...]
+    skipped: tuple[str, ...]
+    resumed: bool
+    seconds: float
+
+
+def augment(
+    sources: str | Path | Iterable[str | Path],
+    distort: str | Word | ConfounderSet | Sequence[Any],
+    out: str | Path,
+    *,
+    tile: int = 256,
+    stride: int | None = None,
+    small: Literal["keep", "skip"] = "keep",
+    alpha: Literal["refuse", "black", "grey", "white"] = "refuse",
+    seed: int = 0,
+    storage: Literal["stored", "virtual"] = "stored",
+    coupling: Literal["independent", "common"] = "independent",
+    validation: float = 0.0,
+    licence: str = "",
+    limit: int | None = None,
+    shard: tuple[int, int] | None = None,
+    exclude: Sequence[str | Path] = (),
+    allow_duplicates: bool = False,
+    workers: int = 1,
+    overwrite: bool = False,
+    restart: bool = False,
+    progress: Progress | None = None,
+    checkpoint_every: float = 0.2,
+) -> Built:
+    """Make a paired confounder dataset: every clean tile under every distortion, in one HDF5 file.
+
+    The same bytes come out for any number of workers and after any interruption. An interrupted call is
+    continued by repeating it.
+
+    Args:
+        sources: folders, globs, files, `samples:train|test`, `deadleaves:N` (see `sources.expand`).
+        distort: a confounder set, or anything `confounder_set` takes.
+        out: the HDF5 file to make.
+        tile, stride: in pixels; `tile=0` takes whole images; the stride is the tile where it is not given.
+            The last tile of a row or column ends at the border.
+        small: images smaller than a tile are kept whole, or skipped and counted.
+        alpha: refuse transparent images, or lay them on a plain background.
+        seed: the root of all randomness.
+        storage: `virtual` keeps the clean images and the recipe; views are made when they are read.
+        coupling: `common` gives all degrees of one distortion the same random field.
+        validation: share of the images (not tiles) marked `validation` instead of `train`.
+        licence: of source files, recorded with each.
+        limit: take only the first so many images.
+        shard: (k, n) makes the k-th of n parts alone, for `merge`; `out` is the file of this part.
+        exclude: sources (a test set) that no image may look like.
+        allow_duplicates: accept images that look like each other.
+        overwrite: replace `out`, when the new file is complete.
+        restart: forget an unfinished run.
+        progress: called with (phase, done, total).
+        checkpoint_every: seconds between journal entries.
+
+    Raises:
+        UsageError: a wrong setting, or `out` exists.
+        DilkitError: no image could be read, the disk is full, or a worker died.
+    """
+    began = time.monotonic()
+    out = Path(out)
+    plan, failures = plan_for(
+        sources,
+        distort,
+        tile=tile,
+        stride=tile if stride is None else stride,
+        small=small,
+        alpha=alpha,
+        seed=seed,
+        storage=storage,
+        coupling=coupling,
+        validation=validation,
+        licence=licence,
+        limit=limit,
+    )
+    require_images(plan, failures, plan.skipped)
+    if shard is not None:
+        plan = part_of(plan, *shard)
+    compared: Compared = [*map(str, exclude), allow_duplicates]
+    left_out = completed(Path(os.path.realpath(out)), plan, compared)
+    if left_out is not None:
+        kept = plan.without({failure.name for failure in left_out})
+        return _built(out, kept, [*failures, *left_out], plan.skipped, True, began)
+    out = check_target(out, overwrite)
+    excluded = hashes_of(exclude, plan.settings.alpha) if exclude else {}
+    try:
+        with Draft(out, plan, restart=restart, every=checkpoint_every) as draft:
+            _fill(draft, workers, progress, excluded, allow_duplicates)
+            failures += draft.failures
+            require_images(draft.plan, failures, plan.skipped)
+            draft.seal(compared)
+    except OSError as error:
+        raise DilkitError(
+            f"writing failed: {reason(error)}",
+            where=out,
+            remedy="make room, then repeat the command: it goes on from what is written",
+        ) from error
+    return _built(out, draft.plan, failures, plan.skipped, draft.resumed, began)
+
+
+def _built(
+    path: Path, plan: Plan, failures: list[Failure], skipped: tuple[str, ...], resumed: bool, began: float
+) -> Built:
+    return Built(
+        path=path,
+        images=len(plan.images),
+        items=len(plan),
+        labels=tuple(view.label for view in plan.views),
+        nbytes=path.stat().st_size,
+        failures=tuple(failures),
+        skipped=skipped,
+        resumed=resumed,
+        seconds=time.monotonic() - began,
+    )
+
+
+def plan_for(
+    sources: str | Path | Iterable[str | Path],
+    distort: str | Word | ConfounderSet | Sequence[Any],
+    *,
+    licence: str = "",
+    limit: int | None = None,
+    **settings: Any,
+) -> tuple[Plan, list[Failure]]:
+    """What `augment` would make, and the images whose headers cannot be read."""
+    confounders = confounder_set(distort)
+    if not len(confounders):
+        raise UsageError("there is no distortion in the set", found=confounders, expected="at least one")
+    if limit is not None and limit < 1:
+        raise UsageError("the limit must be positive", where="limit", found=limit)
+    chosen = as_settings(**settings)
+    given = [sources] if isinstance(sources, (str, Path)) else sources
+    surveyed, failures = survey(expand(given, seed=chosen.seed, licence=licence, limit=limit))
+    return make_plan(surveyed, confounders, chosen), failures
+
+
+def part_of(plan: Plan, k: int, n: int) -> Plan:
+    """The k-th of n shards; a UsageError where it does not exist or one would be empty."""
+    if not 1 <= k <= n:
+        raise UsageError("no such shard", where="shard", found=f"{k}/{n}", expected="k/n with 1 <= k <= n")
+    if n > len(plan.images):
+        raise UsageError(
+            f"{len(plan.images)} images do not fill {n} shards",
+            where="shard",
+            found=f"{k}/{n}: some would be empty",
+            expected=f"at most {len(plan.images)}",
+        )
+    return plan.part_of(k, n)
+
+
+def check_target(out: Path, overwrite: bool) -> Path:
+    """The file to write, that which a link points to; a UsageError where it exists, or cannot be made."""
+    out = Path(os.path.realpath(out)) if out.is_symlink() else out
+    if out.is_dir():
+        raise UsageError("the output is a folder", where=out, expected="a file name such as train.h5")
+    if out.exists() and not overwrite:
+        raise UsageError(
+            "the output exists already", where=out, remedy="choose another name or give --overwrite"
+        )
+    if out.exists() and not _is_hdf5(out):
+        raise UsageError("the output exists, and is no dataset", where=out, remedy="choose another name")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write there: {reason(error)}", where=out, remedy="choose another --out"
+        ) from None
+    return out
+
+
+def _is_hdf5(path: Path) -> bool:
+    """So that nobody's picture or device is taken for an earlier dataset; an empty file is nobody's."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(8) in (b"", b"\x89HDF\r\n\x1a\n")
+
+
+def _fill(
+    draft: Draft, workers: int, progress: Progress | None, excluded: dict[str, int], allow: bool
+) -> None:
+    while len(draft.plan):
+        with Crew(Desk(draft.path, draft.plan, draft.regions), workers) as crew:
+            failures = _phase(draft, "read", ingest, crew, progress)
+            if not failures:
+                if excluded or not allow:
+                    _compare(draft, excluded, allow)
+                if draft.plan.settings.storage == "stored":
+                    _phase(draft, "distort", distort, crew, progress)
+                return
+        draft.leave_out(failures)
+
+
+def _compare(draft: Draft, excluded: dict[str, int], allow: bool) -> None:
+    images, first = np.unique(draft.plan.image, return_index=True)
+    seen = draft.regions["index/perceptual_hash"].map(draft.path)[first]
+    names = [draft.plan.images[i].name for i in images]
+    refuse_duplicates(names, seen.tolist(), excluded, allow=allow, again=" and give --restart")
+
+
+def _phase(draft: Draft, phase: str, task: Task, crew: Crew, progress: Progress | None) -> list[Failure]:
+    parts = draft.plan.parts
+    todo = [k for k in range(len(parts)) if (phase, k) not in draft.done]
+    done = len(draft.plan) - sum(parts[k][1] - parts[k][0] for k in todo)
+    failures: dict[str, Failure] = {}
+    report = progress or (lambda phase, done, total: None)
+    report(phase, done, len(draft.plan))
+    for part, failed in crew.do(task, todo):
+        failures |= {failure.name: failure for failure in failed}
+        if not failures:
+            draft.record((phase, part))
+        done += parts[part][1] - parts[part][0]
+        report(phase, done, len(draft.plan))
+    draft.flush()
+    return [failures[name] for name in sorted(failures)]
+
+
+def require_images(plan: Plan, failures: Sequence[Failure], skipped: Sequence[str]) -> None:
+    """Raises DilkitError where nothing is left, saying why."""
+    if len(plan):
+        return
+    lines = [f"{failure.name}: {failure.reason}" for failure in failures[:10]]
+    lines += [f"{name}: smaller than a tile" for name in skipped[: 10 - len(lines)]]
+    more = len(failures) + len(skipped) - len(lines)
+    raise DilkitError(
+        "no image could be used",
+        found="\n            ".join(lines + ([f"and {more} more"] if more > 0 else [])),
+        remedy="check the sources; --small keep takes images smaller than a tile" if skipped else None,
+    )

@@ -1,0 +1,17 @@
+"""The distortions themselves, a file a family; each registers its kinds when it is imported."""
+
+from __future__ import annotations
+
+from dilkit.distortions.families import (
+    blur,
+    camera,
+    compression,
+    noise,
+    pointwise,
+    resampling,
+    warp,
+    weather,
+    winter,
+)
+
+__all__ = ["blur", "camera", "compression", "noise", "pointwise", "resampling", "warp", "weather", "winter"]

@@ -1,0 +1,207 @@
+"""Changes of resolution. `resize`, `resize_to` and `downsample` change the shape of the image."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image as Pil
+
+from dilkit.distortions.algebra import REGISTRY, Image, Param, PrimitiveKind
+from dilkit.distortions.params import GLOBAL
+from dilkit.distortions.randomness import Draw
+from dilkit.errors import UsageError
+
+METHODS = {
+    "nearest": cv2.INTER_NEAREST,
+    "area": cv2.INTER_AREA,
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+}
+_ANTIALIASED = "antialiased"
+
+
+def _resized(image: Image, height: int, width: int, method: str) -> Image:
+    size = (max(1, width), max(1, height))
+    if method == _ANTIALIASED:
+        planes = (Pil.fromarray(np.ascontiguousarray(image[..., channel])) for channel in range(3))
+        return np.stack([np.asarray(plane.resize(size, Pil.Resampling.BICUBIC)) for plane in planes], axis=2)
+    return np.asarray(cv2.resize(image, size, interpolation=METHODS[method]), np.float32)
+
+
+def _by_factor(image: Image, factor: float, method: str) -> Image:
+    height, width = image.shape[:2]
+    return _resized(image, round(height * factor), round(width * factor), method)
+
+
+def _resize(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    height, width = (params["of"] == "clean" and draw.clean) or image.shape[:2]
+    return _resized(
+        image, round(height * params["factor"]), round(width * params["factor"]), params["method"]
+    )
+
+
+def _resize_to(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    return _resized(image, params["height"], params["width"], params["method"])
+
+
+def _updown(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    there = _by_factor(image, params["factor"], params["there"])
+    return _resized(there, image.shape[0], image.shape[1], params["back"])
+
+
+def _downsample(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    factor, method = params["factor"], params["method"]
+    height, width = image.shape[:2]
+    if height % factor or width % factor:
+        raise UsageError(
+            f"downsample({factor}) cannot take this image",
+            found=f"{height} x {width} pixels",
+            expected=f"sides that are multiples of {factor}",
+            remedy=f"choose a tile size that is a multiple of {factor}",
+        )
+    if method == _ANTIALIASED:
+        return _every(_every(image, factor, 0), factor, 1)
+    return _resized(image, height // factor, width // factor, method)
+
+
+def _every(image: Image, factor: int, axis: int) -> Image:
+    """Antialiased bicubic samples, one in `factor` along an axis; the border is mirrored with its edge."""
+    taps = _cubic(factor)
+    before = (len(taps) - factor) // 2
+    count = image.shape[axis] // factor
+    pad = [(0, 0)] * 3
+    pad[axis] = (before, before)
+    padded = np.pad(image, pad, mode="symmetric")
+    total: Image | None = None
+    for k, weight in enumerate(taps):
+        index: list[Any] = [slice(None)] * 3
+        index[axis] = slice(k, k + factor * (count - 1) + 1, factor)
+        part = padded[tuple(index)] * np.float32(weight)
+        total = part if total is None else np.add(total, part, out=total)
+    return np.ascontiguousarray(total)
+
+
+@functools.cache
+def _cubic(factor: int) -> tuple[float, ...]:
+    """Weights of Keys' kernel (a = -1/2) stretched by `factor`, about the centre of `factor` pixels."""
+    count = 4 * factor - factor % 2
+    weights = []
+    for k in range(count):
+        x = abs(k - (count - 1) / 2) / factor
+        inside = 1.5 * x**3 - 2.5 * x**2 + 1
+        outside = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+        weights.append(inside if x <= 1 else outside)
+    total = math.fsum(weights)
+    return tuple(weight / total for weight in weights)
+
+
+def _pixelate(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    height, width = image.shape[:2]
+    small = max(1, int(width * params["factor"])), max(1, int(height * params["factor"]))
+    planes = [Pil.fromarray(np.ascontiguousarray(image[..., channel])) for channel in range(3)]
+    boxes = [plane.resize(small, Pil.Resampling.BOX) for plane in planes]
+    return np.stack(
+        [np.asarray(box.resize((width, height), Pil.Resampling.NEAREST)) for box in boxes], axis=2
+    )
+
+
+def _method(name: str, default: str, doc: str) -> Param:
+    doc += "; OpenCV's, or Pillow's bicubic with antialiasing"
+    return Param(name, str, default=default, choices=(*METHODS, _ANTIALIASED), doc=doc)
+
+
+resize = REGISTRY.add(
+    PrimitiveKind(
+        name="resize",
+        family="resampling",
+        summary="Resize by a factor; the shape changes.",
+        source="as BSRGAN and Real-ESRGAN chain them; no antialiasing but by area or where it is asked for",
+        params=(
+            Param("factor", float, low=1 / 64, high=16, doc="new side by old side, rounded to whole pixels"),
+            _method("method", "bicubic", "interpolation"),
+            Param(
+                "of",
+                str,
+                default="image",
+                choices=("image", "clean"),
+                doc="whose sides the factor is of: this image's, or those of the clean image at the start",
+            ),
+        ),
+        apply=_resize,
+        locality=lambda params: GLOBAL,
+        degree="factor",
+    )
+)
+
+resize_to = REGISTRY.add(
+    PrimitiveKind(
+        name="resize_to",
+        family="resampling",
+        summary="Resize to a fixed number of pixels; the shape changes.",
+        source="OpenCV; the last step of a degradation chain",
+        params=(
+            Param("height", int, low=1, high=65536, unit="px", doc="new height"),
+            Param("width", int, low=1, high=65536, unit="px", doc="new width"),
+            _method("method", "bicubic", "interpolation"),
+        ),
+        apply=_resize_to,
+        locality=lambda params: GLOBAL,
+    )
+)
+
+updown = REGISTRY.add(
+    PrimitiveKind(
+        name="updown",
+        family="resampling",
+        summary="Resize by a factor and back again; the shape stays.",
+        source="Real-ESRGAN's resize steps, brought back to the size they came from",
+        params=(
+            Param("factor", float, low=1 / 64, high=16, doc="of the first resize"),
+            _method("there", "area", "interpolation of the first resize"),
+            _method("back", "bicubic", "interpolation of the second"),
+        ),
+        apply=_updown,
+        locality=lambda params: GLOBAL,
+        degree="factor",
+    )
+)
+
+downsample = REGISTRY.add(
+    PrimitiveKind(
+        name="downsample",
+        family="resampling",
+        summary="Downsample by a whole factor; the shape changes.",
+        source="super-resolution protocol: MATLAB imresize, bicubic (Keys 1981, a = -1/2), antialiased",
+        params=(
+            Param("factor", int, low=2, high=16, doc="old side by new side"),
+            Param(
+                "method",
+                str,
+                default=_ANTIALIASED,
+                choices=(_ANTIALIASED, *METHODS),
+                doc="antialiased: MATLAB's bicubic; the others as OpenCV has them",
+            ),
+        ),
+        apply=_downsample,
+        locality=lambda params: GLOBAL,
+        degree="factor",
+    )
+)
+
+pixelate = REGISTRY.add(
+    PrimitiveKind(
+        name="pixelate",
+        family="resampling",
+        summary="Downsample by box averages and magnify the pixels back.",
+        source="Hendrycks and Dietterich 2019",
+        params=(Param("factor", float, low=1 / 64, high=1, doc="small side by full side"),),
+        apply=_pixelate,
+        locality=lambda params: GLOBAL,
+        degree="factor",
+    )
+)

@@ -1,0 +1,182 @@
+"""Pixels taken from elsewhere: glass blur and elastic warp."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dilkit.distortions.algebra import REGISTRY, Image, Param, PrimitiveKind
+from dilkit.distortions.families import _kernels
+from dilkit.distortions.families._filters import separable
+from dilkit.distortions.families._lattice import Plane, smooth
+from dilkit.distortions.params import GLOBAL, Locality
+from dilkit.distortions.randomness import Draw
+
+Index = npt.NDArray[np.intp]
+
+_RARE = 6
+"""Standard deviations at which a displacement is cut: the Gaussian passes them once in 5e8."""
+_PIECE = 1 << 13
+"""Pixels moved at a time, so that what lies between stays in the cache and costs no fresh memory."""
+
+
+def _glass_blur(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    kernel = _kernels.gaussian(params["sigma"])
+    blurred = separable(image, kernel, kernel).reshape(-1, 3)
+    where = _neighbours(draw, params["delta"], "exchange 0")
+    for k in range(1, params["iterations"]):
+        where = where.take(_neighbours(draw, params["delta"], f"exchange {k}"))
+    return separable(blurred.take(where.reshape(-1), axis=0).reshape(image.shape), kernel, kernel)
+
+
+def _neighbours(draw: Draw, delta: int, stream: str) -> Index:
+    """(h, w): the place in the window of a random neighbour of each pixel, -delta .. delta - 1 px away."""
+    height, width = draw.window.h, draw.window.w
+    steps = draw.bits(2, stream=stream).astype(np.int32)
+    steps *= 2 * delta
+    steps >>= 16
+    steps -= delta
+    rows = np.clip(steps[..., 0] + np.arange(height)[:, None], 0, height - 1)
+    columns = np.clip(steps[..., 1] + np.arange(width), 0, width - 1)
+    rows *= width
+    rows += columns
+    return rows
+
+
+def _glass_halo(params: Mapping[str, Any]) -> Locality:
+    blur = _kernels.gaussian_radius(params["sigma"])
+    return Locality(2 * blur + params["iterations"] * params["delta"])
+
+
+def _elastic(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    alpha, sigma, jitter = params["alpha"], params["sigma"], params["jitter"]
+    limit = np.float32(_furthest(alpha, sigma))
+    field = smooth(draw, sigma) * np.float32(alpha)
+    down, right = (np.clip(field[..., axis], -limit, limit) for axis in (0, 1))
+    if jitter:
+        height, width = image.shape[:2]
+        lots = [jitter * (2 * lot - 1) for lot in draw.scalars(6, stream="corners")]
+        down += _affine(lots[:3], height, width)
+        right += _affine(lots[3:], height, width)
+    return _moved(image, down, right)
+
+
+def _furthest(alpha: float, sigma: float) -> float:
+    """The greatest displacement of the field, in pixels."""
+    return float(min(alpha, _RARE * alpha / (2 * sigma * math.sqrt(3 * math.pi))))
+
+
+def _affine(lots: list[float], height: int, width: int) -> Plane:
+    """(height, width): the affine function of the place that has these values at three corners of a square.
+
+    The square is about the centre, its side two thirds of the shorter side of the image; the corners are the
+    lower right, the upper right and the upper left.
+    """
+    half = max(1, min(height, width) // 3)
+    lower_right, upper_right, upper_left = lots
+    downwards = (1 + (np.arange(height) - height // 2) / half) / 2
+    leftwards = (1 - (np.arange(width) - width // 2) / half) / 2
+    rows = upper_right + (lower_right - upper_right) * downwards
+    return (rows[:, None] + (upper_left - upper_right) * leftwards).astype(np.float32)
+
+
+def _moved(image: Image, down: Plane, right: Plane) -> Image:
+    """Every pixel from its place plus (down, right) px, bilinear; beyond its edges the image is reflected."""
+    height, width = image.shape[:2]
+    planes = [np.ascontiguousarray(image[..., channel]) for channel in range(3)]
+    out = np.empty_like(image)
+    band = max(1, _PIECE // width)
+    for start in range(0, height, band):
+        rows = slice(start, start + band)
+        top, bottom, y = _between(down[rows], np.arange(height)[rows, None], height)
+        left, right_, x = _between(right[rows], np.arange(width), width)
+        top *= width
+        bottom *= width
+        corners = top + left, top + right_, bottom + left, bottom + right_
+        for channel, plane in enumerate(planes):
+            a, b, c, d = (plane.take(where, mode="wrap") for where in corners)
+            b -= a
+            b *= x
+            b += a
+            d -= c
+            d *= x
+            d += c
+            d -= b
+            d *= y
+            np.add(d, b, out=out[rows, :, channel])
+    return out
+
+
+def _between(steps: Plane, places: Index, size: int) -> tuple[Index, Index, Plane]:
+    """Along an axis of `size`: the two whole places between which `places` + steps are, and how far on."""
+    floor = np.floor(steps)
+    whole = floor.astype(np.intp)
+    whole += places
+    first = int(whole.min())
+    whole -= first
+    around = max(1, 2 * size - 2)
+    reflected = np.arange(first, first + int(whole.max()) + 2) % around
+    reflected = np.minimum(reflected, around - reflected)
+    return reflected.take(whole, mode="wrap"), reflected[1:].take(whole, mode="wrap"), steps - floor
+
+
+def _elastic_locality(params: Mapping[str, Any]) -> Locality:
+    if params["jitter"]:
+        return GLOBAL
+    return Locality(math.ceil(_furthest(params["alpha"], params["sigma"])) + 1)
+
+
+glass_blur = REGISTRY.add(
+    PrimitiveKind(
+        name="glass_blur",
+        family="blur",
+        summary="Gaussian blur; each pixel takes a random neighbour's colour, several times; the blur again.",
+        source="Hendrycks and Dietterich 2019; all pixels are moved at once, not one after the other",
+        params=(
+            Param("delta", int, low=1, high=64, unit="px", doc="steps are uniform on -delta .. delta - 1"),
+            Param("sigma", float, default=1.0, low=0.05, high=64, unit="px", doc="deviation of both blurs"),
+            Param("iterations", int, default=2, low=1, high=16, doc="steps of each pixel"),
+        ),
+        apply=_glass_blur,
+        locality=_glass_halo,
+        degree="delta",
+        random=True,
+    )
+)
+
+elastic = REGISTRY.add(
+    PrimitiveKind(
+        name="elastic",
+        family="warp",
+        summary="Pixels displaced by smooth noise and, with jitter, by an affine map; bilinear, reflected.",
+        source="Simard et al. 2003; Hendrycks and Dietterich 2019, its two interpolations made one",
+        params=(
+            Param(
+                "alpha",
+                float,
+                low=0,
+                high=4096,
+                unit="px",
+                doc="noise on -alpha .. alpha is smoothed: displacements deviate by alpha / (6.14 sigma)",
+            ),
+            Param("sigma", float, default=4.0, low=0.5, high=512, unit="px", doc="of the smoothing Gaussian"),
+            Param(
+                "jitter",
+                float,
+                default=0.0,
+                low=0,
+                high=4096,
+                unit="px",
+                doc="three corners of a centred square come from up to so far, all else with them",
+            ),
+        ),
+        apply=_elastic,
+        locality=_elastic_locality,
+        degree="alpha",
+        random=True,
+    )
+)

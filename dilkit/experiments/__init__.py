@@ -1,0 +1,1 @@
+"""Comparing arms: what to run, running it, the comparison."""

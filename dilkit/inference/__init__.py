@@ -1,0 +1,1 @@
+"""Using a net: whole images in batches and tiles, image files, exported programs."""

@@ -1,0 +1,180 @@
+"""First-order chains of virtual updates, at the price of the loop one would write by hand."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain as chained
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dilkit.errors import DilkitError, UsageError
+from dilkit.meta.guards import require_finite, size
+
+Closure = Callable[[nn.Module], Tensor]
+"""closure(module) -> scalar loss of one virtual step."""
+Reduce = Callable[[list[Tensor]], None]
+"""Averages the gradients over the processes, in place; they come in the order of the parameters."""
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+class FirstOrderChain:
+    """phi_0 = theta, phi_k = inner step of phi_{k-1} on the k-th loss; direction theta - phi_K (Reptile).
+
+    The steps run on a copy of the net that is made once and refilled from theta each time, so theta, its
+    gradients and its buffers cannot be touched by a step that fails. The state of the inner optimiser
+    (Adam's moments) persists from one run to the next, as in the authors' script.
+
+    Args:
+        optimizer: makes the inner optimiser, given the parameters of the copy.
+        buffers: `commit_last` writes the buffers met at the end of the chain (the running statistics of a
+            BatchNorm) back to the net once the chain has succeeded: without it they would never move and
+            eval mode would use their initial values. `isolate` drops them, as the released script would.
+        reduce: averages the gradients of each inner step over the processes.
+    """
+
+    def __init__(
+        self,
+        optimizer: MakeOptimizer,
+        *,
+        buffers: Literal["commit_last", "isolate"] = "commit_last",
+        reduce: Reduce | None = None,
+    ) -> None:
+        self._make = optimizer
+        self._buffers = buffers
+        self._reduce = reduce
+        self._owner: weakref.ref[nn.Module] | None = None
+        self._copy: nn.Module | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._pending: Mapping[str, Any] | None = None
+
+    def run(
+        self, net: nn.Module, steps: Sequence[Mapping[str, Closure]], *, where: str | None = None
+    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+        """One virtual step on the mean of each group of named closures, taken one at a time.
+
+        Returns:
+            theta - phi_K for every trainable parameter by name, and for each step the detached losses it met
+            (at phi_{k-1}). `where` says which outer step, in errors.
+
+        Raises:
+            DilkitError: naming the closure whose loss or gradient is NaN or infinite. The net is untouched;
+                the inner state is lost and starts afresh.
+        """
+        twin, optimizer = self._refill(net)
+        params = [p for p in twin.parameters() if p.requires_grad]
+        met: list[dict[str, Tensor]] = []
+        scalars: dict[str, Tensor] = {}
+        for k, closures in enumerate(steps):
+            optimizer.zero_grad(set_to_none=True)
+            if torch.is_autocast_enabled():
+                torch.clear_autocast_cache()
+            losses: dict[str, Tensor] = {}
+            for name, closure in closures.items():
+                loss = closure(twin)
+                (loss if len(closures) == 1 else loss / len(closures)).backward()
+                losses[name] = scalars[f"the loss of {name} (virtual step {k + 1})"] = loss.detach()
+            if self._reduce is not None:
+                self._reduce([_grad(p) for p in params])
+            names = " + ".join(closures)
+            scalars[f"the gradient of {names} (virtual step {k + 1})"] = size(
+                p.grad for p in params if p.grad is not None
+            )
+            optimizer.step()
+            met.append(losses)
+        optimizer.zero_grad(set_to_none=True)
+        try:
+            require_finite(scalars, where=where)
+        except DilkitError:
+            self.load_state_dict({})
+            raise
+        theta = {name: p.detach() for name, p in net.named_parameters() if p.requires_grad}
+        direction = torch._foreach_sub(list(theta.values()), [p.detach() for p in params])
+        if self._buffers == "commit_last":
+            _copy_buffers(twin, net)
+        return dict(zip(theta, direction, strict=True)), met
+
+    def state_dict(self) -> dict[str, Any]:
+        """The inner optimiser's state, by position of the parameter; empty before the first run."""
+        if self._optimizer is not None:
+            return self._optimizer.state_dict()
+        return dict(self._pending or {})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state; it is put to use, and its shapes checked, at the next run."""
+        self._pending = state or None
+        self._owner = self._copy = self._optimizer = None
+
+    def _refill(self, net: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
+        if self._copy is None or self._optimizer is None or self._owner is None or self._owner() is not net:
+            if self._optimizer is not None:
+                raise UsageError(
+                    "this objective holds the inner state of another net",
+                    remedy="build one objective per net",
+                )
+            self._copy = _twin(net)
+            self._optimizer = self._make([p for p in self._copy.parameters() if p.requires_grad])
+            if self._pending:
+                _restore(self._optimizer, self._pending)
+            self._owner = weakref.ref(net)
+        twin = self._copy
+        with torch.no_grad():
+            torch._foreach_copy_(list(twin.parameters()), list(net.parameters()))
+        _copy_buffers(net, twin)
+        for ours, theirs in zip(twin.modules(), net.modules(), strict=True):
+            ours.training = theirs.training
+        return twin, self._optimizer
+
+
+def _twin(net: nn.Module) -> nn.Module:
+    """A deep copy, without the gradients; plain tensor attributes (old weight norm's) detached."""
+    grads = [(p, p.grad) for p in net.parameters()]
+    memo = {
+        id(value): value.detach().clone()
+        for module in net.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    for p, _ in grads:
+        p.grad = None
+    try:
+        return copy.deepcopy(net, memo)
+    finally:
+        for p, grad in grads:
+            p.grad = grad
+
+
+def _grad(p: nn.Parameter) -> Tensor:
+    if p.grad is None:
+        p.grad = torch.zeros_like(p)
+    return p.grad
+
+
+def _restore(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    params = list(chained.from_iterable(group["params"] for group in optimizer.param_groups))
+    for index, entries in state.get("state", {}).items():
+        fits = index < len(params) and all(
+            value.ndim == 0 or value.shape == params[index].shape
+            for value in entries.values()
+            if isinstance(value, Tensor)
+        )
+        if not fits:
+            raise UsageError(
+                "the saved state of the inner optimiser does not fit this net",
+                where=f"parameter {index}",
+                remedy="resume with the model the state was saved with",
+            )
+    groups = optimizer.state_dict()["param_groups"]
+    try:
+        optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    except (KeyError, ValueError) as error:
+        raise DilkitError(f"the saved state of the inner optimiser cannot be read: {error}") from error
+
+
+def _copy_buffers(source: nn.Module, target: nn.Module) -> None:
+    with torch.no_grad():
+        for a, b in zip(source.buffers(), target.buffers(), strict=True):
+            b.copy_(a)
