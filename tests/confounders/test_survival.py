@@ -18,17 +18,15 @@ import pytest
 from PIL import Image
 
 from dilkit.confounders import build as builder
-from dilkit.confounders import build as draft
-from dilkit.confounders import build as work
 from dilkit.confounders import plan
-from dilkit.confounders.build import Built, augment
-from dilkit.confounders.images import Failure, FileImage, dead_leaves
+from dilkit.confounders.build import Built, Progress, augment
+from dilkit.confounders.images import FileImage, dead_leaves
 from dilkit.errors import DilkitError, UsageError
 
 Patch = pytest.MonkeyPatch
 fork = multiprocessing.get_context("fork")
 WORDS = "awgn[5, 10] | gaussian_blur(1) | poisson(2) >> clip >> quantize"
-PARTS = 12
+PARTS, ITEMS = 12, 4
 
 
 @pytest.fixture(autouse=True)
@@ -135,36 +133,27 @@ def test_a_run_that_waited_for_the_end_of_another_does_not_begin_again(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_killed_run_is_not_repeated_from_the_start(
-    build: Build, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_a_killed_run_is_not_repeated_from_the_start(build: Build, tmp_path: Path) -> None:
     out = tmp_path / "x.h5"
-    interrupted(build, out, monkeypatch, after=5)
-    done: list[int] = []
-    monkeypatch.setattr(builder, "distort", spying(work.distort, done))
-    assert build(out).resumed
-    assert sorted(done) == list(range(5, PARTS))
+    interrupted(build, out, after=5)
+    told: list[int] = []
+    again = build(out, progress=lambda phase, done, total: told.append(done) if phase == "distort" else None)
+    assert again.resumed and told == list(range(5 * ITEMS, PARTS * ITEMS + 1, ITEMS))
 
 
-def spying(task: work.Task, done: list[int]) -> work.Task:
-    def watched(desk: work.Desk, part: int) -> list[Failure]:
-        done.append(part)
-        return task(desk, part)
+def raising(after: int, error: BaseException) -> Progress:
+    """An error when so many parts are distorted."""
 
-    return watched
+    def progress(phase: str, done: int, total: int) -> None:
+        if phase == "distort" and done == after * ITEMS:
+            raise error
+
+    return progress
 
 
-def interrupted(
-    build: Build, out: Path, monkeypatch: Patch, after: int, error: BaseException | None = None
-) -> None:
-    def until(desk: work.Desk, part: int) -> list[Failure]:
-        if part == after:
-            raise error or KeyboardInterrupt
-        return work.distort(desk, part)
-
-    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, DilkitError)) as caught:
-        patch.setattr(builder, "distort", until)
-        build(out)
+def interrupted(build: Build, out: Path, after: int, error: BaseException | None = None) -> None:
+    with pytest.raises((KeyboardInterrupt, DilkitError)) as caught:
+        build(out, progress=raising(after, error or KeyboardInterrupt()))
     if error is not None:
         assert "repeat the command" in str(caught.value)
 
@@ -174,29 +163,24 @@ def interrupted(
     [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "I/O error")],
 )
 def test_an_error_half_way_leaves_a_state_to_go_on_from(
-    build: Build, whole: bytes, tmp_path: Path, monkeypatch: Patch, error: BaseException
+    build: Build, whole: bytes, tmp_path: Path, error: BaseException
 ) -> None:
     out = tmp_path / "x.h5"
-    interrupted(build, out, monkeypatch, 7, error if isinstance(error, OSError) else None)
+    interrupted(build, out, 7, error if isinstance(error, OSError) else None)
     assert not out.exists() and journal(out)
     assert build(out, workers=2).resumed
     assert out.read_bytes() == whole
     assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
 
 
-def slow(desk: work.Desk, part: int) -> list[Failure]:
+def slowly(phase: str, done: int, total: int) -> None:
     time.sleep(0.1)
-    return work.distort(desk, part)
 
 
-def test_interrupt_of_a_run_with_workers(
-    build: Build, whole: bytes, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_interrupt_of_a_run_with_workers(build: Build, whole: bytes, tmp_path: Path) -> None:
     out = tmp_path / "x.h5"
-    with monkeypatch.context() as patch:
-        patch.setattr(builder, "distort", slow)
-        victim = fork.Process(target=build, args=(out, 2))
-        victim.start()
+    victim = fork.Process(target=build, args=(out, 2), kwargs={"progress": slowly})
+    victim.start()
     while "distort" not in "".join(journal(out)) and victim.is_alive():
         time.sleep(0.002)
     os.kill(victim.pid or 0, signal.SIGINT)
@@ -205,19 +189,15 @@ def test_interrupt_of_a_run_with_workers(
     assert build(out).resumed and out.read_bytes() == whole
 
 
-def dying(desk: work.Desk, part: int) -> list[Failure]:
-    if part == PARTS - 2:
-        os._exit(9)
-    return work.distort(desk, part)
+def kill_a_worker(phase: str, done: int, total: int) -> None:
+    if phase == "distort" and done == 2 * ITEMS:
+        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
 
-def test_a_lost_worker_is_named_and_the_run_goes_on(
-    build: Build, whole: bytes, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_a_lost_worker_is_named_and_the_run_goes_on(build: Build, whole: bytes, tmp_path: Path) -> None:
     out = tmp_path / "x.h5"
-    with monkeypatch.context() as patch, pytest.raises(DilkitError, match=r"died(.|\n)*repeat the command"):
-        patch.setattr(builder, "distort", dying)
-        build(out, workers=2)
+    with pytest.raises(DilkitError, match=r"died(.|\n)*repeat the command"):
+        build(out, workers=2, progress=kill_a_worker)
     assert build(out, workers=2).resumed and out.read_bytes() == whole
 
 
@@ -245,10 +225,10 @@ def test_a_target_that_cannot_be_written_is_refused(build: Build) -> None:
         build(Path("/proc/x.h5"))
 
 
-def test_two_runs_do_not_write_one_file(build: Build, tmp_path: Path, monkeypatch: Patch) -> None:
+def test_two_runs_do_not_write_one_file(build: Build, tmp_path: Path) -> None:
     out = tmp_path / "x.h5"
 
-    def second(desk: work.Desk, part: int) -> list[Failure]:
+    def second(phase: str, done: int, total: int) -> None:
         def refused() -> None:
             with pytest.raises(UsageError, match="another run"):
                 build(out)
@@ -257,14 +237,13 @@ def test_two_runs_do_not_write_one_file(build: Build, tmp_path: Path, monkeypatc
         assert in_a_child(refused) == 7
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(builder, "distort", second)
     with pytest.raises(KeyboardInterrupt):
-        build(out)
+        build(out, progress=second)
 
 
 def test_other_settings_do_not_go_on_from_it(build: Build, tmp_path: Path, monkeypatch: Patch) -> None:
     out = tmp_path / "x.h5"
-    interrupted(build, out, monkeypatch, 7)
+    interrupted(build, out, 7)
     with pytest.raises(UsageError, match=r"other settings(.|\n)*--restart"):
         build(out, seed=1)
     with pytest.raises(UsageError, match="another licence"):
@@ -273,7 +252,7 @@ def test_other_settings_do_not_go_on_from_it(build: Build, tmp_path: Path, monke
         monkeypatch.context() as patch,
         pytest.raises(UsageError, match="dataset of dilkit 0"),
     ):
-        patch.setattr(draft, "__version__", "9.9")
+        patch.setattr(builder, "__version__", "9.9")
         patch.setattr(plan, "__version__", "9.9")
         build(out)
     assert not build(out, seed=1, restart=True).resumed
@@ -283,7 +262,7 @@ def test_changed_images_do_not_go_into_it(
     build: Build, tmp_path: Path, monkeypatch: Patch, whole: bytes
 ) -> None:
     out = tmp_path / "x.h5"
-    interrupted(build, out, monkeypatch, 7)
+    interrupted(build, out, 7)
     stamp = FileImage.stamp.fget
     assert stamp is not None
     with monkeypatch.context() as patch:
@@ -293,11 +272,9 @@ def test_changed_images_do_not_go_into_it(
     assert build(out).resumed and out.read_bytes() == whole
 
 
-def test_a_torn_journal_line_is_forgotten(
-    build: Build, whole: bytes, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_a_torn_journal_line_is_forgotten(build: Build, whole: bytes, tmp_path: Path) -> None:
     out = tmp_path / "x.h5"
-    interrupted(build, out, monkeypatch, 7)
+    interrupted(build, out, 7)
     with out.with_name("x.h5.journal").open("a") as file:
         file.write('{"phase": "distort", "par')
     assert build(out).resumed and out.read_bytes() == whole
