@@ -118,12 +118,9 @@ def _models() -> _Listing:
 
 
 def _objectives() -> _Listing:
-    from typing import get_args
+    from dilkit.objectives import configs
 
-    from dilkit.objectives.config import ObjectiveConfig
-
-    configs = get_args(get_args(ObjectiveConfig)[0])
-    return ("name", "about"), [(c.model_fields["name"].default, _first_line(c.__doc__)) for c in configs]
+    return ("name", "about"), [(name, _first_line(config.__doc__)) for name, config in configs().items()]
 
 
 def _protocols() -> _Listing:

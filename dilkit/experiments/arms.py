@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dilkit.distortions import ConfounderSet, confounder_set
 from dilkit.errors import UsageError, nearest
+from dilkit.objectives import OBJECTIVES
 
 MODIFIERS: dict[str, tuple[str, ...]] = {
     "equivariant": ("model.equivariant=true",),
@@ -76,7 +77,7 @@ def _parse(text: str, trained: ConfounderSet, tested: ConfounderSet) -> list[Arm
         return [_specialist(text, label, tuple(changes)) for label in trained.labels]
     if first == ORACLE:
         return [Arm(text, ("objective.name=erm", *oracle_words(trained, tested), *changes))]
-    known = objectives()
+    known = list(OBJECTIVES)
     if first not in known:
         raise UsageError(
             f"unknown arm {first!r}",
@@ -85,15 +86,6 @@ def _parse(text: str, trained: ConfounderSet, tested: ConfounderSet) -> list[Arm
             remedy="or describe it: --arm 'NAME: word word key=value'",
         )
     return [Arm(text, (f"objective.name={first}", *changes))]
-
-
-def objectives() -> list[str]:
-    """Names of all objectives."""
-    from typing import get_args
-
-    from dilkit.objectives.config import ObjectiveConfig
-
-    return [config.model_fields["name"].default for config in get_args(get_args(ObjectiveConfig)[0])]
 
 
 def oracle_words(trained: ConfounderSet, tested: ConfounderSet) -> tuple[str, ...]:

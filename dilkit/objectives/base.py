@@ -1,27 +1,72 @@
 """What an objective is: an episode in, gradients by parameter name out.
 
-Inner optimisers from their configuration: torch's for first-order chains, pure ones for the engine.
-
-Orders that depend on (seed, step) alone: the same on every rank, machine and restart.
+Nothing here imports torch before gradients are taken, so that a recipe is refused without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
+from pydantic import BaseModel, ConfigDict, Field
 
-from dilkit.confounders.episodes import Batch, Episode
-from dilkit.meta.first_order import MakeOptimizer
-from dilkit.meta.inner import Adam, Inner, Sgd
-from dilkit.objectives.config import InnerAdam, InnerSgd
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
-Loss = Callable[[nn.Module, Batch], Tensor]
-"""loss(module, (distorted, clean)) -> scalar."""
+    from dilkit.confounders.episodes import Batch, Episode
+    from dilkit.meta.inner import Inner as InnerRule
+
+Loss = Callable[["nn.Module", "Batch"], "Tensor"]
+"""loss(module, (distorted, clean)) -> scalar; it opens its own autocast, if any."""
+Reduce = Callable[["list[Tensor]"], None]
+"""Averages a list of tensors over the processes, in place; on all of them in the same order."""
+
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+HVP_PASSES = 3
+"""What an exact Hessian-vector product costs, in forward and backward passes (docs/method.md)."""
+
+
+class Settings(BaseModel):
+    """A frozen section of a recipe that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ObjectiveConfig(Settings):
+    """What a recipe may say about any objective; each class adds its own in its nested `Config`."""
+
+    name: str
+    sam: Rate | None = None
+    """Radius of sharpness-aware minimisation (`dilkit.objectives.generalisation.SharpnessAware`)."""
+
+
+class InnerAdam(Settings):
+    """The virtual update of the authors' script: Adam without a first moment."""
+
+    name: Literal["adam"] = "adam"
+    lr: Rate = 1e-4
+    betas: tuple[Beta, Beta] = (0.0, 0.999)
+    eps: Rate = 1e-8
+
+
+class InnerSgd(Settings):
+    """The virtual update as Eq. 3 writes it."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: Rate = 1e-4
+    momentum: Beta = 0.0
+    nesterov: bool = False
+    weight_decay: NonNegative = 0.0
+
+
+Inner = Annotated[InnerAdam | InnerSgd, Field(discriminator="name")]
 
 
 @dataclass(frozen=True)
@@ -29,7 +74,7 @@ class Gradients:
     """What the outer optimiser is given.
 
     Attributes:
-        grads: the direction for theta, by parameter name.
+        grads: the direction for theta, by the name of every trainable parameter.
         loss: detached scalar, the mean training loss over the confounders (at the weights met).
         log: further scalars worth writing down, such as the loss of each confounder under `loss/<label>`.
     """
@@ -39,20 +84,75 @@ class Gradients:
     log: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Objective(Protocol):
-    """One file per objective. It never touches the optimiser of theta, a file or a device."""
+class Objective(ABC):
+    """One way to turn an episode into a direction for theta.
 
-    name: str
+    It leaves theta, the parameters' `.grad`, files and devices alone; what it remembers from one step to the
+    next is in `state_dict`; what it draws depends on (seed, step) alone, so that it is the same on every
+    process and after a restart.
 
-    def gradients(self, net: nn.Module, episode: Episode) -> Gradients: ...
+    Attributes:
+        name: what a recipe calls it.
+        Config: its settings, a pydantic model; values outside their range are refused when a recipe is read.
+        pooled: whether the direction is a mean over the distortions, so that processes may share them out
+            (`data.spread: distortions`).
+        chain: whether it runs a first-order chain (`hardware.sync: outer` is for these).
+        second_order: whether it differentiates twice, which a compiled net cannot.
+        activations: peak of saved activations, in units of one distortion's forward and backward pass.
+        copies: copies of the parameters it holds at a time, besides theta and the direction; `n` of them
+            where it holds a gradient for each distortion.
+        search: by setting (`optim.lr` and other keys of the recipe included), the range of a random search
+            (see `dilkit.experiments.selection`), from the publication where it gives one.
+        words: what an arm of this objective adds to the recipe: the outer optimiser of its publication,
+            where that is part of the method.
+        rate: the key of the recipe that a swept learning rate sets.
+    """
 
+    name: ClassVar[str]
+    pooled: ClassVar[bool] = False
+    chain: ClassVar[bool] = False
+    second_order: ClassVar[bool] = False
+    activations: ClassVar[float] = 1.0
+    copies: ClassVar[float | Literal["n"]] = 0.0
+    search: ClassVar[Mapping[str, str]] = {}
+    words: ClassVar[tuple[str, ...]] = ()
+    rate: ClassVar[str] = "optim.lr"
+
+    class Config(ObjectiveConfig):
+        """No settings of its own."""
+
+    def __init__(self, config: Any, loss: Loss, *, seed: int = 0, reduce: Reduce | None = None) -> None:
+        """Args:
+        config: an instance of `Config`.
+        loss: loss(module, batch) -> scalar.
+        seed: of the orders drawn at each step.
+        reduce: averages a list of tensors over the processes, in place; the gradients returned are then
+            averaged already, and so are those of every virtual step.
+        """
+        self.config = config
+        self.loss = loss
+        self.seed = seed
+        self.reduce = reduce
+
+    @abstractmethod
+    def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
+        """The direction for theta.
+
+        Raises:
+            DilkitError: a loss or gradient is NaN or infinite, named with its distortion and step; the net
+                is left as it was.
+        """
+
+    @abstractmethod
     def passes(self, n: int) -> int:
-        """Forward-and-backward passes over one distortion's batch, per step of n confounders."""
-        ...
+        """Forward and backward passes over one distortion's batch, per step of n confounders."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered between steps: tensors and plain values, by name."""
+        return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
 
 
 def on(loss: Loss, batch: Batch) -> Callable[[nn.Module], Tensor]:
@@ -62,18 +162,86 @@ def on(loss: Loss, batch: Batch) -> Callable[[nn.Module], Tensor]:
 
 def summed_up(grads: dict[str, Tensor], losses: Mapping[str, Tensor]) -> Gradients:
     """The direction, with the mean of the losses by label and each of them in the log."""
+    import torch
+
     mean = torch.stack(list(losses.values())).mean()
     return Gradients(grads, mean, {f"loss/{label}": loss for label, loss in losses.items()})
 
 
-HVP_PASSES = 3
-"""What an exact Hessian-vector product costs, in forward and backward passes (docs/method.md)."""
+@contextmanager
+def private_grads(net: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
+    """The trainable parameters by name, their `.grad` empty inside and as it was afterwards."""
+    params = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    before = [p.grad for p in params.values()]
+    try:
+        for p in params.values():
+            p.grad = None
+        yield params
+    finally:
+        for p, grad in zip(params.values(), before, strict=True):
+            p.grad = grad
 
 
-def optimizer_of(config: InnerAdam | InnerSgd) -> MakeOptimizer:
-    """What makes the optimiser, given the parameters; fused kernels where the parameters allow them."""
+def accumulated(params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """What backward passes have left in `.grad`, zero for a parameter that none reached; emptied."""
+    grads = {name: p.grad if p.grad is not None else p.detach().new_zeros(p.shape) for name, p in params.items()}
+    for p in params.values():
+        p.grad = None
+    return grads
+
+
+def each_gradient(
+    net: nn.Module, loss: Loss, batches: Mapping[str, Batch], *, reduce: Reduce | None, where: str
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """By label, the gradient of the batch's loss (averaged over the processes) and the loss itself.
+
+    One batch's activations at a time, and as many gradients as there are batches.
+    """
+    grads: dict[str, dict[str, Tensor]] = {}
+    losses: dict[str, Tensor] = {}
+    with private_grads(net) as params:
+        for label, batch in batches.items():
+            value = loss(net, batch)
+            value.backward()  # type: ignore[no-untyped-call]
+            losses[label] = value.detach()
+            grads[label] = accumulated(params)
+    if reduce is not None:
+        for own in grads.values():
+            reduce(list(own.values()))
+    require_finite_each(losses, grads, where=where)
+    return grads, losses
+
+
+def require_finite_each(
+    losses: Mapping[str, Tensor], grads: Mapping[str, Mapping[str, Tensor]], *, where: str
+) -> None:
+    """Raises DilkitError for the first label whose loss or gradient is NaN or infinite."""
+    from dilkit.meta.guards import require_finite, size
+
+    scalars = {f"the loss of {label}": value for label, value in losses.items()}
+    scalars |= {f"the gradient of {label}": size(own.values()) for label, own in grads.items()}
+    require_finite(scalars, where=where)
+
+
+def combined(
+    grads: Sequence[Mapping[str, Tensor]], weights: Sequence[float | Tensor]
+) -> dict[str, Tensor]:
+    """sum_i weights_i grads_i, by parameter name."""
+    total = {name: g * weights[0] for name, g in grads[0].items()}
+    for own, weight in zip(grads[1:], weights[1:], strict=True):
+        for name, g in own.items():
+            total[name] += g * weight
+    return total
+
+
+def optimizer_of(
+    config: InnerAdam | InnerSgd,
+) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+    """What makes torch's optimiser, given the parameters; fused kernels where the parameters allow them."""
 
     def make(params: list[nn.Parameter]) -> torch.optim.Optimizer:
+        import torch
+
         fused = all(p.is_floating_point() and p.device.type in {"cpu", "cuda"} for p in params)
         if isinstance(config, InnerAdam):
             return torch.optim.Adam(params, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
@@ -89,15 +257,18 @@ def optimizer_of(config: InnerAdam | InnerSgd) -> MakeOptimizer:
     return make
 
 
-def rule_of(config: InnerAdam | InnerSgd) -> Inner:
+def rule_of(config: InnerAdam | InnerSgd) -> InnerRule:
     """The same update as a differentiable function."""
+    from dilkit.meta.inner import Adam, Sgd
+
     if isinstance(config, InnerAdam):
         return Adam(config.lr, config.betas, config.eps)
     return Sgd(config.lr, config.momentum, config.nesterov, config.weight_decay)
 
 
 def shuffled(n: int, *, seed: int, step: int, purpose: str = "order") -> list[int]:
-    """A permutation of 0 .. n-1, fresh for each (seed, step, purpose)."""
+    """A permutation of 0 .. n-1, fresh for each (seed, step, purpose): the same on every process, machine and
+    restart."""
 
     def key(i: int) -> bytes:
         return blake2b(f"{purpose}:{seed}:{step}:{i}".encode(), digest_size=16).digest()

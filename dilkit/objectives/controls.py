@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
-from dilkit.confounders.episodes import Batch, Episode
 from dilkit.errors import UsageError
 from dilkit.objectives.base import Gradients, on, shuffled
-from dilkit.objectives.dil import Chained
+from dilkit.objectives.dil import ChainConfig, Chained
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dilkit.confounders.episodes import Batch, Episode
 
 
 class Lookahead(Chained):
@@ -18,11 +21,16 @@ class Lookahead(Chained):
 
     name = "lookahead"
 
+    class Config(ChainConfig):
+        """The control of `dil_sf`: the same chain and outer step on batches that mix the distortions."""
+
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
-        batches = mixed(episode, seed=self._seed)
+        import torch
+
+        batches = mixed(episode, seed=self.seed)
         grads, met = self._chain.run(
             net,
-            [{f"mixed batch {k + 1}": on(self._loss, batch)} for k, batch in enumerate(batches)],
+            [{f"mixed batch {k + 1}": on(self.loss, batch)} for k, batch in enumerate(batches)],
             where=f"step {episode.step}",
         )
         losses = [loss for step in met for loss in step.values()]
@@ -36,6 +44,8 @@ def mixed(episode: Episode, *, seed: int) -> list[Batch]:
     """n batches of the episode's n, every (position, distortion) in exactly one of them, and each batch with
     as equal a share of every distortion as its size allows (a Latin square, shuffled by seed and step).
     """
+    import torch
+
     labels, step = episode.labels, episode.step
     shapes = {(episode.views[x].shape, episode.targets[x].shape) for x in labels}
     if len(shapes) > 1:

@@ -15,8 +15,6 @@ from dilkit.confounders.episodes import Batch, Episode
 from dilkit.meta.check import measure
 from dilkit.objectives import build
 
-SECOND_ORDER = 2.05
-"""Activations held by an exact variant, in units of A: one graph and its gradient's."""
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("erm", {}),
     ("dil_sf", {}),
@@ -74,13 +72,12 @@ def costs(net: nn.Module, batches: list[Batch], base: Units, *, repeats: int = 3
 
         once()
         held = measure(net, once)
-        exact = name in ("dil_ss", "dil_ps")
         shape = f" {config['trajectory']}" if "trajectory" in config else ""
         yield Cost(
             name + shape,
             float(objective.passes(len(batches))),
             _seconds(once, repeats) / base.seconds,
-            SECOND_ORDER if exact else 1.0,
+            objective.activations,
             held.activations / base.activations if base.activations else 0.0,
         )
 

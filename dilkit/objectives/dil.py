@@ -1,44 +1,66 @@
-"""What the first-order chains share: a chain whose inner optimiser's state outlives the step.
+"""Distortion-invariant learning: the four variants, side by side.
 
-DIL, parallel and first order.
+Back-door adjustment (Eq. 1) weighs the distortions d_1 .. d_n of the confounder set alike; intervening on one is a
+virtual update (Eq. 3). With L_i the loss on d_i, g_i its gradient, H_i its Hessian and a the inner rate:
 
-DIL, parallel and second order.
+    | serial, first order    | phi_k = phi_(k-1) - a g_pi(k)(phi_(k-1)), k = 1 .. n   | theta - phi_n                   |
+    | parallel, first order  | phi_k = phi_(k-1) - a mean_i g_i(phi_(k-1)), k = 1 .. K | theta - phi_K                   |
+    | serial, second order   | phi_i = theta - a g_i(theta) for each i                 | sum_i (I - a H_i) mean_j g_j(phi_i) |
+    | parallel, second order | phi = theta - a mean_i g_i(theta)                       | (I - a mean_i H_i) mean_j g_j(phi)  |
 
-DIL, serial and first order: the variant the authors released.
-
-DIL, serial and second order.
+The inner optimiser may be another than plain descent; then (I - a H) is the derivative of its update.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import torch
-from torch import nn
+from pydantic import Field
 
-from dilkit.confounders.episodes import Episode
-from dilkit.meta.api import Meta
-from dilkit.meta.backends import engine_for
-from dilkit.meta.first_order import FirstOrderChain, Reduce
-from dilkit.meta.trajectory import Term
-from dilkit.objectives.base import HVP_PASSES, Gradients, Loss, on, optimizer_of, rule_of, shuffled, summed_up
-from dilkit.objectives.config import DilPfConfig, DilPsConfig, DilSfConfig, DilSsConfig, LookaheadConfig
+from dilkit.objectives.base import (
+    HVP_PASSES,
+    Gradients,
+    Inner,
+    InnerAdam,
+    InnerSgd,
+    Loss,
+    Objective,
+    ObjectiveConfig,
+    Reduce,
+    on,
+    optimizer_of,
+    rule_of,
+    shuffled,
+    summed_up,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dilkit.confounders.episodes import Episode
+
+INNER_SEARCH = {"objective.inner.lr": "log(1e-5, 1e-2)"}
 
 
-class Chained:
-    """The part of an objective that holds the chain; its state is the inner optimiser's."""
+class ChainConfig(ObjectiveConfig):
+    """`buffers`: what becomes of running statistics met along the chain (see `dilkit.meta.first_order`)."""
 
-    def __init__(
-        self,
-        config: DilSfConfig | DilPfConfig | LookaheadConfig,
-        loss: Loss,
-        *,
-        seed: int = 0,
-        reduce: Reduce | None = None,
-    ) -> None:
-        self._loss = loss
-        self._seed = seed
+    inner: Inner = InnerAdam()
+    buffers: Literal["commit_last", "isolate"] = "commit_last"
+
+
+class Chained(Objective):
+    """An objective with a first-order chain; its state is that of the inner optimiser, which outlives a step."""
+
+    chain = True
+    copies = 3.0
+    search: ClassVar[Mapping[str, str]] = INNER_SEARCH
+
+    def __init__(self, config: Any, loss: Loss, *, seed: int = 0, reduce: Reduce | None = None) -> None:
+        from dilkit.meta.first_order import FirstOrderChain
+
+        super().__init__(config, loss, seed=seed, reduce=reduce)
         self._chain = FirstOrderChain(optimizer_of(config.inner), buffers=config.buffers, reduce=reduce)
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,74 +68,6 @@ class Chained:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._chain.load_state_dict(state["inner"])
-
-
-class DilPf(Chained):
-    """phi_0 = theta; phi_k = inner step of phi_{k-1} on mean_i L(.; d_i), K times (the update of Eq. 5). The
-    direction is theta - phi_K. With K = 1 it would be ERM's up to scale.
-
-    The losses reported are those at theta. One distortion at a time is in memory.
-    """
-
-    name = "dil_pf"
-
-    def __init__(
-        self, config: DilPfConfig, loss: Loss, *, seed: int = 0, reduce: Reduce | None = None
-    ) -> None:
-        super().__init__(config, loss, seed=seed, reduce=reduce)
-        self._steps = config.steps
-
-    def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
-        pooled = {label: on(self._loss, batch) for label, batch in episode.batches().items()}
-        grads, met = self._chain.run(net, [pooled] * self._steps, where=f"step {episode.step}")
-        return summed_up(grads, met[0])
-
-    def passes(self, n: int) -> int:
-        return self._steps * n
-
-
-class DilPs:
-    """phi = theta - a grad mean_i L(theta; d_i); the direction is grad_theta mean_i L(phi; d_i), through the
-    update (Eq. 5). The losses reported are those at theta. One distortion at a time is in memory.
-    """
-
-    name = "dil_ps"
-
-    def __init__(
-        self, config: DilPsConfig, loss: Loss, *, seed: int = 0, reduce: Reduce | None = None
-    ) -> None:
-        self._config = config
-        self._loss = loss
-        self._reduce = reduce
-
-    def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
-        config = self._config
-        engine = engine_for(
-            config.backend,
-            net,
-            rule_of(config.inner),
-            hvp=config.hvp,
-            keep=config.keep,
-            buffers=config.buffers,
-            reduce=self._reduce,
-            where=f"step {episode.step}",
-        )
-        weight = 1 / len(episode.labels)
-        terms = [Term(label, on(self._loss, batch), weight) for label, batch in episode.batches().items()]
-        got = engine.run([terms], {1: terms})
-        engine.settle([got])
-        made = summed_up(got.grads, got.inner)
-        outer = torch.stack(list(got.outer.values())).mean()
-        return Gradients(made.grads, made.loss, made.log | {"loss/outer": outer})
-
-    def passes(self, n: int) -> int:
-        return n * (1 + HVP_PASSES) + n
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
 
 
 class DilSf(Chained):
@@ -125,12 +79,15 @@ class DilSf(Chained):
 
     name = "dil_sf"
 
+    class Config(ChainConfig):
+        """Serial, first order (section 3.4 and the authors' script): the defaults are theirs."""
+
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
-        order = shuffled(len(episode.labels), seed=self._seed, step=episode.step)
+        order = shuffled(len(episode.labels), seed=self.seed, step=episode.step)
         labels = [episode.labels[i] for i in order]
         grads, met = self._chain.run(
             net,
-            [{label: on(self._loss, episode.batch(label))} for label in labels],
+            [{label: on(self.loss, episode.batch(label))} for label in labels],
             where=f"step {episode.step}",
         )
         return summed_up(grads, {label: loss for losses in met for label, loss in losses.items()})
@@ -139,7 +96,57 @@ class DilSf(Chained):
         return n
 
 
-class DilSs:
+class DilPf(Chained):
+    """phi_0 = theta; phi_k = inner step of phi_{k-1} on mean_i L(.; d_i), K times (the update of Eq. 5). The
+    direction is theta - phi_K. With K = 1 it would be ERM's up to scale.
+
+    The losses reported are those at theta. One distortion at a time is in memory.
+    """
+
+    name = "dil_pf"
+    pooled = True
+    search: ClassVar[Mapping[str, str]] = {**INNER_SEARCH, "objective.steps": "choice(2, 4, 8)"}
+
+    class Config(ChainConfig):
+        """Parallel, first order (Eq. 5 with Reptile's direction).
+
+        `steps`: pooled virtual steps; one alone would be ERM up to scale, so there are at least two.
+        """
+
+        steps: Annotated[int, Field(ge=2)] = 4
+
+    def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
+        pooled = {label: on(self.loss, batch) for label, batch in episode.batches().items()}
+        grads, met = self._chain.run(net, [pooled] * self.config.steps, where=f"step {episode.step}")
+        return summed_up(grads, met[0])
+
+    def passes(self, n: int) -> int:
+        return int(self.config.steps) * n
+
+
+class SecondOrderConfig(ObjectiveConfig):
+    """What the exact variants share.
+
+    `hvp`, `keep`, `buffers`, `backend`: see `dilkit.meta.adjoint` and `dilkit.meta.backends`.
+    """
+
+    inner: Inner = InnerSgd(lr=1e-2)
+    hvp: Literal["rr", "rof", "auto"] = "auto"
+    keep: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    buffers: Literal["isolate", "commit_last", "commit_mean", "frozen"] = "commit_mean"
+    backend: Literal["native", "higher", "learn2learn"] = "native"
+
+
+class Exact(Objective):
+    """An objective that is differentiated through its virtual updates."""
+
+    second_order = True
+    activations = 2.05
+    copies = 2.0
+    search: ClassVar[Mapping[str, str]] = {"objective.inner.lr": "log(1e-4, 1e-1)"}
+
+
+class DilSs(Exact):
     """phi_i = theta - a grad L(theta; d_i) for each d_i (Eq. 3; `star`), or one chain through all in a fresh
     order (`chain`). The direction is grad_theta sum_i mean_j L(phi_i; d_j), through the updates (Eq. 4); a
     chain has the one phi_n.
@@ -149,19 +156,24 @@ class DilSs:
 
     name = "dil_ss"
 
-    def __init__(
-        self, config: DilSsConfig, loss: Loss, *, seed: int = 0, reduce: Reduce | None = None
-    ) -> None:
-        self._config = config
-        self._loss = loss
-        self._seed = seed
-        self._reduce = reduce
+    class Config(SecondOrderConfig):
+        """Serial, second order (Eq. 4).
+
+        `trajectory`: one step from theta for each distortion (`star`, Eq. 3), or one chain through all of
+        them. `outer`: which distortions make the outer loss after the step on d: all of them, as Eq. 4 has
+        it, the `others` than d, or the `same`.
+        """
+
+        trajectory: Literal["star", "chain"] = "star"
+        outer: Literal["all", "others", "same"] = "all"
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
-        config = self._config
-        order = shuffled(len(episode.labels), seed=self._seed, step=episode.step)
+        from dilkit.meta.api import Meta
+
+        config = self.config
+        order = shuffled(len(episode.labels), seed=self.seed, step=episode.step)
         got = Meta(net).grad(
-            self._loss,
+            self.loss,
             {episode.labels[i]: episode.batch(episode.labels[i]) for i in order},
             inner=rule_of(config.inner),
             trajectory=config.trajectory,
@@ -170,19 +182,53 @@ class DilSs:
             keep=config.keep,
             buffers=config.buffers,
             backend=config.backend,
-            reduce=self._reduce,
+            reduce=self.reduce,
             where=f"step {episode.step}",
         )
         made = summed_up(got.grads, got.inner)
         return Gradients(made.grads, made.loss, made.log | {"loss/outer": got.loss})
 
     def passes(self, n: int) -> int:
-        measured = {"all": n, "others": n - 1, "same": 1}[self._config.outer]
-        trajectories = n if self._config.trajectory == "star" else 1
+        measured = {"all": n, "others": n - 1, "same": 1}[self.config.outer]
+        trajectories = n if self.config.trajectory == "star" else 1
         return n * (1 + HVP_PASSES) + trajectories * measured
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
+class DilPs(Exact):
+    """phi = theta - a grad mean_i L(theta; d_i); the direction is grad_theta mean_i L(phi; d_i), through the
+    update (Eq. 5). The losses reported are those at theta. One distortion at a time is in memory.
+    """
+
+    name = "dil_ps"
+    pooled = True
+
+    class Config(SecondOrderConfig):
+        """Parallel, second order (Eq. 5): one pooled step."""
+
+    def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
+        import torch
+
+        from dilkit.meta.backends import engine_for
+        from dilkit.meta.trajectory import Term
+
+        config = self.config
+        engine = engine_for(
+            config.backend,
+            net,
+            rule_of(config.inner),
+            hvp=config.hvp,
+            keep=config.keep,
+            buffers=config.buffers,
+            reduce=self.reduce,
+            where=f"step {episode.step}",
+        )
+        weight = 1 / len(episode.labels)
+        terms = [Term(label, on(self.loss, batch), weight) for label, batch in episode.batches().items()]
+        got = engine.run([terms], {1: terms})
+        engine.settle([got])
+        made = summed_up(got.grads, got.inner)
+        outer = torch.stack(list(got.outer.values())).mean()
+        return Gradients(made.grads, made.loss, made.log | {"loss/outer": outer})
+
+    def passes(self, n: int) -> int:
+        return n * (1 + HVP_PASSES) + n

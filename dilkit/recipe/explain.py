@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from dilkit.errors import UsageError, nearest
-from dilkit.objectives.config import ObjectiveConfig
+from dilkit.objectives import AnyObjective, ObjectiveConfig, configs
 from dilkit.recipe.layers import Key, Layer, dotted
 from dilkit.recipe.schema import Recipe
 
@@ -73,16 +73,11 @@ def check_objective(name: str, settings: Any, layer: Layer) -> None:
     """Refuse a wrong entry of `objectives:`, chosen or not."""
     tree = {"name": name, **settings} if isinstance(settings, dict) else settings
     try:
-        TypeAdapter(ObjectiveConfig).validate_python(tree)
+        TypeAdapter(AnyObjective).validate_python(tree)
     except ValidationError as error:
         at: Key = ("objectives", name)
         origins = {("objective", *k[2:]): o for k, o in layer.origins.items() if k[:2] == at}
         raise explain(error, Layer({"objective": tree}, origins), ("objective",)) from None
-
-
-def objective_names() -> tuple[str, ...]:
-    """The names an objective may have."""
-    return tuple(_names_at(("objective",)))
 
 
 def fields_at(key: Key, tree: Any) -> list[str]:
@@ -157,7 +152,8 @@ def _members(annotation: Any) -> Iterator[Any]:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    return [m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
+    found = [m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
+    return [m for model in found for m in (configs().values() if model is ObjectiveConfig else (model,))]
 
 
 def _plain_types(annotation: Any) -> Iterator[Any]:
@@ -169,6 +165,8 @@ def _plain_types(annotation: Any) -> Iterator[Any]:
 
 
 def _names(model: type[BaseModel]) -> tuple[Any, ...]:
+    if issubclass(model, ObjectiveConfig):
+        return tuple(name for name, config in configs().items() if config is model)
     field = model.model_fields.get("name")
     return get_args(field.annotation) if field is not None else ()
 

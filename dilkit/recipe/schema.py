@@ -8,11 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from dilkit.models.config import AnyModel
-from dilkit.objectives.config import ErmConfig, ObjectiveConfig
+from dilkit.objectives import OBJECTIVES, AnyObjective
 
-POOLED = frozenset({"erm", "dil_pf", "dil_ps"})
-SECOND_ORDER = frozenset({"dil_ss", "dil_ps"})
-CHAINS = frozenset({"dil_sf", "dil_pf", "lookahead"})
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -185,7 +182,7 @@ class Recipe(Section):
     """or in wall-clock hours."""
     data: Data = Data()
     model: AnyModel
-    objective: ObjectiveConfig = ErmConfig()
+    objective: AnyObjective = Field(default={"name": "erm"}, validate_default=True)  # type: ignore[assignment]
     loss: Literal["l1", "l2", "charbonnier"] = "l1"
     optim: Optim = Optim()
     ema: float | None = Field(default=None, gt=0, lt=1)
@@ -214,10 +211,13 @@ class Recipe(Section):
             raise ValueError(
                 "a cosine schedule needs to know its end: give steps, passes or epochs, not hours"
             )
-        if self.hardware.compile and self.objective.name in SECOND_ORDER:
-            raise ValueError(f"{self.objective.name} differentiates twice, which a compiled net cannot")
-        if self.data.spread == "distortions" and self.objective.name not in POOLED:
-            raise ValueError(f"spread: distortions is for {', '.join(sorted(POOLED))}, which pool them")
-        if self.hardware.sync == "outer" and self.objective.name not in CHAINS:
-            raise ValueError(f"sync: outer is for the chains ({', '.join(sorted(CHAINS))})")
+        objective = OBJECTIVES.get(self.objective.name)
+        if self.hardware.compile and objective.second_order:
+            raise ValueError(f"{objective.name} differentiates twice, which a compiled net cannot")
+        if self.data.spread == "distortions" and not objective.pooled:
+            pooled = sorted(name for name in OBJECTIVES if OBJECTIVES.get(name).pooled)
+            raise ValueError(f"spread: distortions is for {', '.join(pooled)}, which pool them")
+        if self.hardware.sync == "outer" and not objective.chain:
+            chains = sorted(name for name in OBJECTIVES if OBJECTIVES.get(name).chain)
+            raise ValueError(f"sync: outer is for the chains ({', '.join(chains)})")
         return self
