@@ -28,7 +28,7 @@ import dilkit
 from dilkit import models
 from dilkit.confounders.episodes import Episode
 from dilkit.meta.check import measure
-from dilkit.objectives import build
+from dilkit.objectives import make_objective
 
 RATE = 0.05
 
@@ -150,7 +150,7 @@ def first_order(setup: Setup) -> dict[str, Callable[[], object]]:
     data = setup.batches(4)
     episode = Episode({k: x for k, (x, _) in data.items()}, {k: y for k, (_, y) in data.items()})
     net, twin = copy.deepcopy(setup.net), copy.deepcopy(setup.net)
-    objective = build("dil_sf", loss=setup.loss)
+    objective = make_objective("dil_sf", loss=setup.loss)
     inner = torch.optim.Adam(twin.parameters(), lr=1e-4, betas=(0.0, 0.999))
 
     def by_hand() -> object:

@@ -128,7 +128,7 @@ def _check_budget(recipe: Recipe, passes: int | None) -> None:
     Raises:
         UsageError: another budget, one of less than a step, or distortions that cannot be trained on.
     """
-    from dilkit.objectives import build
+    from dilkit.objectives import make_objective
     from dilkit.recipe import refuse_leaks
     from dilkit.training.assemble import Budget, make_loss
 
@@ -143,7 +143,7 @@ def _check_budget(recipe: Recipe, passes: int | None) -> None:
     refuse_leaks(recipe, words)
     settings = recipe.objective.model_dump(exclude={"name"})
     loss = make_loss(recipe.loss, torch.device("cpu"), recipe.hardware)
-    objective = build(recipe.objective.name, loss=loss, **settings)
+    objective = make_objective(recipe.objective.name, loss=loss, **settings)
     Budget.of(recipe, objective.passes(len(words)), 1)
 
 

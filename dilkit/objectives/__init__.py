@@ -1,8 +1,8 @@
 """Objectives: an episode in, gradients by parameter name out.
 
-`OBJECTIVES` is the only list of them; whatever else needs one (recipes, tables, messages) asks it. A third party
-adds a subclass of `dilkit.objectives.base.Objective` by `dilkit.register`, by an entry point of the group
-`dilkit.objectives`, or in a plug-in file.
+`OBJECTIVES` is the only list of them; whatever else needs one (recipes, tables, messages) asks it. A third
+party adds a subclass of `dilkit.objectives.base.Objective` by `dilkit.register`, by an entry point of the
+group `dilkit.objectives`, or in a plug-in file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dilkit.registry import Registry
 if TYPE_CHECKING:
     from dilkit.objectives.base import Loss, Reduce
 
-__all__ = ["OBJECTIVES", "AnyObjective", "Objective", "ObjectiveConfig", "build", "configs"]
+__all__ = ["OBJECTIVES", "AnyObjective", "Objective", "ObjectiveConfig", "configs", "make_objective"]
 
 
 def is_objective(thing: Any) -> bool:
@@ -114,7 +114,9 @@ def _inlined(schema: Any, defs: Mapping[str, Any] | None = None) -> Any:
         defs = {**(defs or {}), **schema.get("$defs", {})}
         if "$ref" in schema:
             return _inlined(defs[schema["$ref"].rpartition("/")[2]], defs)
-        return {key: _inlined(part, defs) for key, part in schema.items() if key not in ("$defs", "discriminator")}
+        return {
+            key: _inlined(part, defs) for key, part in schema.items() if key not in ("$defs", "discriminator")
+        }
     return [_inlined(part, defs) for part in schema] if isinstance(schema, list) else schema
 
 
@@ -122,7 +124,9 @@ AnyObjective = Annotated[SerializeAsAny[ObjectiveConfig], _Choice()]
 """The settings of any objective, told apart by `name`; what the `objective` section of a recipe is."""
 
 
-def build(name: str, *, loss: Loss, seed: int = 0, reduce: Reduce | None = None, **settings: Any) -> Objective:
+def make_objective(
+    name: str, *, loss: Loss, seed: int = 0, reduce: Reduce | None = None, **settings: Any
+) -> Objective:
     """An objective by name.
 
     Args:

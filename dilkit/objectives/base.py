@@ -33,13 +33,13 @@ HVP_PASSES = 3
 """What an exact Hessian-vector product costs, in forward and backward passes (docs/method.md)."""
 
 
-class Settings(BaseModel):
+class _Settings(BaseModel):
     """A frozen section of a recipe that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ObjectiveConfig(Settings):
+class ObjectiveConfig(_Settings):
     """What a recipe may say about any objective; each class adds its own in its nested `Config`."""
 
     name: str
@@ -47,7 +47,7 @@ class ObjectiveConfig(Settings):
     """Radius of sharpness-aware minimisation (`dilkit.objectives.generalisation.SharpnessAware`)."""
 
 
-class InnerAdam(Settings):
+class InnerAdam(_Settings):
     """The virtual update of the authors' script: Adam without a first moment."""
 
     name: Literal["adam"] = "adam"
@@ -56,7 +56,7 @@ class InnerAdam(Settings):
     eps: Rate = 1e-8
 
 
-class InnerSgd(Settings):
+class InnerSgd(_Settings):
     """The virtual update as Eq. 3 writes it."""
 
     name: Literal["sgd"] = "sgd"
@@ -151,7 +151,7 @@ class Objective(ABC):
         """What is remembered between steps: tensors and plain values, by name."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (most remember nothing)
         """Take over what `state_dict` gave."""
 
 
@@ -184,7 +184,9 @@ def private_grads(net: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
 
 def accumulated(params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """What backward passes have left in `.grad`, zero for a parameter that none reached; emptied."""
-    grads = {name: p.grad if p.grad is not None else p.detach().new_zeros(p.shape) for name, p in params.items()}
+    grads = {
+        name: p.grad if p.grad is not None else p.detach().new_zeros(p.shape) for name, p in params.items()
+    }
     for p in params.values():
         p.grad = None
     return grads
@@ -202,7 +204,7 @@ def each_gradient(
     with private_grads(net) as params:
         for label, batch in batches.items():
             value = loss(net, batch)
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             losses[label] = value.detach()
             grads[label] = accumulated(params)
     if reduce is not None:
@@ -223,9 +225,7 @@ def require_finite_each(
     require_finite(scalars, where=where)
 
 
-def combined(
-    grads: Sequence[Mapping[str, Tensor]], weights: Sequence[float | Tensor]
-) -> dict[str, Tensor]:
+def combined(grads: Sequence[Mapping[str, Tensor]], weights: Sequence[float | Tensor]) -> dict[str, Tensor]:
     """sum_i weights_i grads_i, by parameter name."""
     total = {name: g * weights[0] for name, g in grads[0].items()}
     for own, weight in zip(grads[1:], weights[1:], strict=True):

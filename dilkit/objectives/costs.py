@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dilkit.confounders.episodes import Batch, Episode
 from dilkit.meta.check import measure
-from dilkit.objectives import build
+from dilkit.objectives import make_objective
 
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("erm", {}),
@@ -65,7 +65,7 @@ def costs(net: nn.Module, batches: list[Batch], base: Units, *, repeats: int = 3
         {k: y for k, (_, y) in zip(labels, batches, strict=True)},
     )
     for name, config in VARIANTS:
-        objective = build(name, loss=_loss, **config)
+        objective = make_objective(name, loss=_loss, **config)
 
         def once(objective: Any = objective) -> None:
             objective.gradients(net, episode)

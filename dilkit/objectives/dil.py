@@ -1,12 +1,13 @@
 """Distortion-invariant learning: the four variants, side by side.
 
-Back-door adjustment (Eq. 1) weighs the distortions d_1 .. d_n of the confounder set alike; intervening on one is a
-virtual update (Eq. 3). With L_i the loss on d_i, g_i its gradient, H_i its Hessian and a the inner rate:
+Back-door adjustment (Eq. 1) weighs the distortions d_1 .. d_n of the confounder set alike; intervening on one
+is a virtual update (Eq. 3). With g_i the gradient, H_i the Hessian of the loss on d_i, a the inner rate:
 
-    | serial, first order    | phi_k = phi_(k-1) - a g_pi(k)(phi_(k-1)), k = 1 .. n   | theta - phi_n                   |
-    | parallel, first order  | phi_k = phi_(k-1) - a mean_i g_i(phi_(k-1)), k = 1 .. K | theta - phi_K                   |
-    | serial, second order   | phi_i = theta - a g_i(theta) for each i                 | sum_i (I - a H_i) mean_j g_j(phi_i) |
-    | parallel, second order | phi = theta - a mean_i g_i(theta)                       | (I - a mean_i H_i) mean_j g_j(phi)  |
+    variant  virtual update                              direction for theta
+    dil_sf   phi_k = phi_(k-1) - a g_pi(k)(phi_(k-1))    theta - phi_n
+    dil_pf   phi_k = phi_(k-1) - a mean_i g_i(phi_(k-1)) theta - phi_K
+    dil_ss   phi_i = theta - a g_i(theta), each i        sum_i (I - a H_i(theta)) mean_j g_j(phi_i)
+    dil_ps   phi = theta - a mean_i g_i(theta)           (I - a mean_i H_i(theta)) mean_j g_j(phi)
 
 The inner optimiser may be another than plain descent; then (I - a H) is the derivative of its update.
 """
@@ -51,7 +52,7 @@ class ChainConfig(ObjectiveConfig):
 
 
 class Chained(Objective):
-    """An objective with a first-order chain; its state is that of the inner optimiser, which outlives a step."""
+    """An objective with a first-order chain; its state, the inner optimiser's, outlives a step."""
 
     chain = True
     copies = 3.0

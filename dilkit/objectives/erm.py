@@ -80,7 +80,7 @@ def mean_gradient(
     with private_grads(net) as params:
         for label, batch in batches.items():
             value = loss(net, batch)
-            (value / len(batches)).backward()  # type: ignore[no-untyped-call]
+            (value / len(batches)).backward()
             losses[label] = value.detach()
         grads = accumulated(params)
     if reduce is not None:

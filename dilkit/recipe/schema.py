@@ -182,7 +182,7 @@ class Recipe(Section):
     """or in wall-clock hours."""
     data: Data = Data()
     model: AnyModel
-    objective: AnyObjective = Field(default={"name": "erm"}, validate_default=True)  # type: ignore[assignment]
+    objective: AnyObjective = Field(default={"name": "erm"}, validate_default=True)
     loss: Literal["l1", "l2", "charbonnier"] = "l1"
     optim: Optim = Optim()
     ema: float | None = Field(default=None, gt=0, lt=1)

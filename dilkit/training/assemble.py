@@ -25,7 +25,7 @@ from dilkit.confounders.episodes import Batch, EpisodeSampler
 from dilkit.confounders.store import Store
 from dilkit.errors import UsageError
 from dilkit.models import from_config
-from dilkit.objectives import build as build_objective
+from dilkit.objectives import make_objective
 from dilkit.objectives.base import Loss
 from dilkit.recipe import Recipe
 from dilkit.recipe.schema import Constant, Cosine, Data, Hardware, Optim, Staircase
@@ -244,7 +244,7 @@ def assemble(recipe: Recipe, engine: Engine, labels: Sequence[str], per_epoch: i
     net = engine.place(net)
     settings = recipe.objective.model_dump(exclude={"name"})
     inner = engine.reduce if engine.world > 1 and recipe.hardware.sync == "inner" else None
-    objective = build_objective(
+    objective = make_objective(
         recipe.objective.name,
         loss=make_loss(recipe.loss, engine.device, recipe.hardware),
         seed=recipe.seed,

@@ -16,7 +16,7 @@ from unet import UNet2D
 
 import dilkit
 from dilkit.confounders.episodes import Episode
-from dilkit.objectives import build
+from dilkit.objectives import make_objective
 
 SEEN, UNSEEN = (5, 10, 15, 20), (30, 40, 50)
 
@@ -68,7 +68,7 @@ def main() -> None:
     torch.manual_seed(0)
     net = Denoiser()
     print(net.meta)
-    objective = build("dil_ps", loss=l1, inner={"name": "sgd", "lr": 0.05})
+    objective = make_objective("dil_ps", loss=l1, inner={"name": "sgd", "lr": 0.05})
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     for step in range(steps):
         clean = clean_images(4)

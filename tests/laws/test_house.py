@@ -36,7 +36,6 @@ KNOWN: dict[str, dict[str, str]] = {
     "module names once": {
         "dilkit/distortions/albumentations.py": "one bridge in two files",
         "dilkit/evaluation/images.py": "readers are confounders.images",
-        "dilkit/objectives/config.py": "beside models.config",
     },
     "plain names": {
         "dilkit/confounders/build.py": "Draft, Desk, Crew",
@@ -66,7 +65,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "dilkit/models/nafnet.py": "NAFNet",
         "dilkit/models/swinir.py": "SwinIR",
         "dilkit/models/unet.py": "UNet",
-        "dilkit/objectives/__init__.py": "build",
         "dilkit/recipe/compose.py": "validate, to_yaml",
         "dilkit/recipe/layers.py": "Layer, merge",
         "dilkit/recipe/schema.py": "Test",

@@ -104,7 +104,7 @@ def test_parity_with_the_transforms_of_learn2learn():
 @pytest.mark.parametrize("objective", ["dil_ss", "dil_ps"])
 def test_objectives_over_a_library(backend, objective):
     from dilkit.confounders.episodes import Episode
-    from dilkit.objectives import build as objective_of
+    from dilkit.objectives import make_objective as objective_of
 
     net, _ = build("plain")
     data = batches()

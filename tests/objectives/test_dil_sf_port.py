@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dilkit.confounders.episodes import Episode
-from dilkit.objectives import build
+from dilkit.objectives import make_objective
 from dilkit.objectives.base import shuffled
 
 LABELS = ("awgn(5)", "awgn(10)", "awgn(15)", "awgn(20)")
@@ -70,7 +70,7 @@ def test_theta_equals_the_released_rule_over_outer_steps(paired):
     theirs = released_rule(start, stream, orders)
 
     ours = copy.deepcopy(start)
-    objective = build("dil_sf", loss=l1, seed=3)
+    objective = make_objective("dil_sf", loss=l1, seed=3)
     outer = torch.optim.Adam(ours.parameters(), lr=1e-4)
     for episode in stream:
         grads = objective.gradients(ours, episode).grads

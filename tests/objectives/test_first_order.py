@@ -12,7 +12,7 @@ from torch import nn
 
 from dilkit.confounders.episodes import Episode
 from dilkit.errors import DilkitError, UsageError
-from dilkit.objectives import OBJECTIVES, build
+from dilkit.objectives import OBJECTIVES, make_objective
 from dilkit.objectives.base import shuffled
 from dilkit.objectives.controls import mixed
 from dilkit.objectives.erm import taken
@@ -52,7 +52,7 @@ def same(a, b):
 
 def test_erm_is_the_gradient_of_the_mean_loss():
     net = net_with_everything().eval()
-    got = build("erm", loss=l1).gradients(net, episode())
+    got = make_objective("erm", loss=l1).gradients(net, episode())
     total = torch.stack([l1(net, b) for b in episode().batches().values()]).mean()
     params = {k: p for k, p in net.named_parameters() if p.requires_grad}
     want = torch.autograd.grad(total, list(params.values()), allow_unused=True)
@@ -67,7 +67,7 @@ def test_erm_is_the_gradient_of_the_mean_loss():
 @pytest.mark.parametrize("step", range(4))
 def test_erm_pure_is_the_gradient_of_one_distortion(step):
     net, given = net_with_everything().eval(), episode(step)
-    objective = build("erm_pure", loss=l1, seed=3)
+    objective = make_objective("erm_pure", loss=l1, seed=3)
     got = objective.gradients(net, given)
     label = given.labels[shuffled(3, seed=3, step=step // 3)[step % 3]]
     value = l1(net, given.batch(label))
@@ -96,7 +96,7 @@ def test_parameters_and_their_grads_stay_as_they_were(name):
     for p in net.parameters():
         p.grad = torch.full_like(p, 7.0)
     before = {k: p.detach().clone() for k, p in net.named_parameters()}
-    got = build(name, loss=l1).gradients(net, episode())
+    got = make_objective(name, loss=l1).gradients(net, episode())
     assert same(before, {k: p.detach() for k, p in net.named_parameters()})
     assert all((p.grad == 7).all() for p in net.parameters())
     assert set(got.grads) == {k for k, p in net.named_parameters() if p.requires_grad}
@@ -116,7 +116,7 @@ def test_a_failing_inner_step_leaves_the_net_untouched(name):
 
     before = snapshot(net)
     with pytest.raises(RuntimeError, match="out of memory"):
-        build(name, loss=fails_at_second).gradients(net, episode())
+        make_objective(name, loss=fails_at_second).gradients(net, episode())
     assert same(before, snapshot(net))
 
 
@@ -127,7 +127,9 @@ def test_a_poisoned_view_is_named_with_its_step(name, value):
     bad.views["awgn(1)"][0, 0, 0, 0] = value
     before = snapshot(net)
     with pytest.raises(DilkitError, match="step 5") as caught:
-        build(name, loss=l1, seed=4).gradients(net, bad)  # the seed by which erm_pure takes it at step 5
+        make_objective(name, loss=l1, seed=4).gradients(
+            net, bad
+        )  # the seed by which erm_pure takes it at step 5
     assert ("mixed batch" if name == "lookahead" else "awgn(1)") in str(caught.value)
     assert same(before, snapshot(net))
 
@@ -142,16 +144,16 @@ def test_a_gradient_that_overflows_is_named_though_its_loss_is_finite():
             return x * self.w.sub(1).abs().sqrt()
 
     with pytest.raises(DilkitError, match="the gradient of awgn"):
-        build("dil_sf", loss=l1).gradients(Root(), episode(n=2))
+        make_objective("dil_sf", loss=l1).gradients(Root(), episode(n=2))
 
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_running_statistics_follow_the_chain_unless_isolated(name):
     net = net_with_everything()
     before = net[1].running_mean.clone()
-    build(name, loss=l1, buffers="isolate").gradients(net, episode())
+    make_objective(name, loss=l1, buffers="isolate").gradients(net, episode())
     assert torch.equal(net[1].running_mean, before)
-    build(name, loss=l1).gradients(net, episode())
+    make_objective(name, loss=l1).gradients(net, episode())
     assert int(net[1].num_batches_tracked) == (12 if name == "dil_pf" else 3)
     assert not torch.equal(net[1].running_mean, before)
 
@@ -159,13 +161,13 @@ def test_running_statistics_follow_the_chain_unless_isolated(name):
 @pytest.mark.parametrize("name", CHAINS)
 def test_inner_moments_persist_and_survive_a_save(name):
     net = net_with_everything()
-    running, fresh = build(name, loss=l1), build(name, loss=l1)
+    running, fresh = make_objective(name, loss=l1), make_objective(name, loss=l1)
     assert not fresh.state_dict()["inner"]
     running.gradients(net, episode(0))
     file = io.BytesIO()
     torch.save(running.state_dict(), file)
     file.seek(0)
-    resumed = build(name, loss=l1)
+    resumed = make_objective(name, loss=l1)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     nets = [copy.deepcopy(net) for _ in range(3)]
     a, b, c = (
@@ -183,16 +185,16 @@ def _moved(objective):
 
 
 def test_a_state_of_another_net_is_refused():
-    objective = build("dil_sf", loss=l1)
+    objective = make_objective("dil_sf", loss=l1)
     objective.gradients(net_with_everything(), episode())
-    other = build("dil_sf", loss=l1)
+    other = make_objective("dil_sf", loss=l1)
     other.load_state_dict(objective.state_dict())
     with pytest.raises(UsageError, match="does not fit"):
         other.gradients(nn.Conv2d(3, 3, 3, padding=1).double(), episode())
 
 
 def test_the_chain_uses_one_set_of_moments_per_net():
-    objective = build("dil_sf", loss=l1)
+    objective = make_objective("dil_sf", loss=l1)
     objective.gradients(net_with_everything(), episode())
     with pytest.raises(UsageError, match="another net"):
         objective.gradients(net_with_everything(), episode())
@@ -231,8 +233,10 @@ def test_reduce_sees_every_inner_gradient_and_may_change_it():
         calls = []
         net = net_with_everything().eval()
         config = {} if name == "erm" else {"inner": {"name": "sgd", "lr": 1e-6}}
-        plain = build(name, loss=l1, **config).gradients(net, episode()).grads["0.weight"]
-        halved = build(name, loss=l1, reduce=halve, **config).gradients(net, episode()).grads["0.weight"]
+        plain = make_objective(name, loss=l1, **config).gradients(net, episode()).grads["0.weight"]
+        halved = (
+            make_objective(name, loss=l1, reduce=halve, **config).gradients(net, episode()).grads["0.weight"]
+        )
         assert calls == [6] * count  # six trainable parameters, the unused one among them
         torch.testing.assert_close(halved, plain / 2, rtol=1e-3, atol=0)
 
@@ -248,7 +252,7 @@ def test_reduce_sees_every_inner_gradient_and_may_change_it():
 )
 def test_wrong_settings_are_refused(name, config, message):
     with pytest.raises(UsageError, match=message):
-        build(name, loss=l1, **config)
+        make_objective(name, loss=l1, **config)
 
 
 def test_the_settings_load_no_torch():

@@ -7,7 +7,7 @@ from torch.func import functional_call
 
 from dilkit.confounders.episodes import Episode
 from dilkit.errors import UsageError
-from dilkit.objectives import build
+from dilkit.objectives import make_objective
 
 A = 0.2
 
@@ -71,14 +71,14 @@ def test_dil_ss_star_is_equation_4(outer):
         phi = hand.step(hand.theta, hand.at(hand.theta, label))
         chosen = {"all": ep.labels, "same": (label,), "others": [x for x in ep.labels if x != label]}[outer]
         total = total + torch.stack([hand.at(phi, x) for x in chosen]).mean()
-    got = build("dil_ss", loss=loss, outer=outer, **sgd()).gradients(net, ep)
+    got = make_objective("dil_ss", loss=loss, outer=outer, **sgd()).gradients(net, ep)
     assert_equal(got, hand.direction(total))
     assert float(got.log["loss/outer"]) == pytest.approx(float(total.detach()), rel=1e-12)
 
 
 def test_dil_ss_chain_passes_through_all_distortions_in_a_fresh_order():
     net, ep = small_net(), episode()
-    objective = build("dil_ss", loss=loss, trajectory="chain", seed=4, **sgd())
+    objective = make_objective("dil_ss", loss=loss, trajectory="chain", seed=4, **sgd())
     got = objective.gradients(net, ep)
     order = list(got.log)[:-1]
     hand = ByHand(net, ep)
@@ -94,7 +94,7 @@ def test_dil_ps_is_equation_5():
     net, ep = small_net(), episode()
     hand = ByHand(net, ep)
     phi = hand.step(hand.theta, hand.mean(hand.theta))
-    got = build("dil_ps", loss=loss, **sgd()).gradients(net, ep)
+    got = make_objective("dil_ps", loss=loss, **sgd()).gradients(net, ep)
     assert_equal(got, hand.direction(hand.mean(phi)))
 
 
@@ -104,17 +104,17 @@ def test_dil_pf_is_the_distance_of_pooled_steps():
     phi = hand.theta
     for _ in range(3):
         phi = hand.step(phi, hand.mean(phi))
-    got = build("dil_pf", loss=loss, steps=3, **sgd()).gradients(net, ep)
+    got = make_objective("dil_pf", loss=loss, steps=3, **sgd()).gradients(net, ep)
     assert_equal(got, {n: (hand.theta[n] - phi[n]).detach() for n in phi}, 1e-11)
 
 
 @pytest.mark.parametrize("name", ["dil_ss", "dil_ps", "dil_sf", "dil_pf"])
 def test_erm_is_the_limit_of_small_inner_rates(name):
     net, ep = small_net(), episode()
-    erm = build("erm", loss=loss).gradients(net, ep).grads
+    erm = make_objective("erm", loss=loss).gradients(net, ep).grads
 
     def off(lr):
-        grads = build(name, loss=loss, **sgd(lr)).gradients(net, ep).grads
+        grads = make_objective(name, loss=loss, **sgd(lr)).gradients(net, ep).grads
         scale = {"dil_ss": 3, "dil_ps": 1, "dil_sf": 3 * lr, "dil_pf": 4 * lr}[name]
         return float(sum((grads[n] / scale - erm[n]).square().sum() for n in erm) ** 0.5)
 
@@ -124,8 +124,8 @@ def test_erm_is_the_limit_of_small_inner_rates(name):
 
 def test_one_confounder_makes_serial_first_order_into_erm():
     net, ep = small_net(), episode(n=1)
-    erm = build("erm", loss=loss).gradients(net, ep).grads
-    got = build("dil_sf", loss=loss, **sgd(0.1)).gradients(net, ep).grads
+    erm = make_objective("erm", loss=loss).gradients(net, ep).grads
+    got = make_objective("dil_sf", loss=loss, **sgd(0.1)).gradients(net, ep).grads
     for name, g in erm.items():
         torch.testing.assert_close(got[name] / 0.1, g, rtol=1e-9, atol=1e-12)
 
@@ -150,7 +150,7 @@ def test_more_confounders_need_no_more_activations(name, config):
                 nonlocal held
                 held -= self.tensor.numel()
 
-        net, objective = small_net(), build(name, loss=loss, **config)
+        net, objective = small_net(), make_objective(name, loss=loss, **config)
         objective.gradients(net, episode(n))  # the first product is made in both modes
         held = most = 0
         with torch.autograd.graph.saved_tensors_hooks(Held, lambda h: h.tensor):
@@ -163,18 +163,18 @@ def test_more_confounders_need_no_more_activations(name, config):
 @pytest.mark.parametrize("name", ["dil_ss", "dil_ps"])
 def test_running_statistics_move_once_per_pass_by_the_mean(name):
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).double()
-    build(name, loss=loss, buffers="isolate").gradients(net, episode())
+    make_objective(name, loss=loss, buffers="isolate").gradients(net, episode())
     assert int(net[1].num_batches_tracked) == 0
-    build(name, loss=loss).gradients(net, episode())
+    make_objective(name, loss=loss).gradients(net, episode())
     assert int(net[1].num_batches_tracked) == (4 if name == "dil_ss" else 6)
     assert net[1].running_mean.abs().max() > 0
 
 
 def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(UsageError, match="at least two"):
-        build("dil_ss", loss=loss, outer="others").gradients(small_net(), episode(n=1))
+        make_objective("dil_ss", loss=loss, outer="others").gradients(small_net(), episode(n=1))
     with pytest.raises(UsageError, match="hvp"):
-        build("dil_ps", loss=loss, hvp="fd")
+        make_objective("dil_ps", loss=loss, hvp="fd")
 
 
 def test_the_first_product_on_a_net_has_the_bits_of_any_other():
@@ -183,7 +183,7 @@ def test_the_first_product_on_a_net_has_the_bits_of_any_other():
     ep = Episode(
         {k: v.float() for k, v in ep.views.items()}, {k: v.float() for k, v in ep.targets.items()}, 1
     )
-    objective = build("dil_ss", loss=loss, inner={"name": "sgd", "lr": A})
+    objective = make_objective("dil_ss", loss=loss, inner={"name": "sgd", "lr": A})
     first = objective.gradients(net, ep).grads
     again = objective.gradients(net, ep).grads
     assert all(torch.equal(first[name], again[name]) for name in first)
