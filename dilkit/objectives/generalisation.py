@@ -1,7 +1,7 @@
 """Rivals from domain generalisation, over the same episode: one class each, with its source and its equation.
 
-L_i is the loss on distortion i of n, g_i its gradient at theta. What each takes in passes, activations and copies
-of the parameters stands on the class; docs/method.md has the table.
+L_i is the loss on distortion i of n, g_i its gradient at theta. What each takes in passes, activations and
+copies of the parameters stands on the class; docs/method.md has the table.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dilkit.objectives.base import Gradients, Objective
 from dilkit.objectives.erm import mean_gradient
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from dilkit.confounders.episodes import Episode
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class SharpnessAware(Objective):
     """Sharpness-aware minimisation (Foret et al., ICLR 2021, Eq. 2 and 3) around any objective.
 
-    The direction of the objective at theta + rho g / |g|, with g = mean_i g_i the gradient of the pooled loss:
-    for `erm` that is the published algorithm. It costs n passes and one copy of the parameters more.
+    The direction of the objective at theta + rho g / |g|, with g = mean_i g_i the gradient of the pooled
+    loss: for `erm` that is the published algorithm. It costs n passes and one copy of the parameters more.
     """
 
     def __init__(self, objective: Objective, rho: float) -> None:
@@ -39,7 +39,7 @@ class SharpnessAware(Objective):
         where = f"step {episode.step}"
         kept = [b.detach().clone() for b in net.buffers()]
         steepest = mean_gradient(net, self.loss, episode.batches(), reduce=self.reduce, where=where).grads
-        params = [p for p in net.parameters() if p.requires_grad]
+        params: list[Tensor] = [p for p in net.parameters() if p.requires_grad]
         theta = [p.detach().clone() for p in params]
         with torch.no_grad():
             for b, value in zip(net.buffers(), kept, strict=True):
