@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
-from .app import main
 
-__all__ = ["main"]
+def main() -> None:
+    """Run the program; Ctrl-C while it is still loading ends it as at any other time."""
+    try:
+        from .app import main as run
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    run()

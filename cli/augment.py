@@ -6,19 +6,23 @@ import os
 import re
 import signal
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ._build import BuildProgress, report, say, show_estimate
-from .app import app
+from dilkit.errors import UsageError
+
+from .base import app, panel, terminate
+from .options import complete_distortion
+from .progress import Progress, clock, count, quiet, say
 
 if TYPE_CHECKING:
+    from dilkit.confounders.build import Built
+    from dilkit.confounders.inspect import Estimate
     from dilkit.confounders.plan import Plan
 
-_EPILOG = """
+EPILOG = """
 Examples:
 
 `dilkit augment photos/ --distort "awgn[5, 10, 15, 20]" --out train.h5`
@@ -38,32 +42,13 @@ Examples:
 """
 
 
-class Storage(StrEnum):
-    stored = "stored"
-    virtual = "virtual"
-
-
-class Coupling(StrEnum):
-    independent = "independent"
-    common = "common"
-
-
-class Small(StrEnum):
-    keep = "keep"
-    skip = "skip"
-
-
-class Alpha(StrEnum):
-    refuse = "refuse"
-    black = "black"
-    grey = "grey"
-    white = "white"
-
-
+_IMAGES = "Images"
+_DISTORTIONS = "Distortions"
+_FILE = "The file and the run"
 _OTHER = "Instead of making a dataset"
 
 
-@app.command("augment", epilog=_EPILOG)
+@app.command("augment", epilog=EPILOG, rich_help_panel=panel("augment"))
 def augment_command(
     ctx: typer.Context,
     sources: Annotated[
@@ -76,39 +61,84 @@ def augment_command(
     ] = None,
     distort: Annotated[
         list[str] | None,
-        typer.Option("--distort", "-d", help="The confounder set; given again, their union."),
+        typer.Option(
+            "--distort",
+            "-d",
+            help="The confounder set; given again, their union.",
+            rich_help_panel=_DISTORTIONS,
+            autocompletion=complete_distortion,
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The HDF5 file to make.")] = None,
+    seed: Annotated[int, typer.Option(help="Root of all randomness.", rich_help_panel=_DISTORTIONS)] = 0,
+    coupling: Annotated[
+        Literal["independent", "common"],
+        typer.Option(
+            help="common gives all degrees of a distortion one random field.", rich_help_panel=_DISTORTIONS
+        ),
+    ] = "independent",
     tile: Annotated[
-        int, typer.Option(help="Side of the square tiles in pixels; 0 keeps images whole.")
+        int,
+        typer.Option(
+            help="Side of the square tiles in pixels; 0 keeps images whole.", rich_help_panel=_IMAGES
+        ),
     ] = 256,
     stride: Annotated[
-        int | None, typer.Option(help="Pixels from tile to tile; by default the tile.", show_default=False)
+        int | None,
+        typer.Option(
+            help="Pixels from tile to tile; by default the tile.", show_default=False, rich_help_panel=_IMAGES
+        ),
     ] = None,
-    small: Annotated[Small, typer.Option(help="Images smaller than a tile.")] = Small.keep,
-    alpha: Annotated[Alpha, typer.Option(help="Transparent images: refuse, or a background.")] = Alpha.refuse,
-    seed: Annotated[int, typer.Option(help="Root of all randomness.")] = 0,
-    storage: Annotated[
-        Storage, typer.Option(help="virtual keeps clean images and recipe; views are made when read.")
-    ] = Storage.stored,
-    coupling: Annotated[
-        Coupling, typer.Option(help="common gives all degrees of a distortion one random field.")
-    ] = Coupling.independent,
-    validation: Annotated[float, typer.Option(help="Share of images marked validation.")] = 0.0,
-    licence: Annotated[str, typer.Option(help="Licence of the files, recorded with each.")] = "",
-    limit: Annotated[int | None, typer.Option(help="Take only so many images.")] = None,
+    small: Annotated[
+        Literal["keep", "skip"], typer.Option(help="Images smaller than a tile.", rich_help_panel=_IMAGES)
+    ] = "keep",
+    alpha: Annotated[
+        Literal["refuse", "black", "grey", "white"],
+        typer.Option(help="Transparent images: refuse, or a background.", rich_help_panel=_IMAGES),
+    ] = "refuse",
+    validation: Annotated[
+        float, typer.Option(help="Share of images marked validation.", rich_help_panel=_IMAGES)
+    ] = 0.0,
+    licence: Annotated[
+        str, typer.Option(help="Licence of the files, recorded with each.", rich_help_panel=_IMAGES)
+    ] = "",
+    limit: Annotated[
+        int | None, typer.Option(help="Take only so many images.", rich_help_panel=_IMAGES)
+    ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="A test set that no image may look like; may be given again.")
+        list[str] | None,
+        typer.Option(
+            help="A test set that no image may look like; may be given again.", rich_help_panel=_IMAGES
+        ),
     ] = None,
     allow_duplicates: Annotated[
-        bool, typer.Option("--allow-duplicates", help="Accept images that look like each other.")
+        bool,
+        typer.Option(
+            "--allow-duplicates", help="Accept images that look like each other.", rich_help_panel=_IMAGES
+        ),
     ] = False,
-    workers: Annotated[int, typer.Option("--workers", "-j", help="Processes; 0 takes every core.")] = 0,
-    shard: Annotated[
-        str | None, typer.Option(metavar="K/N", help="Make only part K of N, as OUT.K-of-N.h5.")
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The HDF5 file to make.", rich_help_panel=_FILE)
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget an unfinished run.")] = False,
+    storage: Annotated[
+        Literal["stored", "virtual"],
+        typer.Option(
+            help="virtual keeps clean images and recipe; distorted ones are made when read.",
+            rich_help_panel=_FILE,
+        ),
+    ] = "stored",
+    workers: Annotated[
+        int, typer.Option("--workers", "-j", help="Processes; 0 takes every core.", rich_help_panel=_FILE)
+    ] = 0,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="Make only part K of N, as OUT.K-of-N.h5.", rich_help_panel=_FILE),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file.", rich_help_panel=_FILE)
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Forget an unfinished run.", rich_help_panel=_FILE)
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Say how many tiles, bytes and minutes.", rich_help_panel=_OTHER),
@@ -132,20 +162,18 @@ def augment_command(
     as 8-bit where the expression ends on 8 bits (... >> clip >> quantize); nothing is clipped or rounded
     but by the expression.
     """
-    from dilkit.errors import UsageError
-
     if workers < 0:
         raise UsageError("negative number of workers", where="--workers", found=workers, expected="0 or more")
     workers = workers or available_cores()
     if add is not None or drop is not None:
         _alone(ctx, "--add and --drop change a dataset at once", _EDITING)
-        return _edit(sources or [], add, drop, workers)
+        return edit(sources or [], add, drop, workers)
     if merge:
         _alone(ctx, "--merge joins what is there", _MERGING)
-        return _merge(sources or [], _needed(out, "--out"), allow_duplicates, overwrite)
+        return join_shards(sources or [], _needed(out, "--out"), allow_duplicates, overwrite)
     settings: dict[str, Any] = {
-        "tile": tile, "stride": stride if stride is not None else tile, "small": small.value,
-        "alpha": alpha.value, "seed": seed, "storage": storage.value, "coupling": coupling.value,
+        "tile": tile, "stride": stride if stride is not None else tile, "small": small,
+        "alpha": alpha, "seed": seed, "storage": storage, "coupling": coupling,
         "validation": validation, "licence": licence, "limit": limit,
     }  # fmt: skip
     part = _part(shard)
@@ -167,14 +195,16 @@ def augment_command(
     )  # fmt: skip
 
 
+def _progress() -> Progress:
+    return Progress(names={"read": "reading", "distort": "distorting"})
+
+
 _EDITING = frozenset(("sources", "add", "drop", "workers"))
 _MERGING = frozenset(("sources", "merge", "out", "allow_duplicates", "overwrite"))
 
 
 def _alone(ctx: typer.Context, what: str, heeded: frozenset[str]) -> None:
     """No option is taken without heed."""
-    from dilkit.errors import UsageError
-
     for name in ctx.params:
         source = ctx.get_parameter_source(name)
         if name not in heeded and source is not None and source.name == "COMMANDLINE":
@@ -194,17 +224,17 @@ def _make(sources: list[str], distort: list[str], out: Path, **settings: Any) ->
     from dilkit.distortions._memory import keep_freed_memory
 
     keep_freed_memory()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # job schedulers end a run with it
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
-        with BuildProgress() as progress:
-            built = augment(sources, distort, out, progress=progress, **settings)
+        with _progress() as progress:
+            built = augment(sources, distort, out, progress=progress.phase, **settings)
     except KeyboardInterrupt:
         if Path(f"{os.path.realpath(out)}.journal").exists():
             print("dilkit: what is written is kept; repeat the command to go on", file=sys.stderr)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-    report(built)
+    _report(built)
 
 
 def _look(plan: Plan, failed: int, preview: Path | None, dry_run: bool, out: Path, workers: int) -> None:
@@ -217,21 +247,21 @@ def _look(plan: Plan, failed: int, preview: Path | None, dry_run: bool, out: Pat
     if dry_run:
         from dilkit.confounders.inspect import estimate
 
-        show_estimate(estimate(plan, out, workers), failed, len(plan.skipped), workers)
+        _show_estimate(estimate(plan, out, workers), failed, len(plan.skipped), workers)
 
 
-def _merge(sources: list[str], out: Path, allow_duplicates: bool, overwrite: bool) -> None:
-    from dilkit.confounders.combine import merge, shards_of
+def join_shards(sources: list[str], out: Path, allow_duplicates: bool, overwrite: bool) -> None:
+    from dilkit.confounders.combine import merge as join
+    from dilkit.confounders.combine import shards_of
     from dilkit.confounders.store import Store
 
-    made = merge(sources or shards_of(out), out, allow_duplicates=allow_duplicates, overwrite=overwrite)
+    made = join(sources or shards_of(out), out, allow_duplicates=allow_duplicates, overwrite=overwrite)
     store = Store(made)
     say(f"{made}: {len(store)} items in {len(store.head.shards)} shards joined")
 
 
-def _edit(sources: list[str], add: str | None, drop: str | None, workers: int) -> None:
-    from dilkit.confounders import combine as edit
-    from dilkit.errors import UsageError
+def edit(sources: list[str], add: str | None, drop: str | None, workers: int) -> None:
+    from dilkit.confounders import combine
 
     if len(sources) != 1:
         raise UsageError(
@@ -239,20 +269,18 @@ def _edit(sources: list[str], add: str | None, drop: str | None, workers: int) -
             remedy='for example: dilkit augment train.h5 --add "jpeg(30)"',
         )  # fmt: skip
     if add is not None and drop is not None:
-        edit.check_drop(sources[0], drop, add)
+        combine.check_drop(sources[0], drop, add)
     if add is not None:
-        with BuildProgress() as progress:
-            labels = edit.add(sources[0], add, workers=workers, progress=progress)
+        with _progress() as progress:
+            labels = combine.add(sources[0], add, workers=workers, progress=progress.phase)
         for label in labels:
             say(f"added {label}")
     if drop is not None:
-        for label in edit.drop(sources[0], drop):
+        for label in combine.drop(sources[0], drop):
             say(f"dropped {label}")
 
 
 def _needed(value: Any, option: str) -> Any:
-    from dilkit.errors import UsageError
-
     if not value:
         raise UsageError(
             f"{option} is missing",
@@ -262,11 +290,38 @@ def _needed(value: Any, option: str) -> Any:
 
 
 def _part(shard: str | None) -> tuple[int, int] | None:
-    from dilkit.errors import UsageError
-
     if shard is None:
         return None
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     if not match:
         raise UsageError("no such shard", where="--shard", found=shard, expected="K/N, such as 3/8")
     return int(match[1]), int(match[2])
+
+
+def _report(built: Built) -> None:
+    """What was made; images left out are named even when quiet."""
+    for failure in built.failures:
+        print(f"left out: {failure.name}: {failure.reason}", file=sys.stderr)
+    if quiet():
+        return
+    if built.resumed:
+        say("went on from an interrupted run")
+    if built.skipped:
+        say(f"skipped: {count(len(built.skipped), 'image')} smaller than a tile")
+    failed = f", {count(len(built.failures), 'image')} left out" if built.failures else ""
+    made = f"{count(built.items, 'item')} from {count(built.images, 'image')}"
+    say(
+        f"{built.path}: {made}, {count(len(built.labels), 'confounder')}, "
+        f"{built.nbytes / 1e6:.1f} MB, {built.seconds:.1f} s{failed}"
+    )
+
+
+def _show_estimate(found: Estimate, failures: int, skipped: int, workers: int) -> None:
+    """The answer of --dry-run, on stdout."""
+    print(f"images     {found.images}" + (f", {failures} unreadable" if failures else ""))
+    print(f"items      {found.items}" + (f", {count(skipped, 'image')} too small" if skipped else ""))
+    for name, nbytes in found.nbytes.items():
+        print(f"  {name}  {nbytes / 1e9:.3f} GB")
+    lacking = "" if found.total <= found.free else ": too little"
+    print(f"on disk    {found.total / 1e9:.3f} GB of {found.free / 1e9:.1f} GB free{lacking}")
+    print(f"time       about {clock(found.seconds)} with {count(workers, 'worker')}")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .app import app
+from .base import app, panel
+from .output import show_table
 
 if TYPE_CHECKING:
     from torch import nn
 
-_EPILOG = """
+EPILOG = """
 Examples:
 
 `dilkit check dncnn depth=8 width=32`
@@ -25,7 +26,7 @@ Examples:
 """
 
 
-@app.command("check", epilog=_EPILOG)
+@app.command("check", epilog=EPILOG, rich_help_panel=panel("check"))
 def check(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A built-in name, package.module:Class, or a checkpoint.")
@@ -117,8 +118,6 @@ def _costs(net: nn.Module, shape: tuple[int, ...], n: int) -> tuple[Any, list[An
 
 
 def _show(findings: list[Any], units: Any, table: list[Any], n: int) -> None:
-    from ._table import show_table
-
     lines = [(f.name, f.verdict, f.found + (f"; to do: {f.remedy}" if f.remedy else "")) for f in findings]
     show_table(("property", "", "found"), lines, numbers=False)
     if units is None:

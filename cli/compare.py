@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .app import app
+from .base import app, panel
+from .options import Clip, Data, Distort, RecipeCommand, Words, union
+from .progress import TrainProgress, say
 
-_EPILOG = """
+EPILOG = """
 Examples:
 
 `dilkit compare denoise-gaussian-small data.store=bsd400.h5 --arms erm,dil_sf,lookahead --seeds 2 --data CBSD68 --distort "awgn[5, 10, 15, 20, 30, 40, 50]" --out runs/compare`
@@ -25,11 +26,9 @@ _Arms = typer.Option(
 )
 
 
-@app.command(epilog=_EPILOG)
+@app.command("compare", cls=RecipeCommand, epilog=EPILOG, rich_help_panel=panel("compare"))
 def compare(
-    words: Annotated[
-        list[str], typer.Argument(metavar="RECIPE [PART...] [KEY.PATH=VALUE...]", show_default=False)
-    ],
+    words: Words,
     out: Annotated[Path, typer.Option(help="The folder of all runs and results; given again, it goes on.")],
     arms: Annotated[str, _Arms] = "",
     arm: Annotated[list[str] | None, typer.Option(help="An arm described: 'NAME: word key=value'.")] = None,
@@ -38,10 +37,10 @@ def compare(
         list[float] | None, typer.Option(help="A learning rate to try; may be given again.")
     ] = None,
     select: Annotated[list[str] | None, typer.Option(help="Images to choose the learning rate on.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="Test images; may be given again.")] = None,
-    distort: Annotated[list[str] | None, typer.Option(help="Test distortions; may be given again.")] = None,
+    data: Data = None,
+    distort: Distort = None,
     protocol: Annotated[str | None, typer.Option(help="Or a protocol by name.")] = None,
-    clip: Annotated[bool | None, typer.Option("--clip/--no-clip", help="Clamp the nets' input.")] = None,
+    clip: Clip = None,
     baseline: Annotated[str | None, typer.Option(help="Differences are to this arm [the first].")] = None,
     device: Annotated[str, typer.Option(help="Device of the measurements.")] = "auto",
 ) -> None:
@@ -50,16 +49,15 @@ def compare(
     from dilkit.experiments.compare import compare as run
     from dilkit.report.tables import comparison_markdown
 
-    from ._progress import TrainProgress
     from .eval import plan_protocol
 
-    changes: dict[str, Any] = {"clip": clip, "distort": " | ".join(f"({d})" for d in distort or ()) or None}
+    changes: dict[str, Any] = {"clip": clip, "distort": union(distort)}
     how, sources = plan_protocol(protocol, changes, data, None)
     test = Test(sources, str(how.distort), how.clip, how.quantize, how.seed, how.channel, how.border)
     with TrainProgress() as progress:
         result = run(
             words, [*filter(None, arms.split(",")), *(arm or ())], out, test, seeds=seeds, sweep=sweep or (),
-            select=select, baseline=baseline, device=device, watch=progress.tell,
-            tell=lambda line: print(line, file=sys.stderr, flush=True),
+            select=select, baseline=baseline, device=device, watch=progress,
+            tell=say,
         )  # fmt: skip
     print(comparison_markdown(result), end="")

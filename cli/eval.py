@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .app import app
+from .base import app, panel
+from .options import Data, Device, Distort, complete_run, union
+from .output import show_json, show_table
+from .progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,23 +20,7 @@ if TYPE_CHECKING:
     from dilkit.evaluation.protocols import Protocol
 
 
-class Channel(StrEnum):
-    rgb = "rgb"
-    y = "y"
-
-
-class Measure(StrEnum):
-    uint8 = "uint8"
-    clipped = "clipped"
-    float = "float"
-
-
-class Noise(StrEnum):
-    keyed = "keyed"
-    legacy = "legacy-numpy"
-
-
-_EPILOG = """
+EPILOG = """
 Examples:
 
 `dilkit eval runs/erm/checkpoints/last.safetensors --data CBSD68 --distort "awgn[5, 10, 15, 20, 30, 40, 50]"`
@@ -47,56 +32,112 @@ Examples:
 `dilkit eval --data CBSD68 --distort "awgn[15, 25, 50]" --no-clip --noise legacy-numpy`
 """
 
-_Data = typer.Option(help="Clean images: a folder, glob, file or samples:test; may be given again.")
-_Distort = typer.Option(help="Distortions, as an expression; may be given again.")
-_Noise = typer.Option(help="Keyed by image (default), or that of common benchmark scripts (awgn only).")
-_Measure = typer.Option(help="Compare images rounded to 8 bits (default), clamped only, or as they are.")
-_Json = typer.Option(
-    "--json", metavar="FILE", help="Write settings, means and rows; - prints them instead of the table."
-)
+_TEST = "The test"
+_INPUT = "The nets' input"
+_COMPARISON = "The comparison"
+_OUTPUT = "What is written"
 
 
-@app.command("eval", epilog=_EPILOG)
+@app.command("eval", epilog=EPILOG, rich_help_panel=panel("eval"))
 def evaluate(
     checkpoints: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[[LABEL=]CKPT...]", help="Nets; none measures the input alone."),
+        typer.Argument(
+            metavar="[[LABEL=]CKPT...]",
+            help="Nets; none measures the input alone.",
+            autocompletion=complete_run,
+        ),
     ] = None,
-    data: Annotated[list[str] | None, _Data] = None,
-    distort: Annotated[list[str] | None, _Distort] = None,
+    data: Data = None,
+    distort: Distort = None,
+    device: Device = "auto",
+    batch: Annotated[int | None, typer.Option(min=1, help="Inputs of one shape per forward pass.")] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="A protocol by name (see `dilkit ls protocols`) or from a .yaml file.")
+        str | None,
+        typer.Option(
+            help="A protocol by name (see `dilkit ls protocols`) or from a .yaml file.", rich_help_panel=_TEST
+        ),
     ] = None,
     inputs: Annotated[
         Path | None,
-        typer.Option(help="Real distorted images, named as the clean ones, instead of --distort."),
+        typer.Option(
+            help="Real distorted images, named as the clean ones, instead of --distort.",
+            rich_help_panel=_TEST,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the distortions' randomness.", rich_help_panel=_TEST)
+    ] = None,
+    noise: Annotated[
+        Literal["keyed", "legacy-numpy"] | None,
+        typer.Option(
+            help="Keyed by image (default), or that of common benchmark scripts (awgn only).",
+            rich_help_panel=_TEST,
+        ),
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Draws of each random distortion.", rich_help_panel=_TEST)
     ] = None,
     clip: Annotated[
-        bool | None, typer.Option("--clip/--no-clip", help="Clamp the nets' input to [0, 1] (default).")
+        bool | None,
+        typer.Option(
+            "--clip/--no-clip", help="Clamp the nets' input to [0, 1] (default).", rich_help_panel=_INPUT
+        ),
     ] = None,
     quantize: Annotated[
-        bool | None, typer.Option("--quantize/--no-quantize", help="Round the nets' input to 8 bits.")
+        bool | None,
+        typer.Option(
+            "--quantize/--no-quantize", help="Round the nets' input to 8 bits.", rich_help_panel=_INPUT
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the distortions' randomness.")] = None,
-    noise: Annotated[Noise | None, _Noise] = None,
-    draws: Annotated[int | None, typer.Option(min=1, help="Draws of each random distortion.")] = None,
-    channel: Annotated[Channel | None, typer.Option(help="Compare colours (default), or luma.")] = None,
-    border: Annotated[int | None, typer.Option(min=0, help="Pixels left out at every side.")] = None,
-    measure: Annotated[Measure | None, _Measure] = None,
+    channel: Annotated[
+        Literal["rgb", "y"] | None,
+        typer.Option(help="Compare colours (default), or luma.", rich_help_panel=_COMPARISON),
+    ] = None,
+    border: Annotated[
+        int | None, typer.Option(min=0, help="Pixels left out at every side.", rich_help_panel=_COMPARISON)
+    ] = None,
+    measure: Annotated[
+        Literal["uint8", "clipped", "float"] | None,
+        typer.Option(
+            help="Compare images rounded to 8 bits (default), clamped only, or as they are.",
+            rich_help_panel=_COMPARISON,
+        ),
+    ] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="A further metric: ms_ssim, lpips, dists, niqe.")
+        list[str] | None,
+        typer.Option(
+            help="A further metric of `dilkit ls metrics`; again for more.", rich_help_panel=_COMPARISON
+        ),
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="Also print scores, and differences to this net, with intervals.")
+        str | None,
+        typer.Option(
+            help="Also print scores, and differences to this net, with intervals.",
+            rich_help_panel=_COMPARISON,
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    batch: Annotated[int | None, typer.Option(min=1, help="Inputs of one shape per forward pass.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the per-image rows.")] = None,
-    parquet: Annotated[Path | None, typer.Option(help="Write the per-image rows.")] = None,
-    json_file: Annotated[str | None, _Json] = None,
-    table: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write the per-image rows.", rich_help_panel=_OUTPUT)
+    ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Write the per-image rows.", rich_help_panel=_OUTPUT)
+    ] = None,
+    json_file: Annotated[
+        str | None,
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            rich_help_panel=_OUTPUT,
+            help="Write settings, means and rows; - prints them instead of the table.",
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Write the table as Markdown.", rich_help_panel=_OUTPUT)
+    ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw PSNR against the degree (.png, .svg, .pdf).")
+        Path | None,
+        typer.Option(help="Draw PSNR against the degree (.png, .svg, .pdf).", rich_help_panel=_OUTPUT),
     ] = None,
 ) -> None:
     """Measure nets on distorted images: PSNR and SSIM, seen and unseen distortions told apart.
@@ -107,7 +148,7 @@ def evaluate(
         _check_ending(path, endings)
     changes = {
         "clip": clip, "quantize": quantize, "seed": seed, "noise": noise, "draws": draws, "channel": channel,
-        "border": border, "measure": measure, "distort": " | ".join(f"({d})" for d in distort or ()) or None,
+        "border": border, "measure": measure, "distort": union(distort),
     }  # fmt: skip
     how, sources = plan_protocol(protocol, changes, data, inputs)
 
@@ -117,14 +158,12 @@ def evaluate(
     from dilkit.evaluation.protocols import missing_sets
     from dilkit.evaluation.rows import SETTINGS, as_json, write_rows
 
-    from ._count import Count
-
     nets = parse_nets(checkpoints or [INPUT])
     if baseline is not None:
         check_arm(baseline, [net.label for net in nets], "baseline")
     files = [path for path in (csv, parquet, Path(json_file or "-")) if path and str(path) != "-"]
     journal = files[0].with_name(files[0].name + ".part") if files else None
-    with Count("evaluating") as count:
+    with Progress("evaluating", unit="images") as count:
         rows = run(
             nets, sources, inputs=inputs, **how.settings(), device=device,
             metrics=metric or (), batch=batch, journal=journal, progress=count,
@@ -144,7 +183,7 @@ def evaluate(
         plot.parent.mkdir(parents=True, exist_ok=True)
         psnr_against_degree(rows).savefig(plot, dpi=150)
     if json_file == "-":
-        print(json.dumps(as_json(rows), indent=1, allow_nan=False))
+        show_json(as_json(rows))
         return
     _show(rows)
     if baseline is not None:
@@ -168,7 +207,6 @@ def plan_protocol(
     from dilkit.errors import UsageError
     from dilkit.evaluation.protocols import Protocol, find_protocol, find_sets, missing_sets, other_sets
 
-    changes = {key: getattr(value, "value", value) for key, value in changes.items()}
     how = find_protocol(name) if name else Protocol(name="options")
     if name and data:
         changes["sets"] = other_sets(how, data)
@@ -191,8 +229,6 @@ def _show(rows: pd.DataFrame) -> None:
     from dilkit.evaluation.rows import by_distortion, by_novelty
     from dilkit.report.tables import MARKS, extra_metrics
 
-    from ._table import show_table
-
     means, checked, extras = by_distortion(rows), check_manifest(rows), extra_metrics(rows)
     for name, part in means.groupby("set", sort=False):
         nets = [net for net in dict.fromkeys(part["net"]) if net != "input"]
@@ -205,8 +241,8 @@ def _show(rows: pd.DataFrame) -> None:
             lines.append([f"mean, {kind}", "", *(f"{psnr[net]:.2f}" if net in psnr else "" for net in nets)])
         images = int(part["images"].iloc[0])
         what = ", ".join(["PSNR in dB", "SSIM", *extras])
-        head = f"{name} ({images} image{'s' * (images != 1)}; {checked[str(name)]}): {what}"
-        show_table(["distortion", "input", *nets], lines, title=head)
+        title = f"{name} ({images} image{'s' * (images != 1)}; {checked[str(name)]}): {what}"
+        show_table(["distortion", "input", *nets], lines, title=title)
         print()
     for line in _notes(rows, set(means["novelty"])):
         print(line)
@@ -231,8 +267,6 @@ def _notes(rows: pd.DataFrame, novelties: set[str]) -> list[str]:
 def _show_scores(rows: pd.DataFrame, baseline: str) -> None:
     from dilkit.evaluation.bootstrap import scores
 
-    from ._table import show_table
-
     table = scores(rows, baseline=baseline)
     for name, part in table.groupby("set", sort=False):
         lines = [
@@ -243,5 +277,5 @@ def _show_scores(rows: pd.DataFrame, baseline: str) -> None:
             for row in part.sort_values("score", kind="stable").itertuples()
         ]  # fmt: skip
         print()
-        head = ["score", "PSNR", "95 % interval", f"minus {baseline}", "95 % interval"]
-        show_table(head, lines, title=str(name))
+        header = ["score", "PSNR", "95 % interval", f"minus {baseline}", "95 % interval"]
+        show_table(header, lines, title=str(name))

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from .app import app
+from .base import app, panel
+from .options import Checkpoint
 
-_EPILOG = """
+EPILOG = """
 Examples:
 
 `dilkit export runs/dil/checkpoints/last.safetensors --onnx net.onnx`
@@ -18,9 +19,9 @@ Examples:
 """
 
 
-@app.command(epilog=_EPILOG)
+@app.command("export", epilog=EPILOG, rich_help_panel=panel("export"))
 def export(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="The trained net.")],
+    checkpoint: Checkpoint,
     onnx: Annotated[Path | None, typer.Option(help="Write ONNX (.onnx), for any batch and size.")] = None,
     torchscript: Annotated[Path | None, typer.Option(help="Write TorchScript (.pt or .ts).")] = None,
     safetensors: Annotated[

@@ -1,38 +1,31 @@
-"""`dilkit inspect` and `dilkit verify`: what is inside a confounder dataset, and whether it is whole."""
+"""`dilkit data inspect`: what is inside a confounder dataset."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .app import app
+from .base import app
+from .options import Json
+from .output import show_json, show_table
 
-_EPILOG = """
+EPILOG = """
 Examples:
 
-`dilkit inspect train.h5`
+`dilkit data inspect train.h5`
 
-`dilkit inspect train.h5 --json`
+`dilkit data inspect train.h5 --json`
 
-`dilkit inspect train.h5 --samples 200 --preview look.png`
-"""
-
-_VERIFY_EPILOG = """
-Examples:
-
-`dilkit verify train.h5`
-
-`dilkit verify train.h5 --samples 1000`
+`dilkit data inspect train.h5 --samples 200 --preview look.png`
 """
 
 
-@app.command("inspect", epilog=_EPILOG)
+@app.command("inspect", epilog=EPILOG, hidden=True)
 def inspect_command(
     file: Annotated[Path, typer.Argument(help="A dataset made by `dilkit augment`.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: Json = False,
     samples: Annotated[
         int, typer.Option(min=0, help="Items measured for the statistics; 0 measures none.")
     ] = 32,
@@ -56,42 +49,12 @@ def inspect_command(
 
         draw(rows_of_store(Store(file)), preview)
     if as_json:
-        print(json.dumps(summary, indent=1, allow_nan=False))
+        show_json(summary)
     else:
         _show(summary)
 
 
-@app.command("verify", epilog=_VERIFY_EPILOG)
-def verify_command(
-    file: Annotated[Path, typer.Argument(help="A dataset made by `dilkit augment`.")],
-    samples: Annotated[int, typer.Option(min=0, help="Random views to make again and compare.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of their choice.")] = 0,
-) -> None:
-    """Check every digest of a dataset, and make random views again.
-
-    Exit code 1 if anything is wrong, 2 if the file is no dataset that can be opened.
-    """
-    from dilkit.confounders.inspect import verify
-    from dilkit.errors import DilkitError
-
-    from ._build import count
-    from ._count import Count
-
-    with Count("verifying") as counted:
-        verdict = verify(file, samples=samples, seed=seed, progress=counted)
-    for fault in verdict.faults:
-        print(fault)
-    if not verdict.sound:
-        raise DilkitError(
-            count(len(verdict.faults), "fault"), where=file, remedy="copy the file again, or make it again"
-        )
-    made = f"{count(verdict.items, 'item')} checked, {count(verdict.remade, 'view')} made again"
-    print(f"{file}: sound, {made}")
-
-
 def _show(summary: dict[str, Any]) -> None:
-    from ._table import show_table
-
     items = summary["items"]
     sizes = ", ".join(f"{n} of {size}" for size, n in list(items["sizes"].items())[:5])
     more = f" and {len(items['sizes']) - 5} more sizes" if len(items["sizes"]) > 5 else ""
@@ -111,10 +74,10 @@ def _show(summary: dict[str, Any]) -> None:
     for name, text in lines:
         print(f"{name:10} {text}")
     print()
-    head = ["confounder", "stored as", "MB"]
+    header = ["confounder", "stored as", "MB"]
     measured = "samples" in summary
     if measured:
-        head += ["PSNR", "SSIM", "bias", "std", "mean", "low", "high", "outside"]
+        header += ["PSNR", "SSIM", "bias", "std", "mean", "low", "high", "outside"]
     rows = []
     for view in summary["confounders"]:
         row = [view["label"], view["dtype"], f"{view['bytes'] / 1e6:.1f}"]
@@ -123,7 +86,7 @@ def _show(summary: dict[str, Any]) -> None:
             row += [_number(found[name], digits) for name, digits in _DIGITS.items()]
             row.append(f"{100 * found['outside']:.1f} %")
         rows.append(row)
-    show_table(head, rows)
+    show_table(header, rows)
     if measured:
         count = summary["samples"]
         print(f"\nMeans over {count} items; PSNR in dB and SSIM of the 8-bit comparison with clean;")

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from .app import app
+from .base import app, panel
+from .options import Device, complete_distortion, complete_run, union
+from .output import show_table
 
-_EPILOG = """
+EPILOG = """
 Examples:
 
 `dilkit invariance runs/erm/checkpoints/last.safetensors --data CBSD68 --distort "awgn[5, 20, 50]"`
@@ -18,18 +20,28 @@ Examples:
 """
 
 
-@app.command(epilog=_EPILOG)
+@app.command("invariance", epilog=EPILOG, rich_help_panel=panel("invariance"))
 def invariance(
-    checkpoints: Annotated[list[str], typer.Argument(metavar="[LABEL=]CKPT...", help="Nets.")],
+    checkpoints: Annotated[
+        list[str], typer.Argument(metavar="[LABEL=]CKPT...", help="Nets.", autocompletion=complete_run)
+    ],
     data: Annotated[list[str], typer.Option(help="Clean images; may be given again.")],
-    distort: Annotated[list[str], typer.Option(help="Distortions, two at least; may be given again.")],
+    distort: Annotated[
+        list[str],
+        typer.Option(
+            "--distort",
+            "-d",
+            help="Distortions, two at least; may be given again.",
+            autocompletion=complete_distortion,
+        ),
+    ],
     crop: Annotated[int, typer.Option(min=16, help="Side of the centre crops.")] = 96,
     limit: Annotated[int, typer.Option(min=2, help="Images at most.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the distortions' randomness.")] = 0,
     clip: Annotated[bool, typer.Option(help="Clamp the nets' input to [0, 1].")] = True,
     csv: Annotated[Path | None, typer.Option(help="Write the indices of every layer.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw them over the layers (.png, .svg, .pdf).")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Measure how invariant the layers of nets are to the distortion, with the PSNR beside it.
 
@@ -39,10 +51,8 @@ def invariance(
     from dilkit.evaluation.invariance import invariance as run
     from dilkit.evaluation.nets import parse_nets
 
-    from ._table import show_table
-
     found = run(
-        parse_nets(checkpoints), data, " | ".join(f"({d})" for d in distort),
+        parse_nets(checkpoints), data, str(union(distort)),
         crop=crop, limit=limit, seed=seed, clip=clip, device=device,
     )  # fmt: skip
     if csv is not None:

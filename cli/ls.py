@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from textwrap import shorten
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-from .app import app
+from .base import app, panel
+from .options import Json
+from .output import show_json, show_table
+
+Kind = Literal["distortions", "metrics", "models", "objectives", "presets", "protocols"]
 
 
-class Kind(StrEnum):
-    distortions = "distortions"
-    metrics = "metrics"
-    models = "models"
-    objectives = "objectives"
-    presets = "presets"
-    protocols = "protocols"
-
-
-_EPILOG = """
+EPILOG = """
 Examples:
 
 `dilkit ls protocols`
@@ -37,21 +30,21 @@ Examples:
 """
 
 
-@app.command("ls", epilog=_EPILOG)
+@app.command("ls", epilog=EPILOG, rich_help_panel=panel("ls"))
 def ls(
     kind: Annotated[
         str,
         typer.Argument(
-            metavar="KIND", help=f"What to list: {', '.join(Kind)}.", autocompletion=lambda: list(Kind)
+            metavar="KIND",
+            help=f"What to list: {', '.join(get_args(Kind))}.",
+            autocompletion=lambda incomplete: [k for k in get_args(Kind) if k.startswith(incomplete)],
         ),
     ],
     name: Annotated[str | None, typer.Argument(help="The one to explain in full.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List distortions, metrics, models, objectives, presets or protocols; or explain one of them."""
     from dilkit.errors import UsageError
-
-    from ._table import show_table
 
     what = _kind(kind)
     if name is not None:
@@ -59,12 +52,12 @@ def ls(
             raise UsageError(f"of {what}, none is explained on its own", found=f"ls {what} {name}")
         _EXPLAINED[what](name, as_json)
         return
-    head, lines = _LISTS[what]()
+    header, lines = _LISTS[what]()
     if as_json:
-        print(json.dumps([dict(zip(head, line, strict=True)) for line in lines], indent=1))
+        show_json([dict(zip(header, line, strict=True)) for line in lines])
         return
-    shown = [[_cut(*cell) for cell in zip(head, line, strict=True)] for line in lines]
-    show_table(head, shown, numbers=False)
+    shown = [[_cut(*cell) for cell in zip(header, line, strict=True)] for line in lines]
+    show_table(header, shown, numbers=False)
 
 
 def _cut(name: str, cell: str) -> str:
@@ -75,14 +68,16 @@ def _cut(name: str, cell: str) -> str:
 def _kind(name: str) -> Kind:
     from dilkit.errors import UsageError, nearest
 
-    if name not in list(Kind):
-        raise UsageError(
-            f"there is no list of {name!r}",
-            where="dilkit ls",
-            expected=", ".join(Kind),
-            nearest=nearest(name, Kind),
-        )
-    return Kind(name)
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    for kind in kinds:
+        if kind == name:
+            return kind
+    raise UsageError(
+        f"there is no list of {name!r}",
+        where="dilkit ls",
+        expected=", ".join(kinds),
+        nearest=nearest(name, kinds),
+    )
 
 
 _Listing = tuple[Sequence[str], Sequence[Sequence[str]]]
@@ -130,12 +125,12 @@ def _protocols() -> _Listing:
 
 
 _LISTS: dict[Kind, Callable[[], _Listing]] = {
-    Kind.distortions: _distortions,
-    Kind.metrics: _metrics,
-    Kind.models: _models,
-    Kind.objectives: _objectives,
-    Kind.presets: _presets,
-    Kind.protocols: _protocols,
+    "distortions": _distortions,
+    "metrics": _metrics,
+    "models": _models,
+    "objectives": _objectives,
+    "presets": _presets,
+    "protocols": _protocols,
 }
 
 
@@ -143,13 +138,13 @@ def _explain_distortion(name: str, as_json: bool) -> None:
     from dilkit.distortions.catalogue import describe_distortion, describe_preset
     from dilkit.distortions.presets import PRESETS
 
-    _tell(describe_preset(name) if name in PRESETS else describe_distortion(name), as_json)
+    _show_facts(describe_preset(name) if name in PRESETS else describe_distortion(name), as_json)
 
 
 def _explain_preset(name: str, as_json: bool) -> None:
     from dilkit.distortions.catalogue import describe_preset
 
-    _tell(describe_preset(name), as_json)
+    _show_facts(describe_preset(name), as_json)
 
 
 def _explain_protocol(name: str, as_json: bool) -> None:
@@ -158,9 +153,9 @@ def _explain_protocol(name: str, as_json: bool) -> None:
     print(to_yaml(find_protocol(name)), end="")
 
 
-def _tell(facts: dict[str, Any], as_json: bool) -> None:
+def _show_facts(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(facts, indent=1))
+        show_json(facts)
         return
     for key, value in facts.items():
         if isinstance(value, list):
@@ -172,9 +167,9 @@ def _tell(facts: dict[str, Any], as_json: bool) -> None:
 
 
 _EXPLAINED: dict[Kind, Callable[[str, bool], None]] = {
-    Kind.distortions: _explain_distortion,
-    Kind.presets: _explain_preset,
-    Kind.protocols: _explain_protocol,
+    "distortions": _explain_distortion,
+    "presets": _explain_preset,
+    "protocols": _explain_protocol,
 }
 
 

@@ -7,20 +7,10 @@ from typing import Annotated
 
 import typer
 
-from .app import app
+from .base import group
+from .options import Words
 
-recipes = typer.Typer(
-    name="recipes",
-    help="List, show, compose and check recipes.",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(recipes)
-
-_Words = Annotated[
-    list[str], typer.Argument(metavar="RECIPE [PART...] [KEY.PATH=VALUE...]", show_default=False)
-]
+recipes = group("recipes", "List, show, compose and check recipes.")
 
 
 @recipes.command("ls", epilog="Example: `dilkit recipes ls`")
@@ -42,7 +32,7 @@ def ls() -> None:
 
 @recipes.command("show", epilog="Example: `dilkit recipes show denoise-gaussian optim.lr=2e-4 --origin`")
 def show(
-    words: _Words,
+    words: Words,
     origin: Annotated[bool, typer.Option("--origin", help="Say where each value comes from.")] = False,
 ) -> None:
     """Every value of a composed recipe."""
@@ -61,7 +51,7 @@ def show(
 @recipes.command(
     "compose", epilog="Example: `dilkit recipes compose denoise-gaussian dil_ps steps=1000 --out mine.yaml`"
 )
-def compose_(words: _Words, out: Annotated[Path, typer.Option(help="The file to write.")]) -> None:
+def compose_(words: Words, out: Annotated[Path, typer.Option(help="The file to write.")]) -> None:
     """Keep a composition as a recipe file of your own."""
     from dilkit.recipe import compose, resolved, to_yaml
 

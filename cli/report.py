@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from .app import app
+from .base import app, panel
+from .options import Clip, Device, Distort, complete_run, union
+from .progress import Progress
 
-_EPILOG = """
+EPILOG = """
 Examples:
 
 `dilkit report runs/erm runs/dil --data CBSD68 --distort "awgn[5, 10, 15, 20, 30, 40, 50]" --out report.html`
@@ -20,24 +22,27 @@ Examples:
 """
 
 
-@app.command(epilog=_EPILOG)
+@app.command("report", epilog=EPILOG, rich_help_panel=panel("report"))
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs or of a comparison.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Folders of runs or of a comparison.", autocompletion=complete_run
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The HTML file.")],
     data: Annotated[
         list[str] | None, typer.Option(help="Test images: for crops, and to measure on with --distort.")
     ] = None,
-    distort: Annotated[
-        list[str] | None, typer.Option(help="Measure now, under these distortions; may be given again.")
-    ] = None,
+    distort: Distort = None,
     protocol: Annotated[str | None, typer.Option(help="Or measure now by this protocol.")] = None,
-    clip: Annotated[bool | None, typer.Option("--clip/--no-clip", help="Clamp the nets' input.")] = None,
+    clip: Clip = None,
     rows: Annotated[
         Path | None, typer.Option(help="Rows of `dilkit eval` [default: what lies beside the runs].")
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="Differences are to this net [the first].")] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "dilkit report",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Write one self-contained HTML file: runs, tables, curves, crops, and the commands to make it again."""
     from dilkit.errors import UsageError
@@ -47,16 +52,14 @@ def report(
     from dilkit.evaluation.rows import read_rows
     from dilkit.report.page import build_report
 
-    from ._count import Count
-
     how = None
     if distort or protocol:
         from .eval import plan_protocol
 
-        changes = {"clip": clip, "distort": " | ".join(f"({d})" for d in distort or ()) or None}
+        changes = {"clip": clip, "distort": union(distort)}
         how, found = plan_protocol(protocol, changes, data, None)
         data = [str(source) for source in found]
-    with Count("measuring") as count:
+    with Progress("measuring") as count:
         made = build_report(
             runs, out, data=data, protocol=how, rows=None if rows is None else read_rows(rows),
             baseline=baseline, title=title, device=device, progress=count,

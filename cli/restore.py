@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from .app import app
+from .base import app, panel
+from .options import Checkpoint, Device
+from .progress import Progress
 
-
-class Existing(StrEnum):
-    refuse = "refuse"
-    skip = "skip"
-    overwrite = "replace"
-
-
-_EPILOG = """
+EPILOG = """
 Examples:
 
 `dilkit restore runs/dil/checkpoints/last.safetensors photos --out restored`
@@ -29,9 +23,9 @@ Examples:
 """
 
 
-@app.command(epilog=_EPILOG)
+@app.command("restore", epilog=EPILOG, rich_help_panel=panel("restore"))
 def restore(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="The trained net.")],
+    checkpoint: Checkpoint,
     inputs: Annotated[list[Path], typer.Argument(metavar="IMG|DIR...", help="Images and folders.")],
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
     tile: Annotated[
@@ -43,8 +37,10 @@ def restore(
     feather: Annotated[
         int, typer.Option(min=1, help="Width of the zone in which tiles fade into each other.")
     ] = 16,
-    existing: Annotated[Existing, typer.Option(help="Outputs that are there already.")] = Existing.refuse,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    existing: Annotated[
+        Literal["refuse", "skip", "replace"], typer.Option(help="Outputs that are there already.")
+    ] = "refuse",
+    device: Device = "auto",
     processes: Annotated[int, typer.Option(min=1, help="Images restored at a time.")] = 1,
 ) -> None:
     """Restore images with a trained net.
@@ -55,12 +51,10 @@ def restore(
     from dilkit.inference.forward import Tiling
     from dilkit.inference.restore import restore as run
 
-    from ._count import Count
-
     tiling = Tiling(tile, halo, feather) if tile else None
-    with Count("restoring") as count:
+    with Progress("restoring", unit="images") as count:
         outcomes = run(
-            checkpoint, inputs, out, tiling=tiling, existing=existing.value, device=device,
+            checkpoint, inputs, out, tiling=tiling, existing=existing, device=device,
             processes=processes, progress=count,
         )  # fmt: skip
     failed = [outcome for outcome in outcomes if outcome.error]

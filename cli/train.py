@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from .app import app
+from .base import app, panel
+from .options import RecipeCommand, Words
+from .progress import TrainProgress, clock, size
 
 if TYPE_CHECKING:
     from dilkit.recipe import Composed
 
-_EPILOG = """
+EPILOG = """
 Examples:
 
 `dilkit train denoise-gaussian-small data.store=bsd400.h5 objective.name=dil_sf seed=1 --out runs/sf-1`
@@ -29,11 +31,9 @@ Examples:
 """
 
 
-@app.command(epilog=_EPILOG)
+@app.command("train", cls=RecipeCommand, epilog=EPILOG, rich_help_panel=panel("train"))
 def train(
-    words: Annotated[
-        list[str], typer.Argument(metavar="RECIPE [PART...] [KEY.PATH=VALUE...]", show_default=False)
-    ],
+    words: Words,
     out: Annotated[Path | None, typer.Option(help="The run's folder [default: runs/RECIPE].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     allow_changes: Annotated[
@@ -67,8 +67,6 @@ def train(
 
     from dilkit.training import train as run
 
-    from ._progress import TrainProgress
-
     with TrainProgress() as progress, Signals() as signals:
         result = run(
             composed,
@@ -76,7 +74,7 @@ def train(
             resume=resume,
             allow_changes=allow_changes,
             command=["dilkit", *sys.argv[1:]],
-            tell=progress.tell,
+            tell=progress,
             stop=lambda: signals.seen is not None,
         )
     if int(os.environ.get("RANK", "0")) > 0:
@@ -94,8 +92,6 @@ def train(
 
 def _dry_run(composed: Composed) -> None:
     from dilkit.training.run import dry_run
-
-    from ._progress import clock, size
 
     found = dry_run(composed)
     rows = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 from pathlib import Path
 
@@ -174,24 +173,6 @@ def test_an_interrupt_says_how_to_go_on(
         signal.signal(signal.SIGINT, ours)
     assert "repeat the command to go on" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-@pytest.mark.parametrize("command", ["augment", "inspect", "verify"])
-def test_the_examples_in_the_help_parse(command: str) -> None:
-    import typer
-
-    from dilkit.distortions import parse
-
-    group = typer.main.get_command(app)
-    chosen = group.commands[command]  # type: ignore[attr-defined]
-    examples = re.findall(r"`dilkit (.+?)`", chosen.epilog)
-    assert examples
-    for example in examples:
-        name, *words = shlex.split(example)
-        context = chosen.make_context(name, words)
-        assert name == command
-        for expression in context.params.get("distort") or []:
-            parse(expression)
 
 
 def test_what_nobody_foresaw_is_one_line_not_a_traceback(

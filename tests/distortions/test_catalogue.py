@@ -71,7 +71,7 @@ def test_what_there_is_not():
 def test_the_examples_of_the_help_work():
     from dilkit.cli import ls
 
-    examples = re.findall(r"`dilkit (.+?)`", ls._EPILOG)
+    examples = re.findall(r"`dilkit (.+?)`", ls.EPILOG)
     assert len(examples) > 3
     for words in examples:
         assert dilkit(*words.split())

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from dilkit.cli import _progress
-from dilkit.cli._progress import TrainProgress, clock, describe, size
+from dilkit.cli import progress as drawing
 from dilkit.cli.app import app, main
+from dilkit.cli.progress import TrainProgress, clock, describe, size
 
 from dilkit.recipe import compose, shipped
 
@@ -121,16 +121,16 @@ def test_plain_lines_are_rare_and_keep_the_last_validation(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(_progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(drawing.time, "monotonic", lambda: now[0])
     monkeypatch.delenv("DILKIT_QUIET", raising=False)
     plain = {k: v for k, v in ROW.items() if not k.startswith("val/")}
     with TrainProgress() as progress:
-        progress.tell(ROW)
+        progress(ROW)
         for step in range(51, 60):
-            progress.tell({**plain, "step": step})
+            progress({**plain, "step": step})
         now[0] += 6
-        progress.tell({**plain, "step": 60})
-        progress.tell({**plain, "step": 200})
+        progress({**plain, "step": 60})
+        progress({**plain, "step": 200})
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in lines] == ["50/200", "60/200", "200/200"]
     assert all("seen 31.23 dB" in line for line in lines)
@@ -139,8 +139,8 @@ def test_plain_lines_are_rare_and_keep_the_last_validation(
 def test_quiet_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("DILKIT_QUIET", "1")
     with TrainProgress() as progress:
-        progress.tell(ROW)
-        progress.tell({"note": "passing over a damaged checkpoint"})
+        progress(ROW)
+        progress({"note": "passing over a damaged checkpoint"})
     assert capsys.readouterr().err == "dilkit: passing over a damaged checkpoint\n"
 
 

@@ -1,0 +1,1 @@
+"""`dilkit card`."""

@@ -1,0 +1,221 @@
+"""Progress on stderr: live on a terminal or in a notebook, plain lines elsewhere, nothing with -q.
+
+The one place that draws a bar or turns seconds and bytes into text. `rich` is loaded when something is drawn.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+LINE_EVERY = 5.0
+"""Seconds between plain lines."""
+
+
+def quiet() -> bool:
+    """Whether only errors are wanted."""
+    return bool(os.environ.get("DILKIT_QUIET"))
+
+
+def say(text: str) -> None:
+    """A line on stderr, unless asked to be quiet."""
+    if not quiet():
+        print(text, file=sys.stderr, flush=True)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def clock(seconds: float) -> str:
+    """`0:05`, `1:02:03`, `3 d 1:02:03`."""
+    minutes, s = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    text = f"{hours}:{minutes:02d}:{s:02d}" if hours or days else f"{minutes}:{s:02d}"
+    return f"{days} d {text}" if days else text
+
+
+def size(nbytes: float) -> str:
+    """`12 B`, `3 kB`, `7.8 GB`; powers of 1000."""
+    for unit in ("B", "kB", "MB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.1f} GB"
+
+
+def _console() -> Console | None:
+    """Where a live view can be drawn, if anywhere."""
+    if quiet():
+        return None
+    from rich.console import Console
+
+    console = Console(stderr=True, markup=False)
+    return console if console.is_terminal or console.is_jupyter else None
+
+
+class Progress:
+    """Counted work, in one phase or several.
+
+    `with Progress("evaluating") as progress: work(progress=progress)`, called with (done, total); or, where
+    the work has phases, `work(progress=progress.phase)`, called with (phase, done, total).
+
+    Args:
+        what: what is done, as the line begins.
+        unit: what is counted, in the plural.
+        names: phase -> what is done in it.
+    """
+
+    def __init__(self, what: str = "", unit: str = "items", names: Mapping[str, str] | None = None) -> None:
+        self._what, self._unit, self._names = what, unit, names or {}
+        self._bar: Any = None
+        self._current: str | None = None
+
+    def __enter__(self) -> Self:
+        if console := _console():
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bars
+
+            self._bar = Bars(
+                TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console, transient=True,
+            )  # fmt: skip
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """So much of the whole is done."""
+        self.phase(self._what, done, total)
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """So much of a phase is done; a phase that an earlier run finished is passed over."""
+        if quiet():
+            return
+        now = time.monotonic()
+        what = self._names.get(name, name)
+        if name != self._current:
+            if self._names and done == total:
+                return
+            self._current, self._began, self._first, self._said = name, now, done, now
+            if self._bar is not None:
+                self._task = self._bar.add_task(what, total=total, rate="")
+            if not self._names:  # the first item was work as well
+                self._first = 0
+        rate = (done - self._first) / max(now - self._began, 1e-6)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.1f} {self._unit}/s")
+        elif done == total or now - self._said >= LINE_EVERY:
+            self._said = now
+            left = f", {clock((total - done) / rate)} left" if 0 < done < total and rate else ""
+            say(
+                f"{what}: {done}/{total} {self._unit}, {rate:.{0 if rate >= 10 else 2}f} {self._unit}/s{left}"
+            )
+
+
+def describe(row: Mapping[str, Any]) -> dict[str, str]:
+    """What a plain line shows of a row of the metrics, in order."""
+    steps, step = row.get("steps"), row["step"]
+    shown = {"step": f"{step}/{steps}" if steps else str(step)}
+    if "loss" in row:
+        shown["loss"] = f"{row['loss']:.5f}"
+    for name, label in (("val/seen", "seen"), ("val/held_out", "held out")):
+        if name in row:
+            shown[label] = f"{row[name]:.2f} dB"
+    if "lr" in row:
+        shown["lr"] = f"{row['lr']:.1e}"
+    if "passes_per_s" in row:
+        shown["passes/s"] = f"{row['passes_per_s']:.1f}"
+    if steps and step and "seconds" in row:
+        shown["left"] = clock(row["seconds"] * (steps - step) / step)
+    if "memory" in row:
+        shown["memory"] = size(row["memory"])
+    return shown
+
+
+def sparkline(values: list[float], width: int = 32) -> str:
+    """The course of some values in one line of text, the oldest thinned out to fit `width` characters."""
+    finite = [v for v in values if v == v and abs(v) != float("inf")]
+    if not finite:
+        return ""
+    picked = [finite[i * len(finite) // min(width, len(finite))] for i in range(min(width, len(finite)))]
+    low, high = min(picked), max(picked)
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * (v - low) / (high - low))] if high > low else "▄" for v in picked)
+
+
+class TrainProgress:
+    """A training run as it goes; called with each row of the metrics, or with `{"note": text}`.
+
+    On a terminal and in a notebook: a bar, the rates, the course of the loss, and the PSNR of every
+    confounder at the last validation. Elsewhere a line for the first row, then one in `LINE_EVERY` seconds,
+    and one for every validation and the last row.
+    """
+
+    def __init__(self) -> None:
+        self._live: Any = None
+        self._said = float("-inf")
+        self._measured: dict[str, Any] = {}
+        self._losses: list[float] = []
+
+    def __enter__(self) -> Self:
+        if console := _console():
+            from rich.live import Live
+
+            self._live = Live(console=console, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        if "note" in row:
+            print(f"dilkit: {row['note']}", file=sys.stderr, flush=True)
+            return
+        if quiet():
+            return
+        measured = {k: v for k, v in row.items() if k.startswith("val/")}
+        self._measured = measured or self._measured
+        if "loss" in row:
+            self._losses.append(float(row["loss"]))
+        merged = {**self._measured, **row}
+        if self._live is not None:
+            self._live.update(self._drawn(merged))
+        elif time.monotonic() - self._said > LINE_EVERY or measured or row["step"] == row.get("steps"):
+            self._said = time.monotonic()
+            say("  ".join(f"{name} {value}" for name, value in describe(merged).items()))
+
+    def _drawn(self, row: Mapping[str, Any]) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        shown = describe(row)
+        table = Table(box=None, pad_edge=False)
+        for name in shown:
+            table.add_column(name, justify="right")
+        table.add_row(*shown.values())
+        parts: list[RenderableType] = [table]
+        if row.get("steps"):
+            parts.append(ProgressBar(total=row["steps"], completed=row["step"], width=60))
+        if len(self._losses) > 1:
+            parts.append(f"loss {sparkline(self._losses)}")
+        labels = [k for k in self._measured if k not in ("val/seen", "val/held_out")]
+        if labels:
+            grid = Table(box=None, pad_edge=False, show_header=False)
+            for start in range(0, len(labels), 4):
+                grid.add_row(*(f"{k[4:]} {self._measured[k]:.2f} dB" for k in labels[start : start + 4]))
+            parts.append(grid)
+        return Group(*parts)
