@@ -168,7 +168,14 @@ def test_an_interrupt_says_how_to_go_on(
     monkeypatch.setattr(builder, "distort", interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            augment_command(None, [str(pictures)], ["awgn(5)"], tmp_path / "x.h5", tile=16, workers=1)  # type: ignore[arg-type]
+            augment_command(
+                None,  # type: ignore[arg-type]
+                [str(pictures)],
+                ["awgn(5)"],
+                out=tmp_path / "x.h5",
+                tile=16,
+                workers=1,
+            )
     finally:
         signal.signal(signal.SIGINT, ours)
     assert "repeat the command to go on" in capsys.readouterr().err

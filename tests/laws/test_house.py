@@ -29,9 +29,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "dilkit/training/engine.py": "its own device chooser",
         "dilkit/training/loop.py": "asks for CUDA itself",
         "dilkit/inference/forward.py": "its own device chooser",
-        "cli/_build.py": "three progress views",
-        "cli/_count.py": "three progress views",
-        "cli/_progress.py": "three progress views",
     },
     "module names once": {
         "dilkit/distortions/albumentations.py": "one bridge in two files",
@@ -47,7 +44,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "dilkit/report/tables.py": "misfits",
         "dilkit/training/callbacks.py": "Tell, Keeper",
         "dilkit/training/run.py": "keeper, Trial",
-        "cli/ls.py": "tell",
     },
     "no homonyms": {
         "dilkit/checkpoint.py": "fit",
