@@ -23,9 +23,9 @@ import torch
 from dilkit.checkpoint import save_weights
 from dilkit.confounders.images import dead_leaves
 from dilkit.evaluation import evaluate
-from dilkit.evaluation.images import find_images
-from dilkit.evaluation.nets import Net
+from dilkit.evaluation.testsets import find_images
 from dilkit.inference.forward import to_tensor
+from dilkit.inference.nets import Net
 from dilkit.metrics import ssim
 from dilkit.models import build, from_config
 from dilkit.recipe import Recipe, resolved, to_yaml

@@ -154,9 +154,9 @@ def evaluate(
 
     from dilkit.evaluation import evaluate as run
     from dilkit.evaluation.bootstrap import check_arm
-    from dilkit.evaluation.nets import INPUT, parse_nets
     from dilkit.evaluation.protocols import missing_sets
     from dilkit.evaluation.rows import SETTINGS, as_json, write_rows
+    from dilkit.inference.nets import INPUT, parse_nets
 
     nets = parse_nets(checkpoints or [INPUT])
     if baseline is not None:

@@ -30,15 +30,16 @@ def export(
 ) -> None:
     """Write a net for other programs, and check it against the net on random shapes."""
     from dilkit.errors import UsageError
-    from dilkit.inference.export import SUFFIXES
+    from dilkit.inference.export import EXPORTERS
     from dilkit.inference.export import export as run
 
+    endings = {name: EXPORTERS.get(name).suffixes for name in ("onnx", "torchscript")}
+    endings["safetensors"] = (".safetensors",)
     wanted = {"onnx": onnx, "torchscript": torchscript, "safetensors": safetensors}
     if not any(wanted.values()):
         raise UsageError("nothing to write", remedy="give --onnx, --torchscript or --safetensors FILE")
     for kind, path in wanted.items():
-        if path is not None and SUFFIXES.get(path.suffix) != kind:
-            endings = ", ".join(suffix for suffix, of in SUFFIXES.items() if of == kind)
-            raise UsageError(f"--{kind} needs another ending", where=path, expected=endings)
+        if path is not None and path.suffix not in endings[kind]:
+            raise UsageError(f"--{kind} needs another ending", where=path, expected=", ".join(endings[kind]))
     for path in filter(None, wanted.values()):
         print(f"{path}  largest difference to the net {run(checkpoint, path):.1e}")

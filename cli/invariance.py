@@ -49,7 +49,7 @@ def invariance(
     """
     from dilkit.evaluation.invariance import INDICES, rank_correlations
     from dilkit.evaluation.invariance import invariance as run
-    from dilkit.evaluation.nets import parse_nets
+    from dilkit.inference.nets import parse_nets
 
     found = run(
         parse_nets(checkpoints), data, str(union(distort)),

@@ -97,12 +97,11 @@ def _presets() -> _Listing:
 
 
 def _metrics() -> _Listing:
-    from dilkit.evaluation.extra_metrics import EXTRAS
+    from dilkit.evaluation.extra_metrics import METRICS
 
     own = [("psnr", "higher", "", "dilkit"), ("ssim", "higher", "", "dilkit")]
-    more = [
-        (e.name, "higher" if e.higher_is_better else "lower", e.weights, e.library) for e in EXTRAS.values()
-    ]
+    extras = map(METRICS.get, METRICS)
+    more = [(e.name, "higher" if e.higher_is_better else "lower", e.weights, e.library) for e in extras]
     return ("name", "better", "weights", "from"), own + more
 
 
@@ -121,7 +120,7 @@ def _objectives() -> _Listing:
 def _protocols() -> _Listing:
     from dilkit.evaluation.protocols import PROTOCOLS, table
 
-    return ("name", "", "sets", "distortions", "about"), table(PROTOCOLS.values())
+    return ("name", "", "sets", "distortions", "about"), table(map(PROTOCOLS.get, PROTOCOLS))
 
 
 _LISTS: dict[Kind, Callable[[], _Listing]] = {

@@ -1,11 +1,13 @@
-"""Further metrics, through well-kept libraries: the extra `dilkit[metrics]`. None is loaded unless asked for.
+"""Metrics beside PSNR and SSIM: a registry of them, and those of well-kept libraries (`dilkit[metrics]`).
 
-Images are compared as PSNR and SSIM compare them (clamped and rounded unless told otherwise), in RGB.
+Images are compared as PSNR and SSIM compare them (clamped and rounded unless told otherwise), in RGB. No
+library is loaded unless its metric is asked for.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,29 +15,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dilkit.errors import UsageError, nearest
+from dilkit.errors import UsageError
+from dilkit.registry import Registry
 
 Levels = npt.NDArray[np.float64]
 Compare = Callable[[Levels, Levels], float]
-"""(restored, clean), (H, W, 3) on 0..255 -> value."""
+"""(restored, clean), both (H, W, 3) RGB on the 0..255 scale -> value."""
 
 _MS_SSIM_SIDE = 11 * 2**4
 """The window of 11 on the image halved four times: torchmetrics takes no smaller side."""
 
 
 @dataclass(frozen=True)
-class Extra:
-    """Attributes:
-    higher_is_better: the direction.
-    weights: which weights it downloads or needs; empty for none.
-    library: the package it comes from.
+class Metric:
+    """A further metric. `dilkit.register(Metric("mine", lambda: compare))` adds one.
+
+    Attributes:
+        name: its column in the rows.
+        make: loads what it needs and returns the comparison.
+        higher_is_better: the direction.
+        library: the package it comes from, named where it is missing.
+        weights: which weights it downloads or needs; empty for none.
     """
 
     name: str
-    higher_is_better: bool
-    weights: str
-    library: str
     make: Callable[[], Compare]
+    higher_is_better: bool = True
+    library: str = ""
+    weights: str = ""
 
 
 def _ms_ssim() -> Compare:
@@ -73,43 +80,84 @@ def _niqe() -> Compare:
     return lambda a, _: float(measure(_unit(a).float()))
 
 
-EXTRAS = {
-    extra.name: extra
-    for extra in (
-        Extra("ms_ssim", True, "", "torchmetrics", _ms_ssim),
-        Extra(
-            "lpips", False, "torchvision's AlexNet (ImageNet, 233 MB)", "torchmetrics and torchvision", _lpips
-        ),
-        Extra(
-            "dists", False, "torchvision's VGG16 (ImageNet, 528 MB)", "torchmetrics and torchvision", _dists
-        ),
-        Extra("niqe", False, "", "pyiqa (mind its licence: not free for every use)", _niqe),
-    )
-}
+def _accept(name: str, metric: Metric) -> None:
+    if not isinstance(metric, Metric) or not name.isidentifier():
+        raise UsageError(
+            "not a metric",
+            where=name,
+            found=type(metric).__name__,
+            expected="a Metric whose name is an identifier",
+        )
+    if name in ("psnr", "ssim"):
+        raise UsageError("the name is taken", where=name, expected="another name than psnr and ssim")
 
 
-def make_extras(names: Sequence[str]) -> dict[str, Compare]:
-    """The metrics by name.
+METRICS: Registry[Metric] = Registry("metric", check=_accept, is_one=lambda x: isinstance(x, Metric))
+_BOTH = "torchmetrics and torchvision"
+for _metric in (
+    Metric("ms_ssim", _ms_ssim, library="torchmetrics"),
+    Metric(
+        "lpips", _lpips, False, "torchmetrics and torchvision", "torchvision's AlexNet (ImageNet, 233 MB)"
+    ),
+    Metric("dists", _dists, False, "torchmetrics and torchvision", "torchvision's VGG16 (ImageNet, 528 MB)"),
+    Metric("niqe", _niqe, False, "pyiqa (mind its licence: not free for every use)"),
+):
+    METRICS.add(_metric)
+
+
+def make_metrics(names: Sequence[str]) -> dict[str, Compare]:
+    """The comparisons by name.
 
     Raises:
         UsageError: an unknown metric, or one whose library or weights are not there.
     """
     made: dict[str, Compare] = {}
     for name in names:
-        if name not in EXTRAS:
-            raise UsageError(
-                f"unknown metric {name!r}", expected=", ".join(EXTRAS), nearest=nearest(name, EXTRAS)
-            )
+        metric = METRICS.get(name)
         try:
-            made[name] = EXTRAS[name].make()
+            made[name] = metric.make()
         except ImportError as error:
             raise UsageError(
                 f"the metric {name} cannot be used",
                 found=str(error).splitlines()[0],
-                expected=f"{EXTRAS[name].library}; weights: {EXTRAS[name].weights or 'none'}",
-                remedy=f"pip install {(error.name or EXTRAS[name].library).partition('.')[0]}",
+                expected=f"{metric.library}; weights: {metric.weights or 'none'}",
+                remedy=f"pip install {(error.name or metric.library).partition('.')[0]}",
             ) from None
     return made
+
+
+def check_metric(metric: Metric, side: int = 192) -> None:
+    """The conformance check of a metric, on an image of `side` squared pixels with weak and strong noise.
+
+    Raises:
+        UsageError: it is not registered under its name's rules, returns no number, changes its arguments or
+            its mind, or finds the noisier image better than it says.
+    """
+    _accept(metric.name, metric)
+    compare = metric.make()
+    random = np.random.default_rng(0)
+    coarse = random.uniform(40, 215, (side // 16, side // 16, 3)).repeat(16, 0).repeat(16, 1)
+    clean = np.rint(coarse)
+    weak, strong = (np.rint((clean + random.normal(0, s, clean.shape)).clip(0, 255)) for s in (4, 40))
+    kept = [x.copy() for x in (weak, strong, clean)]
+    values = [compare(weak, clean), compare(strong, clean), compare(weak, clean)]
+    if not all(isinstance(v, float | int) and not math.isnan(v) for v in values):
+        raise UsageError("the metric returns no number", where=metric.name, found=values)
+    if values[0] != values[2]:
+        raise UsageError(
+            "the metric gives two values for the same images",
+            where=metric.name,
+            found=f"{values[0]}, {values[2]}",
+        )
+    if any(not np.array_equal(a, b) for a, b in zip(kept, (weak, strong, clean), strict=True)):
+        raise UsageError("the metric changes the images it is given", where=metric.name)
+    if (values[0] > values[1]) is not metric.higher_is_better:
+        raise UsageError(
+            "weak noise is measured as worse than strong noise",
+            where=metric.name,
+            found=f"{values[0]:.4g} for sigma 4, {values[1]:.4g} for sigma 40",
+            expected="higher_is_better to say which is better",
+        )
 
 
 def _unit(levels: Levels) -> Any:

@@ -1,8 +1,6 @@
-"""Rows on disk as they are found, so that an evaluation cut short goes on where it stopped.
+"""The grid: every net on every image under every distortion and draw, each input made and measured once.
 
-Nets whose outputs have not the size of the clean image: a scale that is not that of the test.
-
-The grid: every net on every image under every distortion and draw, each input made and measured once.
+Rows are kept on disk as they are found, so that an evaluation cut short goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -20,112 +18,29 @@ from types import TracebackType
 from typing import Any, Self
 
 import pandas as pd
+import torch
 
 from dilkit.confounders.duplicates import Trained
+from dilkit.devices import pick_device
 from dilkit.distortions import Word, as_float, confounder_set, pixel_hash
 from dilkit.distortions.novelty import GIVEN, Novelty, degree_of, novelty, type_of
 from dilkit.errors import UsageError
 from dilkit.evaluation.degrade import Degradation, Noise
-from dilkit.evaluation.extra_metrics import Compare, make_extras
-from dilkit.evaluation.images import Data, Pixels, TestImage, find_images, find_pairs
-from dilkit.evaluation.nets import Net, Nets, open_nets, origin
+from dilkit.evaluation.extra_metrics import Compare, make_metrics
 from dilkit.evaluation.rows import KEY, frame
+from dilkit.evaluation.testsets import Data, Pixels, TestImage, find_images, find_pairs
+from dilkit.inference.foreign import Adapted
 from dilkit.inference.forward import (
     LARGE,
-    Picture,
+    Array,
     Tiling,
-    pick_device,
     restore_batch,
     restore_image,
     to_images,
     to_tensor,
 )
+from dilkit.inference.nets import Net, Nets, open_nets, origin
 from dilkit.metrics import Channel, Measure, Reference, levels
-
-Key = tuple[Any, ...]
-"""(net, set, image, distortion, draw)."""
-
-
-class Journal:
-    """A JSONL file: the identity of the evaluation, then a row per line. Kept until `finish`.
-
-    A journal of another evaluation is started over; a last line cut short by a kill is dropped.
-    """
-
-    def __init__(self, path: Path | None, identity: Mapping[str, Any], key: tuple[str, ...]) -> None:
-        self.path = path
-        self._key = key
-        self._head = {"dilkit": "evaluation", "identity": _digest(identity)}
-        self.rows: dict[Key, dict[str, Any]] = {}
-
-    def __enter__(self) -> Self:
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.rows = {self.key(row): row for row in self._read(self.path)}
-            self._file = self.path.open("w", encoding="utf-8")
-            for line in (self._head, *self.rows.values()):
-                self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
-        if self.path is not None:
-            self._file.close()
-
-    def key(self, row: Mapping[str, Any]) -> Key:
-        return tuple(row[name] for name in self._key)
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.rows[self.key(row)] = row
-        if self.path is not None:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
-
-    def finish(self) -> None:
-        """The rows are safe elsewhere: remove the file."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
-    def _read(self, path: Path) -> list[dict[str, Any]]:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        found = []
-        for line in lines:
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return found[1:] if found and found[0] == self._head else []
-
-
-def _digest(identity: Mapping[str, Any]) -> str:
-    return blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-Misfit = tuple[tuple[int, ...], tuple[int, ...]]
-"""The shapes of an output and of its clean image, where they differ."""
-
-
-def refuse_misfits(rows: pd.DataFrame, misfits: Mapping[str, Misfit]) -> None:
-    """Refuse a net that fits nowhere.
-
-    Args:
-        rows: those of all nets.
-        misfits: by net, the first misfit that was found.
-
-    Raises:
-        UsageError: no output of a net had the size of its clean image.
-    """
-    for label, (found, expected) in misfits.items():
-        if rows.loc[rows["net"] == label, "psnr"].isna().all():
-            raise UsageError(
-                "no output of the net has the size of its clean image, so there is nothing to measure",
-                where=label,
-                found="x".join(map(str, found)),
-                expected="x".join(map(str, expected)),
-                remedy="a net for super-resolution needs inputs as small as it enlarges them, such as"
-                " downsample(4); a net that keeps the size needs distortions that keep it",
-            )
-
 
 Progress = Callable[[int, int], None]
 """(cells done, cells in all)."""
@@ -148,6 +63,7 @@ def evaluate(
     border: int = 0,
     measure: Measure = "uint8",
     metrics: Sequence[str] = (),
+    trust_code: bool = False,
     device: str = "auto",
     batch: int | None = None,
     workers: int = 2,
@@ -167,6 +83,7 @@ def evaluate(
         seed, noise, draws: randomness of the distortions, and how many draws of each.
         channel, border, measure: how images are compared (see `dilkit.metrics`).
         metrics: further metrics by name (see `dilkit.evaluation.extra_metrics`), each a column of its own.
+        trust_code: whether code that a checkpoint or a name of a net asks for may be run (see `open_nets`).
         batch: inputs of one shape per forward pass; 8 on a GPU, 1 on the CPU by default.
         workers: threads that make inputs and measure outputs beside the forward passes.
         journal: a file where rows are kept as they are found; the same call goes on from it after a kill.
@@ -190,27 +107,31 @@ def evaluate(
         raise UsageError("there is no distortion to evaluate", remedy="`clean` is the word for none")
     degrade = Degradation(seed, clip, quantize, noise)
     degrade.check(dict(zip(words.labels, words, strict=True)))
-    compare = Comparison(channel, border, measure, make_extras(metrics))
+    compare = Measurement(channel, border, measure, make_metrics(metrics))
     images = find_images(data) if inputs is None else find_pairs(data, inputs)
-    device = pick_device(device)
-    opened = open_nets(nets, device)
-    settings = {
+    chosen = pick_device(device)
+    opened = open_nets(nets, chosen, trust_code=trust_code)
+    settings: dict[str, Any] = {
         "distort": None if distort is None else str(words), "inputs": None if inputs is None else str(inputs),
         "clip": clip, "quantize": quantize,
         "seed": seed, "noise": noise, "draws": draws,
         "channel": channel, "border": border, "measure": measure, "metrics": list(metrics),
-        "images": len(images), "device": device, "nets": {net.label: origin(net) for net in opened},
+        "images": len(images), "device": str(chosen), "nets": {net.label: origin(net) for net in opened},
     }  # fmt: skip
-    grid = Grid(images, words.words if inputs is None else (None,), opened, degrade, compare, device)
+    grid = Grid(images, words.words if inputs is None else (None,), opened, degrade, compare, chosen)
     identity = {**settings, "files": [[i.set, i.name, i.stamp] for i in images], "device": ""}
-    with Journal(journal, identity, KEY) as kept:
+    with Journal(journal, identity) as kept:
         cells = grid.cells(draws, kept.rows)
         total = len(images) * len(words) * draws
-        for done, found in enumerate(grid.run(cells, batch or (1 if device == "cpu" else 8), workers), 1):
+        for done, found in enumerate(
+            grid.run(cells, batch or (1 if chosen.type == "cpu" else 8), workers), 1
+        ):
             for row in found:
                 kept.add(row)
             if progress is not None:
                 progress(total - len(cells) + done, total)
+    for net in opened:
+        settings["nets"][net.label]["adaptation"] = net.adaptation  # a multiple may have come to light
     rows = frame(sorted(kept.rows.values(), key=grid.place), settings)
     kept.finish()
     refuse_misfits(rows, grid.misfits)
@@ -227,26 +148,26 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """How two images are compared."""
+class Measurement:
+    """How an image is compared with its clean one."""
 
     channel: Channel
     border: int
     measure: Measure
-    extras: dict[str, Compare]
+    further: dict[str, Compare]
 
     def reference(self, clean: Pixels) -> Reference:
         return Reference(clean, self.channel, self.border, self.measure)
 
-    def values(self, clean: Reference, other: Picture) -> dict[str, float]:
+    def values(self, clean: Reference, other: Array) -> dict[str, float]:
         """Every metric by name; NaN where the two differ in size (the input of super-resolution)."""
         if other.shape != clean.image.shape:
-            return dict.fromkeys(("psnr", "ssim", *self.extras), math.nan)
+            return dict.fromkeys(("psnr", "ssim", *self.further), math.nan)
         psnr, ssim = clean.both(other)
         found = {"psnr": psnr, "ssim": ssim}
-        if self.extras:
+        if self.further:
             a, b = (levels(x, border=self.border, measure=self.measure) for x in (other, clean.image))
-            found |= {name: compare(a, b) for name, compare in self.extras.items()}
+            found |= {name: compare(a, b) for name, compare in self.further.items()}
         return found
 
 
@@ -264,7 +185,7 @@ class Clean:
 class Input:
     cell: Cell
     clean: Clean
-    image: Picture
+    image: Array
 
 
 Found = list[dict[str, Any]]
@@ -280,8 +201,8 @@ class Grid:
         words: Sequence[Word | None],
         nets: Sequence[Net],
         degrade: Degradation,
-        compare: Comparison,
-        device: str,
+        compare: Measurement,
+        device: torch.device,
     ) -> None:
         self.images, self.words, self.nets = images, words, nets
         self.degrade, self.compare, self.device = degrade, compare, device
@@ -354,14 +275,22 @@ class Grid:
             return Input(cell, found, as_float(self.images[cell.image].read_given()))
         return Input(cell, found, self.degrade(found.pixels, word, cell.draw))
 
-    def _restore(self, net: Net, group: list[Input]) -> Sequence[Picture | None]:
+    def _restore(self, net: Net, group: list[Input]) -> Sequence[Array | None]:
         if net.module is None:
             return [None] * len(group)
+        if isinstance(net.module, Adapted) and net.module.adaptation.sigma == "true":
+            return [self._told(net.module, x) for x in group]
         if group[0].image.shape[0] * group[0].image.shape[1] > LARGE:
             return [restore_image(net.module, x.image, self.device, _LARGE_TILES) for x in group]
         return to_images(restore_batch(net.module, to_tensor([x.image for x in group], self.device)))
 
-    def _score(self, input_: Input, restored: Sequence[Picture | None]) -> Found:
+    def _told(self, module: Adapted, x: Input) -> Array:
+        """The output of a non-blind net that is told the sigma of the test."""
+        word = self.words[x.cell.word]
+        module.known_sigma = degree_of(word) if type_of(word) == "awgn" else None
+        return restore_image(module, x.image, self.device)
+
+    def _score(self, input_: Input, restored: Sequence[Array | None]) -> Found:
         cell, clean = input_.cell, input_.clean
         image, word = self.images[cell.image], self.words[cell.word]
         before = self.compare.values(clean.reference, input_.image)
@@ -394,3 +323,86 @@ def _groups(inputs: Iterable[Input], size: int) -> Iterator[list[Input]]:
         group.append(each)
     if group:
         yield group
+
+
+Key = tuple[Any, ...]
+"""(net, set, image, distortion, draw)."""
+
+
+class Journal:
+    """A JSONL file: the identity of the evaluation, then a row per line. Kept until `finish`.
+
+    A journal of another evaluation is started over; a last line cut short by a kill is dropped.
+    """
+
+    def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
+        self.path = path
+        self._head = {
+            "dilkit": "evaluation",
+            "identity": blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest(),
+        }
+        self.rows: dict[Key, dict[str, Any]] = {}
+
+    def __enter__(self) -> Self:
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.rows = {self.key(row): row for row in self._read(self.path)}
+            self._file = self.path.open("w", encoding="utf-8")
+            for line in (self._head, *self.rows.values()):
+                self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+        if self.path is not None:
+            self._file.close()
+
+    def key(self, row: Mapping[str, Any]) -> Key:
+        return tuple(row[name] for name in KEY)
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows[self.key(row)] = row
+        if self.path is not None:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+
+    def finish(self) -> None:
+        """The rows are safe elsewhere: remove the file."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> list[dict[str, Any]]:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return found[1:] if found and found[0] == self._head else []
+
+
+Misfit = tuple[tuple[int, ...], tuple[int, ...]]
+"""The shapes of an output and of its clean image, where they differ."""
+
+
+def refuse_misfits(rows: pd.DataFrame, misfits: Mapping[str, Misfit]) -> None:
+    """Refuse a net that fits nowhere.
+
+    Args:
+        rows: those of all nets.
+        misfits: by net, the first misfit that was found.
+
+    Raises:
+        UsageError: no output of a net had the size of its clean image.
+    """
+    for label, (found, expected) in misfits.items():
+        if rows.loc[rows["net"] == label, "psnr"].isna().all():
+            raise UsageError(
+                "no output of the net has the size of its clean image, so there is nothing to measure",
+                where=label,
+                found="x".join(map(str, found)),
+                expected="x".join(map(str, expected)),
+                remedy="a net for super-resolution needs inputs as small as it enlarges them, such as"
+                " downsample(4); a net that keeps the size needs distortions that keep it",
+            )

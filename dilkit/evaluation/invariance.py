@@ -18,12 +18,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from dilkit.devices import pick_device
 from dilkit.distortions import ConfounderSet, as_float, confounder_set
+from dilkit.distortions.novelty import novelty
 from dilkit.errors import UsageError
 from dilkit.evaluation.degrade import Degradation
-from dilkit.evaluation.images import Data, find_images
-from dilkit.evaluation.nets import Nets, open_nets
-from dilkit.inference.forward import pick_device, to_tensor
+from dilkit.evaluation.testsets import Data, find_images
+from dilkit.inference.forward import to_tensor
+from dilkit.inference.nets import Nets, open_nets
 from dilkit.metrics import psnr
 
 Floats = npt.NDArray[np.float64]
@@ -53,6 +55,7 @@ def invariance(
     limit: int = 32,
     seed: int = 0,
     clip: bool = True,
+    trust_code: bool = False,
     device: str = "auto",
 ) -> Invariance:
     """Measure how much of the distortion the layers of nets still show.
@@ -67,7 +70,7 @@ def invariance(
         UsageError: fewer than two distortions or contents.
     """
     words = confounder_set(distort)
-    device = pick_device(device)
+    chosen = pick_device(device)
     clean = [_centre(as_float(image.read()), crop) for image in find_images(data)[:limit]]
     clean = [x for x in clean if x.shape[:2] == (crop, crop)]
     if len(words) < 2 or len(clean) < 2:
@@ -76,10 +79,10 @@ def invariance(
             found=f"{len(words)} distortions, {len(clean)} images of at least {crop}x{crop}",
         )
     degrade = Degradation(seed, clip, False)
-    views = {w.label: to_tensor([degrade(x, w) for x in clean], device) for w in words}
-    target = to_tensor(clean, device)
+    views = {w.label: to_tensor([degrade(x, w) for x in clean], chosen) for w in words}
+    target = to_tensor(clean, chosen)
     layers, whole = [], []
-    for net in open_nets(nets, device):
+    for net in open_nets(nets, chosen, trust_code=trust_code):
         if net.module is None:
             raise UsageError("the input itself has no layers")
         features, outputs = features_of(net.module, views)
@@ -238,7 +241,7 @@ def equivariance_defect(
 def rank_correlations(layers: pd.DataFrame, nets: pd.DataFrame, against: str = "unseen_psnr") -> pd.DataFrame:
     """Spearman's rank correlation, over nets, between each index (of the last but one layer, and of the mean
     over layers) and the PSNR, with its p-value. Columns index, layer, correlation, p, nets."""
-    from scipy.stats import spearmanr
+    from scipy.stats import spearmanr  # kept out of start-up
 
     target = nets.set_index("net")[against]
     last = layers[layers["depth"] == layers.groupby("net")["depth"].transform("max") - 1].set_index("net")
@@ -269,8 +272,6 @@ def _psnr(
     words: ConfounderSet,
     trained: ConfounderSet | None,
 ) -> dict[str, float]:
-    from dilkit.distortions.novelty import novelty
-
     found: dict[str, list[float]] = {"seen_psnr": [], "unseen_psnr": []}
     for word in words:
         restored = outputs[word.label].permute(0, 2, 3, 1).numpy()

@@ -1,12 +1,8 @@
-"""Protocols: everything about a test but the net, under a name and a version.
+"""Protocols: everything about a test but the net, by name and version; and those that come with dilkit.
 
 A protocol's version is raised when any of its numbers change, so that two tables which name one protocol can
 be compared. Images are not shipped: a set is a folder of that name; its manifest tells if it is the same one.
-
-The protocols that come with dilkit: the paper's six tasks, and tests from outside it.
-
-A test parses every expression, so a protocol cannot outlive the distortions it names. Where a source does not
-print a number, the summary says that the number is ours.
+Where a source does not print a number, the summary says that the number is ours.
 """
 
 from __future__ import annotations
@@ -17,16 +13,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dilkit.distortions import confounder_set
 from dilkit.distortions.presets import PRESETS
 from dilkit.errors import UsageError, nearest
-from dilkit.evaluation.degrade import Noise
-from dilkit.evaluation.images import Data, find_images
+from dilkit.evaluation.degrade import Degradation, Noise
+from dilkit.evaluation.testsets import Data, find_images
 from dilkit.metrics import Channel, Measure
+from dilkit.registry import Registry
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Protocol(BaseModel):
@@ -77,10 +77,10 @@ class Protocol(BaseModel):
         if all(value == getattr(self, key) for key, value in given.items()):
             return self
         name = self.name.removesuffix("-changed") + "-changed"
-        return validate({**self.model_dump(), **given, "name": name})
+        return validate_protocol({**self.model_dump(), **given, "name": name})
 
 
-def validate(raw: Mapping[str, Any], where: object = "protocol") -> Protocol:
+def validate_protocol(raw: Mapping[str, Any], where: object = "protocol") -> Protocol:
     """Raises UsageError with the key, what was found and the nearest valid name."""
     try:
         return Protocol.model_validate(dict(raw))
@@ -95,39 +95,43 @@ def validate(raw: Mapping[str, Any], where: object = "protocol") -> Protocol:
         ) from None
 
 
-def find_protocol(name: str, known: Mapping[str, Protocol] | None = None) -> Protocol:
-    """A protocol by name, or from a YAML file.
+def find_protocol(name: str) -> Protocol:
+    """A registered protocol by name, or one from a YAML file.
 
     Raises:
         UsageError: no such protocol, or a file that is none.
     """
-
-    known = PROTOCOLS if known is None else known
-    if name in known:
-        return known[name]
     if name.endswith((".yaml", ".yml")):
         return read_protocol(Path(name))
-    raise UsageError(
-        f"unknown protocol {name!r}",
-        nearest=nearest(name, known),
-        remedy="`dilkit ls protocols` lists them; a file must end in .yaml",
-    )
+    found = PROTOCOLS.find(name)
+    if found is None:
+        raise UsageError(
+            f"unknown protocol {name!r}",
+            nearest=nearest(name, PROTOCOLS.names),
+            remedy="`dilkit ls protocols` lists them; a file must end in .yaml",
+        )
+    return found
 
 
 def read_protocol(path: Path) -> Protocol:
     """A protocol from a YAML file as `to_yaml` writes it."""
+    if not path.is_file():
+        raise UsageError("no such protocol file", where=path)
+    return parse_protocol(path.read_text(encoding="utf-8"), path)
+
+
+def parse_protocol(text: str, where: object) -> Protocol:
+    """The protocol that a text in YAML describes."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    if not path.is_file():
-        raise UsageError("no such protocol file", where=path)
     try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        raw = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
-        raise UsageError("not a YAML file", where=path, found=str(error).splitlines()[0]) from None
+        raise UsageError("not a YAML file", where=where, found=str(error).splitlines()[0]) from None
     if not isinstance(raw, Mapping):
-        raise UsageError("not a protocol", where=path, found=type(raw).__name__, expected="keys and values")
-    return validate(raw, path)
+        raise UsageError("not a protocol", where=where, found=type(raw).__name__, expected="keys and values")
+    return validate_protocol(raw, where)
 
 
 def to_yaml(protocol: Protocol) -> str:
@@ -319,4 +323,35 @@ _PROTOCOLS = (
     ),
 )  # fmt: skip
 
-PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in _PROTOCOLS}
+
+def _accept(name: str, protocol: Protocol) -> None:
+    if not isinstance(protocol, Protocol) or protocol.name != name:
+        raise UsageError(
+            "not a protocol", where=name, found=type(protocol).__name__, expected="a Protocol of that name"
+        )
+
+
+PROTOCOLS: Registry[Protocol] = Registry("protocol", check=_accept, is_one=lambda x: isinstance(x, Protocol))
+for _protocol in _PROTOCOLS:
+    PROTOCOLS.add(_protocol)
+
+
+def check_protocol(protocol: Protocol) -> None:
+    """The conformance check of a protocol: what its registry asks, and that it can be written, read and run.
+
+    Raises:
+        UsageError: an expression that does not parse, noise that the protocol does not define, no summary,
+            source or sets, or a text that is not read back as the same protocol.
+    """
+    _accept(protocol.name, protocol)
+    for key in ("summary", "source", "sets"):
+        if not getattr(protocol, key):
+            raise UsageError(f"the protocol has no {key}", where=protocol.name)
+    if protocol.distort is not None:
+        words = confounder_set(protocol.distort)
+        degrade = Degradation(protocol.seed, protocol.clip, protocol.quantize, protocol.noise)
+        degrade.check(dict(zip(words.labels, words, strict=True)))
+    if protocol.trained is not None:
+        confounder_set(protocol.trained)
+    if parse_protocol(to_yaml(protocol), protocol.name) != protocol:
+        raise UsageError("the protocol is not read back as it was written", where=protocol.name)

@@ -20,9 +20,8 @@ from dilkit.distortions.novelty import novelty
 from dilkit.errors import UsageError
 from dilkit.evaluation.bootstrap import check_arm, scores
 from dilkit.evaluation.grid import evaluate
-from dilkit.evaluation.images import Data
-from dilkit.evaluation.nets import Net, open_nets
 from dilkit.evaluation.rows import SETTINGS, read_rows, write_rows
+from dilkit.evaluation.testsets import Data
 from dilkit.experiments.arms import ORACLE, parse_arms
 from dilkit.experiments.runs import (
     Run,
@@ -33,6 +32,7 @@ from dilkit.experiments.runs import (
     run_of,
     training_set,
 )
+from dilkit.inference.nets import Net, open_nets
 
 Tell = Callable[[str], None]
 Watch = Callable[[Mapping[str, Any]], None]

@@ -15,7 +15,7 @@ import torch
 from dilkit.distortions import ConfounderSet, Word, confounder_set, pixel_hash
 from dilkit.distortions.novelty import novelty
 from dilkit.errors import UsageError
-from dilkit.evaluation.images import Data, find_images
+from dilkit.evaluation.testsets import Data, find_images
 from dilkit.experiments.arms import Arm
 
 if TYPE_CHECKING:

@@ -1,15 +1,14 @@
-"""Images larger than memory allows at once: overlapping tiles, feathered into one another.
+"""Running a net on images of any size: batches, padding to the multiple a net needs, and overlapping tiles.
 
 A tile is read with a halo on every side, whose output is thrown away, and its neighbours share a feather zone
 in which one fades into the other. On a net that looks no farther than the halo, tiled equals untiled.
-
-Running a net on images of any size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,9 @@ from torch import Tensor, nn
 from dilkit.errors import DilkitError, UsageError
 
 Array = npt.NDArray[np.float32]
+"""(H, W, 3) RGB float32 in [0, 1], or a part of one."""
+LARGE = 6_000_000
+"""Pixels above which an image is restored in tiles if nothing is said."""
 Read = Callable[[slice, slice], Array]
 """(rows, columns) -> that part of the input, (h, w, C) float32."""
 Run = Callable[[Array], Array]
@@ -82,11 +84,15 @@ class Segment:
 
     def weights(self, scale: int) -> Array:
         """One inside; the ramps of two neighbours add up to one."""
+
+        def ramp(n: int) -> Array:
+            return ((np.arange(n, dtype=np.float32) + 0.5) / n).astype(np.float32)
+
         made = np.ones((self.high - self.low) * scale, np.float32)
         if n := self.fade_in * scale:
-            made[:n] = _ramp(n)
+            made[:n] = ramp(n)
         if n := self.fade_out * scale:
-            made[-n:] = 1 - _ramp(n)
+            made[-n:] = 1 - ramp(n)
         return made
 
     def keep(self, scale: int) -> slice:
@@ -129,67 +135,92 @@ def _band(read: Read, run: Run, row: Segment, columns: list[Segment], width: int
     return band, scale
 
 
-def _ramp(n: int) -> Array:
-    return ((np.arange(n, dtype=np.float32) + 0.5) / n).astype(np.float32)
-
-
-Picture = npt.NDArray[np.float32]
-"""(H, W, 3) RGB float32."""
-
-LARGE = 6_000_000
-"""Pixels above which an image is restored in tiles if nothing is said."""
-
-
-def pick_device(name: str = "auto") -> str:
-    """`auto`: a GPU where there is one.
-
-    Raises:
-        UsageError: torch does not know the device, or it is not there.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError("the device cannot be used", where=name, found=str(error).splitlines()[0]) from None
-    return name
-
-
-def to_tensor(images: list[Picture], device: str | torch.device = "cpu") -> Tensor:
+def to_tensor(images: list[Array], device: str | torch.device = "cpu") -> Tensor:
     """(B, 3, H, W) from images of one shape."""
     stacked = images[0][None] if len(images) == 1 else np.stack(images)
     return torch.from_numpy(stacked).to(device).permute(0, 3, 1, 2).contiguous()
 
 
-def to_images(batch: Tensor) -> list[Picture]:
+def to_images(batch: Tensor) -> list[Array]:
     """The inverse of `to_tensor`."""
     return list(batch.float().permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
 
+MULTIPLES = (2, 4, 8, 16, 32, 64, 128)
+_needed: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""By net, the multiple that was found by trial."""
+
+
+def multiple_of(net: nn.Module) -> int:
+    """What the sides of a net's input are padded to: its own `multiple`, or what a failure brought to light;
+    1 where it takes any size so far."""
+    return int(getattr(net, "multiple", 0)) or _needed.get(net, 1)
+
+
+@torch.inference_mode()
+def find_multiple(net: nn.Module, device: str | torch.device = "cpu") -> int | None:
+    """The least m among 1, 2, 4 .. 128 such that the net takes sides that are odd multiples of m, and returns
+    them or a whole multiple of them; None where none will do. The net is run once or twice per candidate."""
+    for m in (1, *MULTIPLES):
+        least = -(-48 // m) | 1
+        x = torch.full((1, 3, m * least, m * (least + 2)), 0.5, device=device)
+        try:
+            found = net(x)
+        except Exception:  # noqa: BLE001  (a net may raise anything about a size it does not take)
+            continue
+        if _scale(x, found) is not None:
+            return m
+    return None
+
+
 @torch.inference_mode()
 def restore_batch(net: nn.Module, batch: Tensor) -> Tensor:
-    """One forward pass over (B, 3, H, W) in [0, 1].
+    """One forward pass over (B, 3, H, W) in [0, 1] -> (B, 3, s H, s W) for a whole scale s.
 
-    Sides are padded by reflection to multiples of `net.multiple`, where the net has such an attribute.
+    Sides are padded by reflection to multiples of `net.multiple`, where the net has such an attribute. Where
+    it has none and fails, or returns another size, the multiple is found by trial and kept for this net.
 
     Raises:
         DilkitError: the net failed, or did not return RGB images.
     """
     h, w = batch.shape[-2:]
-    padded = pad_to_multiple(batch, getattr(net, "multiple", 1))
+    padded = pad_to_multiple(batch, multiple_of(net))
+    failure: Exception | None = None
     try:
         restored = net(padded)
-    except RuntimeError as error:
+    except Exception as error:  # noqa: BLE001  (any net may raise anything of its own)
+        failure, restored = error, None
+    scale = _scale(padded, restored)
+    fits = scale is not None or isinstance(failure, MemoryError | torch.OutOfMemoryError)
+    if not fits and not hasattr(net, "multiple") and net not in _needed:
+        found = find_multiple(net, batch.device)
+        if found is not None and found > 1:
+            _needed[net] = found
+            return restore_batch(net, batch)
+    if failure is not None:
         raise DilkitError(
-            "the net failed on this input", found=f"shape {tuple(batch.shape)}: {str(error).splitlines()[0]}"
-        ) from error
+            "the net failed on this input",
+            found=f"shape {tuple(batch.shape)}: {_first_line(failure)}",
+        ) from failure
     if not isinstance(restored, Tensor) or restored.ndim != 4 or restored.shape[:2] != batch.shape[:2]:
-        found = tuple(restored.shape) if isinstance(restored, Tensor) else type(restored).__name__
-        raise DilkitError("the net did not return RGB images", found=found, expected=tuple(batch.shape))
-    scale = restored.shape[-1] // padded.shape[-1]
-    return restored[..., : h * scale, : w * scale]
+        what = tuple(restored.shape) if isinstance(restored, Tensor) else type(restored).__name__
+        raise DilkitError("the net did not return RGB images", found=what, expected=tuple(batch.shape))
+    whole = scale or max(1, restored.shape[-1] // padded.shape[-1])
+    return restored[..., : h * whole, : w * whole]
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).partition("\n")[0]
+    return text if isinstance(error, RuntimeError) else f"{type(error).__name__}: {text}"
+
+
+def _scale(given: Tensor, restored: object) -> int | None:
+    """By what whole number the output is larger than the input; None where it is no image of such a size."""
+    if not isinstance(restored, Tensor) or restored.ndim != 4 or restored.shape[:2] != given.shape[:2]:
+        return None
+    scale = restored.shape[-1] // given.shape[-1]
+    same = restored.shape[-2:] == (given.shape[-2] * scale, given.shape[-1] * scale)
+    return scale if scale >= 1 and same else None
 
 
 def pad_to_multiple(batch: Tensor, multiple: int) -> Tensor:
@@ -203,15 +234,15 @@ def pad_to_multiple(batch: Tensor, multiple: int) -> Tensor:
 
 
 def restore_image(
-    net: nn.Module, image: Picture, device: str | torch.device = "cpu", tiling: Tiling | None = None
-) -> Picture:
+    net: nn.Module, image: Array, device: str | torch.device = "cpu", tiling: Tiling | None = None
+) -> Array:
     """One image, (H, W, 3) -> (s H, s W, 3); in tiles where `tiling` is given."""
 
-    def run(part: Picture) -> Picture:
+    def run(part: Array) -> Array:
         return to_images(restore_batch(net, to_tensor([part], device)))[0]
 
     if tiling is None:
         return run(image)
-    tiling = tiling.aligned(getattr(net, "multiple", 1))
+    tiling = tiling.aligned(multiple_of(net))
     bands = restore_tiled(lambda y, x: image[y, x], run, image.shape[:2], tiling)
     return np.concatenate([band for _, band in bands])

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from dilkit.confounders.images import SUFFIXES
+from dilkit.devices import pick_device
 from dilkit.errors import DilkitError, UsageError
-from dilkit.inference.forward import Tiling, pick_device, restore_batch, restore_tiled, to_images, to_tensor
+from dilkit.inference.forward import Tiling, multiple_of, restore_batch, restore_tiled, to_images, to_tensor
 from dilkit.inference.image_files import LOSSLESS, Picture, read_picture, write_picture
+from dilkit.inference.nets import open_net
 
 Existing = Literal["refuse", "skip", "replace"]
 Progress = Callable[[int, int], None]
@@ -35,19 +41,21 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job; `error` is empty if it went well."""
+    """What became of a job; `error` is empty if it went well, `stopped` says that no other could go well."""
 
     job: Job
     error: str = ""
+    stopped: bool = False
 
 
 def restore(
-    checkpoint: str | Path | nn.Module,
+    net: str | Path | nn.Module,
     inputs: str | Path | Iterable[str | Path],
     out: str | Path,
     *,
     tiling: Tiling | None = TILING,
     existing: Existing = "refuse",
+    trust_code: bool = False,
     device: str = "auto",
     processes: int = 1,
     progress: Progress | None = None,
@@ -58,10 +66,12 @@ def restore(
     lose something (JPEG, WebP) become PNG. Inputs are never overwritten; a file is either whole or not there.
 
     Args:
-        checkpoint: a checkpoint, or a net (in one process only).
+        net: a checkpoint, a run folder, a foreign net as `dilkit.inference.foreign` names it, or, in one
+            process only, a module.
         inputs: image files and folders (searched through).
         out: the folder to write into.
         tiling: how an image larger than a tile is cut; None takes every image whole.
+        trust_code: whether code that a checkpoint or a name of a net asks for may be run.
         existing: what to do about outputs that are there already.
         processes: images restored at a time, each by a process of its own.
 
@@ -69,13 +79,14 @@ def restore(
         One outcome per image, in order; those that failed say why, the others are done.
 
     Raises:
-        UsageError: nothing to do, an output that is an input or exists, or a wrong checkpoint.
+        UsageError: nothing to do, an output that is an input or exists, or a wrong net.
+        DilkitError: the disk is full; it says how many images are done, and those are whole.
     """
     if Path(out).exists() and not Path(out).is_dir():
         raise UsageError(
             "the output is a file", where=out, expected="a folder", remedy="choose another --out"
         )
-    jobs = plan(inputs, Path(out))
+    jobs = plan_jobs(inputs, Path(out))
     there = [job for job in jobs if job.target.exists()]
     if there and existing == "refuse":
         raise UsageError(
@@ -85,16 +96,25 @@ def restore(
         )
     if existing == "skip":
         jobs = [job for job in jobs if job not in there]
-    device = pick_device(device)
-    found = []
-    for outcome in _run(checkpoint, jobs, tiling, device, processes):
-        found.append(outcome)
-        if progress is not None:
-            progress(len(found), len(jobs))
+    chosen = pick_device(device)
+    found: list[Outcome] = []
+    with _outcomes(net, jobs, tiling, chosen, processes, trust_code) as outcomes:
+        for outcome in outcomes:
+            found.append(outcome)
+            if progress is not None:
+                progress(len(found), len(jobs))
+            if outcome.stopped:
+                done = sum(not each.error for each in found)
+                raise DilkitError(
+                    f"no space left: {done} of {len(jobs)} images were restored and are whole",
+                    where=Path(out),
+                    found=outcome.error,
+                    remedy="make room, then go on with --existing skip",
+                )
     return found
 
 
-def plan(inputs: str | Path | Iterable[str | Path], out: Path) -> list[Job]:
+def plan_jobs(inputs: str | Path | Iterable[str | Path], out: Path) -> list[Job]:
     """The jobs, none of which writes over an input or another's output."""
     paths = [Path(inputs)] if isinstance(inputs, str | Path) else [Path(p) for p in inputs]
     folders = [p for p in paths if p.is_dir()]
@@ -132,12 +152,12 @@ def _files(path: Path, keep_name: bool) -> Iterator[tuple[Path, Path]]:
 
 
 def restore_picture(
-    net: nn.Module, picture: Picture, device: str = "cpu", tiling: Tiling | None = None
+    net: nn.Module, picture: Picture, device: str | torch.device = "cpu", tiling: Tiling | None = None
 ) -> Picture:
     """Restore an image as it was read. Memory: the input, the output, and one band of tiles."""
     height, width = picture.shape
     cut = tiling or Tiling(max(height, width) + 1, 0, 1)
-    cut = cut.aligned(getattr(net, "multiple", 1))
+    cut = cut.aligned(multiple_of(net))
 
     def run(part: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return to_images(restore_batch(net, to_tensor([part], device)))[0]
@@ -149,61 +169,63 @@ def restore_picture(
             out = np.empty((height * scale, width * scale, *picture.pixels.shape[2:]), picture.pixels.dtype)
         out[first : first + len(rows)] = picture.rows_like(rows)
     assert out is not None
-    return replace(picture, pixels=out, alpha=_resized(picture.alpha, out.shape[:2]))
+    alpha = picture.alpha
+    if alpha is not None and alpha.shape != out.shape[:2]:
+        alpha = cv2.resize(alpha, (out.shape[1], out.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return replace(picture, pixels=out, alpha=alpha)
 
 
-def _resized(alpha: npt.NDArray[Any] | None, shape: tuple[int, ...]) -> npt.NDArray[Any] | None:
-    import cv2
-
-    if alpha is None or alpha.shape == shape:
-        return alpha
-    return cv2.resize(alpha, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def _one(net: nn.Module, job: Job, tiling: Tiling | None, device: str) -> Outcome:
+def _restore_file(net: nn.Module, job: Job, tiling: Tiling | None, device: torch.device) -> Outcome:
     try:
         write_picture(job.target, restore_picture(net, read_picture(job.source), device, tiling))
-    except (DilkitError, OSError, MemoryError) as error:
+    except OSError as error:
+        return Outcome(job, str(error) or type(error).__name__, error.errno in _FULL)
+    except (DilkitError, MemoryError) as error:
         return Outcome(job, str(error) or type(error).__name__)
     return Outcome(job)
 
 
-def _run(
-    checkpoint: str | Path | nn.Module,
+@contextmanager
+def _outcomes(
+    net: str | Path | nn.Module,
     jobs: Sequence[Job],
     tiling: Tiling | None,
-    device: str,
+    device: torch.device,
     processes: int,
-) -> Iterator[Outcome]:
-    if processes == 1 or isinstance(checkpoint, nn.Module):
-        net = _net(checkpoint, device)
-        for job in jobs:
-            yield _one(net, job, tiling, device)
+    trust_code: bool,
+) -> Iterator[Iterator[Outcome]]:
+    """The outcomes of the jobs in order, of this process or of others."""
+    opened = open_net(net, trust_code=trust_code).module  # a wrong one is refused before any process starts
+    if opened is None:
+        raise UsageError("the input itself is no net to restore with")
+    if processes == 1 or isinstance(net, nn.Module):
+        opened.to(device).eval()
+        yield (_restore_file(opened, job, tiling, device) for job in jobs)
         return
-    _net(checkpoint, "cpu")  # a wrong checkpoint is refused before any process starts
+    del opened
     context = multiprocessing.get_context("spawn")
-    start = (checkpoint, device, max(1, (multiprocessing.cpu_count() or 1) // processes))
+    threads = max(1, (multiprocessing.cpu_count() or 1) // processes)
+    start = (str(net), str(device), threads, trust_code)
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=start) as pool:
-        yield from pool.map(_in_process, jobs, [tiling] * len(jobs))
+        try:
+            yield pool.map(_in_process, jobs, [tiling] * len(jobs))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 _process: dict[str, Any] = {}
+"""The net and the device of a process of the pool."""
 
 
-def _start(checkpoint: str | Path, device: str, threads: int) -> None:
-    import torch
-
+def _start(net: str, device: str, threads: int, trust_code: bool) -> None:
     torch.set_num_threads(threads)
-    _process.update(net=_net(checkpoint, device), device=device)
+    module = open_net(net, trust_code=trust_code).module
+    assert module is not None
+    _process.update(net=module.to(device).eval(), device=torch.device(device))
 
 
 def _in_process(job: Job, tiling: Tiling | None) -> Outcome:
-    return _one(_process["net"], job, tiling, _process["device"])
-
-
-def _net(checkpoint: str | Path | nn.Module, device: str) -> nn.Module:
-    if isinstance(checkpoint, nn.Module):
-        return checkpoint.to(device).eval()
-    from dilkit import checkpoint as files
-
-    return files.load(Path(checkpoint)).net.to(device).eval()
+    return _restore_file(_process["net"], job, tiling, _process["device"])

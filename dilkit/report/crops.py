@@ -16,9 +16,9 @@ from torch import nn
 from dilkit.distortions import as_float, confounder_set
 from dilkit.errors import UsageError
 from dilkit.evaluation.degrade import Degradation
-from dilkit.evaluation.images import Data, find_images
-from dilkit.evaluation.nets import Net
+from dilkit.evaluation.testsets import Data, find_images
 from dilkit.inference.forward import restore_image
+from dilkit.inference.nets import Net
 from dilkit.metrics import psnr
 
 RULE = (

@@ -20,15 +20,15 @@ import numpy as np
 import pandas as pd
 
 from dilkit import __version__
+from dilkit.devices import pick_device
 from dilkit.errors import UsageError
 from dilkit.evaluation.bootstrap import collapse_degrees, scores
-from dilkit.evaluation.images import Data
-from dilkit.evaluation.nets import Net, open_nets
 from dilkit.evaluation.protocols import Protocol
 from dilkit.evaluation.rows import SETTINGS, by_distortion
-from dilkit.inference.forward import pick_device
-from dilkit.report.collect import Material, RunRecord, collect
+from dilkit.evaluation.testsets import Data
+from dilkit.inference.nets import Net, open_nets
 from dilkit.report.crops import RULE, Crop, choose_crops
+from dilkit.report.runfolders import Material, RunRecord, collect
 
 _WIDTH, _HEIGHT = 560, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 18, 14, 42
@@ -181,7 +181,7 @@ def report(
     """The page as text.
 
     Args:
-        material: see `dilkit.report.collect.collect`.
+        material: see `dilkit.report.runfolders.collect`.
         crops: see `dilkit.report.crops.choose_crops`.
         baseline: the arm that differences are taken to; the first by default.
     """

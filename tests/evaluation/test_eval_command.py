@@ -104,7 +104,7 @@ def test_the_command_reproduces_the_golden_input_values(shared_data: Path, tmp_p
 
 
 def test_labels_tell_runs_apart(tmp_path: Path) -> None:
-    from dilkit.evaluation.nets import _labels
+    from dilkit.inference.nets import _labels
 
     runs = [tmp_path / f"{x}/checkpoints/last.safetensors" for x in ("a", "b")]
     assert _labels(runs) == ["a", "b"]
@@ -122,7 +122,7 @@ def test_labels_tell_runs_apart(tmp_path: Path) -> None:
         (["--data", "{folder}", "--distort", "awgn(-5)"], "-5"),
         (["--data", "{folder}/none", "--distort", "awgn(5)"], "no such"),
         (["{folder}/x.safetensors", "--data", "{folder}", "--distort", "awgn(5)"], "no such checkpoint"),
-        (["{folder}/one.png", "--data", "{folder}", "--distort", "awgn(5)"], "not a safetensors"),
+        (["{folder}/one.png", "--data", "{folder}", "--distort", "awgn(5)"], "an image, not a net"),
         (["{checkpoint}", "{checkpoint}", "--data", "{folder}", "--distort", "awgn(5)"], "same label"),
         (["--data", "{folder}", "--distort", "awgn(5)", "--csv", "rows.txt"], "ending"),
         (["--data", "{folder}", "--distort", "awgn(5)", "--baseline", "inptu"], "did you mean: input"),

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from dilkit.distortions import SampleKey, confounder_set, parse, pixel_hash
 from dilkit.errors import DilkitError, UsageError
 from dilkit.evaluation import evaluate
-from dilkit.evaluation.nets import Net
 from dilkit.evaluation.rows import (
     COLUMNS,
     KEY,
@@ -25,6 +24,7 @@ from dilkit.evaluation.rows import (
     wide,
     write_rows,
 )
+from dilkit.inference.nets import Net
 from dilkit.metrics import psnr, ssim
 from dilkit.report.tables import markdown, remarks
 
@@ -255,10 +255,10 @@ def test_large_images_are_restored_in_tiles(pictures: dict, monkeypatch: pytest.
 
 
 def test_a_larger_output_is_compared_with_the_clean_image(pictures: dict) -> None:
-    from dilkit.evaluation.grid import Comparison
+    from dilkit.evaluation.grid import Measurement
     from dilkit.metrics import Reference
 
-    compare = Comparison("rgb", 0, "uint8", {})
+    compare = Measurement("rgb", 0, "uint8", {})
     small = pictures["a"][::2, ::2].astype(np.float32) / 255
     assert np.isnan(compare.values(Reference(pictures["a"]), small)["psnr"])
     assert compare.values(Reference(pictures["a"]), small.repeat(2, 0).repeat(2, 1))["psnr"] > 10

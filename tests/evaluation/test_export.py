@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from dilkit.checkpoint import load, save_weights
 from dilkit.errors import DilkitError, UsageError
-from dilkit.inference.export import check, export, random_shapes
+from dilkit.inference.export import check_export, export, random_shapes
 from dilkit.models import from_config
 from dilkit.recipe import Recipe
 
@@ -49,9 +49,9 @@ def test_every_format_agrees_with_the_net(tmp_path: Path, model: str, suffix: st
 
 def test_a_wrong_file_is_found_out() -> None:
     net = nn.Conv2d(3, 3, 3, padding=1)
-    assert check(net, net, random_shapes(0)) == 0
+    assert check_export(net, net, random_shapes(0)) == 0
     with pytest.raises(DilkitError, match="does not do what the net does"):
-        check(net, lambda x: net(x) + 1e-3, random_shapes(0))
+        check_export(net, lambda x: net(x) + 1e-3, random_shapes(0))
 
     def fixed(x: Tensor) -> Tensor:
         if x.shape[-1] != 64:
@@ -59,7 +59,7 @@ def test_a_wrong_file_is_found_out() -> None:
         return net(x)
 
     with pytest.raises(DilkitError, match="made for 64"):
-        check(net, fixed, [(1, 64, 64), (1, 64, 65)])
+        check_export(net, fixed, [(1, 64, 64), (1, 64, 65)])
 
 
 def test_a_failed_export_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_the_command_writes_and_refuses(tmp_path: Path) -> None:
         ([str(path)], "nothing to write"),
         ([str(path), "--onnx", str(tmp_path / "x.pt")], "another ending"),
         ([str(path), "--torchscript", str(out)], "output exists"),
-        ([str(out), "--torchscript", str(tmp_path / "y.pt")], "safetensors"),
+        ([str(out), "--torchscript", str(tmp_path / "y.pt")], "not a checkpoint"),
     ):
         with pytest.raises(UsageError, match=message):
             CliRunner().invoke(app, ["export", *args], catch_exceptions=False)

@@ -21,7 +21,7 @@ from dilkit.evaluation.invariance import (
     probe_accuracy,
     rank_correlations,
 )
-from dilkit.evaluation.nets import Net
+from dilkit.inference.nets import Net
 from dilkit.models.equivariant import Equivariant
 from dilkit.report.plots import indices_over_layers
 

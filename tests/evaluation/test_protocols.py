@@ -17,7 +17,6 @@ from dilkit.confounders.duplicates import perceptual_hash
 from dilkit.distortions import confounder_set
 from dilkit.errors import UsageError
 from dilkit.evaluation import evaluate
-from dilkit.evaluation.nets import Net
 from dilkit.evaluation.protocols import (
     PROTOCOLS,
     Protocol,
@@ -30,10 +29,11 @@ from dilkit.evaluation.protocols import (
     table,
     to_yaml,
 )
+from dilkit.inference.nets import Net
 from dilkit.recipe import compose
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+@pytest.mark.parametrize("protocol", [PROTOCOLS.get(name) for name in PROTOCOLS], ids=PROTOCOLS.names)
 def test_every_protocol_prints_parses_and_names_its_source(protocol: Protocol, tmp_path: Path) -> None:
     assert protocol.summary and protocol.source and protocol.sets
     for expression in filter(None, (protocol.distort, protocol.trained)):
@@ -63,13 +63,13 @@ HASHES = {
 
 def test_numbers_do_not_change_without_a_version() -> None:
     """If this fails, raise the version of the protocol that changed, and note its new hash here."""
-    assert {p.name: p.hash for p in PROTOCOLS.values()} == HASHES
-    versions = {p.name: p.version for p in PROTOCOLS.values() if p.version > 1}
+    assert {p.name: p.hash for p in map(PROTOCOLS.get, PROTOCOLS)} == HASHES
+    versions = {p.name: p.version for p in map(PROTOCOLS.get, PROTOCOLS) if p.version > 1}
     assert versions == {"bsrgan": 2, "hybrid": 2, "real-esrgan": 2}
 
 
 def test_hybrid_degrees_are_defined_once() -> None:
-    hybrid = PROTOCOLS["hybrid"]
+    hybrid = PROTOCOLS.get("hybrid")
     assert hybrid.distort and hybrid.trained
     assert confounder_set(hybrid.distort) == confounder_set("hybrid_mild | hybrid_moderate | hybrid_severe")
     assert confounder_set(hybrid.trained) == confounder_set("hybrid_severe")
@@ -78,7 +78,7 @@ def test_hybrid_degrees_are_defined_once() -> None:
 
 
 def test_a_changed_protocol_does_not_keep_its_name() -> None:
-    protocol = PROTOCOLS["denoise-awgn"]
+    protocol = PROTOCOLS.get("denoise-awgn")
     assert protocol.changed({"clip": True, "seed": None}) is protocol
     other = protocol.changed({"clip": False})
     assert other.name == "denoise-awgn-changed"
@@ -89,12 +89,12 @@ def test_a_changed_protocol_does_not_keep_its_name() -> None:
 def test_sets_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "test" / "Set5").mkdir(parents=True)
     (tmp_path / "CBSD68").mkdir()
-    assert find_sets(PROTOCOLS["jpeg"], tmp_path) == [tmp_path / "test" / "Set5", tmp_path / "CBSD68"]
+    assert find_sets(PROTOCOLS.get("jpeg"), tmp_path) == [tmp_path / "test" / "Set5", tmp_path / "CBSD68"]
     with pytest.raises(UsageError, match="none of the sets"):
-        find_sets(PROTOCOLS["derain"], tmp_path)
+        find_sets(PROTOCOLS.get("derain"), tmp_path)
     monkeypatch.delenv("DILKIT_DATA", raising=False)
     with pytest.raises(UsageError, match="DILKIT_DATA"):
-        find_sets(PROTOCOLS["jpeg"])
+        find_sets(PROTOCOLS.get("jpeg"))
 
 
 def pictures(count: int = 3) -> dict[str, np.ndarray]:
@@ -177,13 +177,13 @@ def test_the_command_lists_prints_and_uses_protocols(tmp_path: Path) -> None:
     listed = dilkit("ls", "protocols")
     assert all(name in listed for name in PROTOCOLS)
     assert "awgn[5, 10, 15, 20, 30, 40, 50]" in dilkit("ls", "protocols", "denoise-awgn")
-    sets = [tmp_path / name for name in PROTOCOLS["jpeg"].sets]
+    sets = [tmp_path / name for name in PROTOCOLS.get("jpeg").sets]
     for folder in sets:
         folder.mkdir()
         cv2.imwrite(str(folder / "a.png"), pictures(1)["0.png"])
     whole = [x for folder in reversed(sets) for x in ("--data", folder)]
     out = dilkit("eval", "--protocol", "jpeg", *whole)
-    assert f"protocol {PROTOCOLS['jpeg'].title}" in out
+    assert f"protocol {PROTOCOLS.get('jpeg').title}" in out
     assert out.count("jpeg(") == 3 * 4
     assert "jpeg-changed" in dilkit("eval", "--protocol", "jpeg", *whole, "--quantize")
     assert "jpeg-changed" in dilkit("eval", "--protocol", "jpeg", "--data", sets[0])
@@ -196,7 +196,7 @@ def test_sets_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.M
     made, rows = tmp_path / "table.md", tmp_path / "rows.json"
     args = ["eval", "--protocol", "jpeg", "--table", str(made), "--json", str(rows)]
     result = CliRunner().invoke(app, args, catch_exceptions=False)
-    title = PROTOCOLS["jpeg"].title
+    title = PROTOCOLS.get("jpeg").title
     assert "dilkit: not there, so not measured of jpeg: LIVE1, CBSD68" in result.stderr
     assert f"not measured of protocol {title}: LIVE1, CBSD68" in result.stdout.splitlines()
     assert f"not measured of protocol {title}: LIVE1, CBSD68" in made.read_text()
@@ -204,9 +204,9 @@ def test_sets_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_listing_is_short_where_presets_are_long() -> None:
-    by_name = {line[0]: line for line in table(PROTOCOLS.values())}
+    by_name = {line[0]: line for line in table(map(PROTOCOLS.get, PROTOCOLS))}
     assert by_name["real-esrgan"][3] == "real-esrgan-1 | real-esrgan-2"
-    assert by_name["denoise-awgn"][3] == PROTOCOLS["denoise-awgn"].distort
+    assert by_name["denoise-awgn"][3] == PROTOCOLS.get("denoise-awgn").distort
     listed = CliRunner().invoke(app, ["ls", "protocols"], catch_exceptions=False).stdout
     assert max(map(len, listed.splitlines())) < 300
 

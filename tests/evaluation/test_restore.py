@@ -18,7 +18,7 @@ from dilkit.checkpoint import save_weights
 from dilkit.errors import DilkitError, UsageError
 from dilkit.inference.forward import Tiling
 from dilkit.inference.image_files import read_picture
-from dilkit.inference.restore import plan, restore, restore_picture
+from dilkit.inference.restore import plan_jobs, restore, restore_picture
 from dilkit.models import from_config
 from dilkit.recipe import Recipe
 
@@ -182,14 +182,14 @@ def test_a_file_is_no_place_for_several(photos: Path, tmp_path: Path) -> None:
 
 def test_names_that_meet_are_told_apart(photos: Path, tmp_path: Path) -> None:
     Image.fromarray(random_pixels((8, 8, 3))).save(photos / "rgb.jpg")
-    targets = {job.source.name: job.target.name for job in plan(photos, tmp_path / "out")}
+    targets = {job.source.name: job.target.name for job in plan_jobs(photos, tmp_path / "out")}
     assert {targets["rgb.png"], targets["rgb.jpg"]} == {"rgb.png", "rgb.jpg.png"} or (
         targets["rgb.jpg"] == "rgb.png" and targets["rgb.png"] == "rgb.png.png"
     )
-    two = plan([photos / "deep", photos / "deep" / "er"], tmp_path / "out")
+    two = plan_jobs([photos / "deep", photos / "deep" / "er"], tmp_path / "out")
     assert {job.target.relative_to(tmp_path / "out").parts[0] for job in two} == {"deep", "er"}
     with pytest.raises(UsageError, match="no such"):
-        plan(tmp_path / "none", tmp_path / "out")
+        plan_jobs(tmp_path / "none", tmp_path / "out")
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from dilkit.checkpoint import save_weights
 from dilkit.errors import UsageError
 from dilkit.models import from_config
 from dilkit.recipe import Recipe, resolved, to_yaml
-from dilkit.report.collect import collect
 from dilkit.report.page import Line, build_report, chart
+from dilkit.report.runfolders import collect
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DISTORT = "awgn[5, 10, 50] | jpeg(20)"
@@ -234,6 +234,17 @@ def test_what_is_no_run_is_refused(tmp_path: Path, runs: list[Path]) -> None:
     with pytest.raises(UsageError, match="HTML"):
         args = ["report", str(runs[0]), "--out", str(tmp_path / "r.pdf")]
         CliRunner().invoke(app, args, catch_exceptions=False)
+
+
+def test_parameters_are_counted_without_the_average_and_without_buffers(tmp_path: Path) -> None:
+    model = {"name": "dncnn", "depth": 4, "width": 4, "norm": "batch"}
+    recipe = Recipe.model_validate({"steps": 1, "model": model})
+    net = from_config(recipe.model)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.safetensors"
+    save_weights(checkpoint, net, torch.optim.swa_utils.AveragedModel(net), recipe, {"step": 1})
+    (tmp_path / "run" / "recipe.yaml").write_text(to_yaml(resolved(recipe)))
+    assert collect([tmp_path / "run"]).runs[0].parameters == sum(p.numel() for p in net.parameters())
 
 
 def test_charts_survive_odd_values() -> None:

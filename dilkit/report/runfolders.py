@@ -11,8 +11,11 @@ from typing import Any
 
 import pandas as pd
 
+from dilkit.checkpoint import load
 from dilkit.errors import UsageError
 from dilkit.evaluation.rows import SETTINGS, read_rows
+from dilkit.recipe import resolved
+from dilkit.training.records import read_metrics
 
 _ROWS = ("rows.parquet", "rows.json", "rows.csv")
 
@@ -135,27 +138,16 @@ def _labels(runs: Sequence[Path]) -> list[str]:
     raise UsageError("a run is given twice", found=", ".join(map(str, runs)))
 
 
-def _record(folder: Path, label: str) -> RunRecord:
-    from safetensors import SafetensorError, safe_open
-
+def _record(folder: Path, label: str, trust_code: bool = False) -> RunRecord:
     checkpoint = folder / "checkpoints" / "last.safetensors"
-    try:
-        with safe_open(checkpoint, framework="numpy") as file:
-            notes = json.loads((file.metadata() or {})["dilkit"])
-            names = [name for name in file.keys() if not name.startswith("ema.")]  # noqa: SIM118
-            parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UsageError("the checkpoint cannot be read", where=checkpoint, found=str(error)) from None
-    head = folder / "run.json"
-    about = json.loads(head.read_text(encoding="utf-8")) if head.is_file() else {}
+    loaded = load(checkpoint)
+    parameters = sum(p.numel() for p in loaded.net.parameters())
+    about: dict[str, Any] = {}
+    if (folder / "run.json").is_file():
+        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    metrics = [dict(row) for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
+    notes = loaded.metadata
     return RunRecord(
-        label, folder, checkpoint, notes["recipe"], notes.get("confounders", ""),
-        about.get("command", []), notes.get("versions", {}), _metrics(folder / "metrics.jsonl"),
-        parameters, int(notes.get("passes", 0)),
+        label, folder, checkpoint, resolved(loaded.recipe), notes.get("confounders", ""),
+        about.get("command", []), notes.get("versions", {}), metrics, parameters, int(notes.get("passes", 0)),
     )  # fmt: skip
-
-
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    from dilkit.training.records import read_metrics
-
-    return [dict(row) for row in read_metrics(path) if "loss" in row]
