@@ -147,9 +147,9 @@ def _explain_preset(name: str, as_json: bool) -> None:
 
 
 def _explain_protocol(name: str, as_json: bool) -> None:
-    from dilkit.evaluation.protocols import find_protocol, to_yaml
+    from dilkit.evaluation.protocols import find_protocol, protocol_yaml
 
-    print(to_yaml(find_protocol(name)), end="")
+    print(protocol_yaml(find_protocol(name)), end="")
 
 
 def _show_facts(facts: dict[str, Any], as_json: bool) -> None:

@@ -29,7 +29,7 @@ _STRIP_BYTES = 600_000
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
-def levels(
+def measured_levels(
     image: npt.ArrayLike, *, channel: Channel = "rgb", border: int = 0, measure: Measure = "uint8"
 ) -> Levels:
     """The values that are compared: float64 on the 0..255 scale, (H, W, 3) or, for `channel="y"`, (H, W)."""
@@ -79,7 +79,7 @@ class Reference:
         return _psnr(self.levels, values), _ssim(self.levels, values)
 
     def _levels(self, image: npt.ArrayLike) -> Levels:
-        return levels(image, channel=self.channel, border=self.border, measure=self.measure)
+        return measured_levels(image, channel=self.channel, border=self.border, measure=self.measure)
 
 
 def psnr(

@@ -40,7 +40,7 @@ from dilkit.inference.forward import (
     to_tensor,
 )
 from dilkit.inference.nets import Net, Nets, open_nets, origin
-from dilkit.metrics import Channel, Measure, Reference, levels
+from dilkit.metrics import Channel, Measure, Reference, measured_levels
 
 Progress = Callable[[int, int], None]
 """(cells done, cells in all)."""
@@ -134,7 +134,7 @@ def evaluate(
         settings["nets"][net.label]["adaptation"] = net.adaptation  # a multiple may have come to light
     rows = frame(sorted(kept.rows.values(), key=grid.place), settings)
     kept.finish()
-    refuse_misfits(rows, grid.misfits)
+    refuse_mismatches(rows, grid.mismatches)
     return rows
 
 
@@ -166,7 +166,9 @@ class Measurement:
         psnr, ssim = clean.both(other)
         found = {"psnr": psnr, "ssim": ssim}
         if self.further:
-            a, b = (levels(x, border=self.border, measure=self.measure) for x in (other, clean.image))
+            a, b = (
+                measured_levels(x, border=self.border, measure=self.measure) for x in (other, clean.image)
+            )
             found |= {name: compare(a, b) for name, compare in self.further.items()}
         return found
 
@@ -212,7 +214,7 @@ class Grid:
         self._nets = {net.label: i for i, net in enumerate(nets)}
         self._images = {(image.set, image.name): i for i, image in enumerate(images)}
         self.labels = [GIVEN if word is None else word.label for word in words]
-        self.misfits: dict[str, Misfit] = {}
+        self.mismatches: dict[str, Mismatch] = {}
         """By net, the first that was found."""
         self._words = {label: i for i, label in enumerate(self.labels)}
 
@@ -298,7 +300,7 @@ class Grid:
         for n, (net, output) in enumerate(zip(self.nets, restored, strict=True)):
             after = before if output is None else self.compare.values(clean.reference, output)
             if output is not None and output.shape != clean.pixels.shape:
-                self.misfits.setdefault(net.label, (output.shape, clean.pixels.shape))
+                self.mismatches.setdefault(net.label, (output.shape, clean.pixels.shape))
             new = self.novelty[n][cell.word]
             found.append(
                 {
@@ -382,21 +384,21 @@ class Journal:
         return found[1:] if found and found[0] == self._head else []
 
 
-Misfit = tuple[tuple[int, ...], tuple[int, ...]]
+Mismatch = tuple[tuple[int, ...], tuple[int, ...]]
 """The shapes of an output and of its clean image, where they differ."""
 
 
-def refuse_misfits(rows: pd.DataFrame, misfits: Mapping[str, Misfit]) -> None:
+def refuse_mismatches(rows: pd.DataFrame, mismatches: Mapping[str, Mismatch]) -> None:
     """Refuse a net that fits nowhere.
 
     Args:
         rows: those of all nets.
-        misfits: by net, the first misfit that was found.
+        mismatches: by net, the first mismatch that was found.
 
     Raises:
         UsageError: no output of a net had the size of its clean image.
     """
-    for label, (found, expected) in misfits.items():
+    for label, (found, expected) in mismatches.items():
         if rows.loc[rows["net"] == label, "psnr"].isna().all():
             raise UsageError(
                 "no output of the net has the size of its clean image, so there is nothing to measure",

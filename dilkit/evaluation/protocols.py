@@ -114,7 +114,7 @@ def find_protocol(name: str) -> Protocol:
 
 
 def read_protocol(path: Path) -> Protocol:
-    """A protocol from a YAML file as `to_yaml` writes it."""
+    """A protocol from a YAML file as `protocol_yaml` writes it."""
     if not path.is_file():
         raise UsageError("no such protocol file", where=path)
     return parse_protocol(path.read_text(encoding="utf-8"), path)
@@ -134,7 +134,7 @@ def parse_protocol(text: str, where: object) -> Protocol:
     return validate_protocol(raw, where)
 
 
-def to_yaml(protocol: Protocol) -> str:
+def protocol_yaml(protocol: Protocol) -> str:
     """A text that `read_protocol` reads back."""
     from io import StringIO
 
@@ -353,5 +353,5 @@ def check_protocol(protocol: Protocol) -> None:
         degrade.check(dict(zip(words.labels, words, strict=True)))
     if protocol.trained is not None:
         confounder_set(protocol.trained)
-    if parse_protocol(to_yaml(protocol), protocol.name) != protocol:
+    if parse_protocol(protocol_yaml(protocol), protocol.name) != protocol:
         raise UsageError("the protocol is not read back as it was written", where=protocol.name)

@@ -57,10 +57,10 @@ def remarks(rows: pd.DataFrame) -> list[str]:
     s = rows.attrs.get(SETTINGS, {})
     left_out = s.get("not_measured")
     more = [f"not measured of protocol {s['protocol']}: {', '.join(left_out)}"] if left_out else []
-    return [*_leaks(rows), *_misfits(rows), *more]
+    return [*_leaks(rows), *_mismatches(rows), *more]
 
 
-def _misfits(rows: pd.DataFrame) -> list[str]:
+def _mismatches(rows: pd.DataFrame) -> list[str]:
     nets = rows[rows["net"] != "input"].groupby("net", sort=False)["psnr"]
     return [
         f"{net}: no value for {int(psnr.isna().sum())} of {len(psnr)} outputs, which are not finite or not"

@@ -24,10 +24,10 @@ from dilkit.evaluation.protocols import (
     find_protocol,
     find_sets,
     manifest,
+    protocol_yaml,
     read_protocol,
     shipped_manifests,
     table,
-    to_yaml,
 )
 from dilkit.inference.nets import Net
 from dilkit.recipe import compose
@@ -39,7 +39,7 @@ def test_every_protocol_prints_parses_and_names_its_source(protocol: Protocol, t
     for expression in filter(None, (protocol.distort, protocol.trained)):
         assert len(confounder_set(expression))
     path = tmp_path / "p.yaml"
-    path.write_text(to_yaml(protocol))
+    path.write_text(protocol_yaml(protocol))
     assert read_protocol(path) == protocol
 
 

@@ -10,7 +10,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from dilkit.errors import UsageError
-from dilkit.metrics import Reference, levels, psnr, ssim
+from dilkit.metrics import Reference, measured_levels, psnr, ssim
 
 # Noisy input against clean: numpy.random.seed(0) per image, then numpy.random.normal(0, sigma / 255, HWC).
 TABLE = [
@@ -93,17 +93,17 @@ def test_identical_images_have_infinite_psnr_and_unit_ssim() -> None:
 
 def test_luma_is_bt601_unrounded() -> None:
     white, grey = np.full((1, 1, 3), 255, np.uint8), np.full((1, 1, 3), 0.5, np.float32)
-    assert levels(white, channel="y").item() == pytest.approx(235)
-    assert levels(grey, channel="y", measure="float").item() == pytest.approx(16 + 219 / 2)
+    assert measured_levels(white, channel="y").item() == pytest.approx(235)
+    assert measured_levels(grey, channel="y", measure="float").item() == pytest.approx(16 + 219 / 2)
     red = np.array([[[1.0, 0, 0]]])
-    assert levels(red, channel="y").item() == pytest.approx(81.481)
+    assert measured_levels(red, channel="y").item() == pytest.approx(81.481)
 
 
 def test_float_images_are_clamped_and_rounded_only_when_asked() -> None:
     x = np.array([[[-0.5, 0.5004, 1.5]]])
-    assert levels(x).ravel().tolist() == [0, 128, 255]
-    assert levels(x, measure="clipped").ravel().tolist() == [0, 0.5004 * 255, 255]
-    assert levels(x, measure="float").ravel().tolist() == [-127.5, 0.5004 * 255, 382.5]
+    assert measured_levels(x).ravel().tolist() == [0, 128, 255]
+    assert measured_levels(x, measure="clipped").ravel().tolist() == [0, 0.5004 * 255, 255]
+    assert measured_levels(x, measure="float").ravel().tolist() == [-127.5, 0.5004 * 255, 382.5]
 
 
 @pytest.mark.parametrize(
