@@ -41,6 +41,10 @@ def check(
     confounders: Annotated[int, typer.Option(min=2, help="Distortions per step in the cost table.")] = 4,
     costs: Annotated[bool, typer.Option("--costs/--no-costs", help="Also measure each objective.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and images.")] = 0,
+    trust_code: Annotated[
+        bool,
+        typer.Option("--trust-code", help="Run code that the checkpoint, or package.module:name, names."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Say whether a net can be trusted with virtual updates, and what each objective would cost on it.
@@ -52,7 +56,7 @@ def check(
     from dilkit.meta.check import examine
 
     torch.manual_seed(seed)
-    net = _load(model, settings or []).train(train)
+    net = _load(model, settings or [], trust_code).train(train)
     shape = (batch, channels, size, size)
     findings = list(examine(net, shape, seed=seed))
     trusted = all(f.verdict != "fail" for f in findings)
@@ -76,7 +80,7 @@ def check(
     raise typer.Exit(0 if trusted else 1)
 
 
-def _load(model: str, settings: list[str]) -> nn.Module:
+def _load(model: str, settings: list[str], trust_code: bool) -> nn.Module:
     from dilkit.errors import UsageError
     from dilkit.models import build
 
@@ -92,9 +96,9 @@ def _load(model: str, settings: list[str]) -> nn.Module:
 
         if arguments:
             raise UsageError("a checkpoint brings its own settings", found=" ".join(settings))
-        return load(path).net
+        return load(path, trust_code=trust_code).net
     if ":" in model:
-        return build(model, args=arguments)
+        return build(model, args=arguments, trust_code=trust_code)
     return build(model, **arguments)
 
 

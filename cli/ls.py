@@ -106,9 +106,9 @@ def _metrics() -> _Listing:
 
 
 def _models() -> _Listing:
-    from dilkit.models import BUILTIN
+    from dilkit.models import MODELS
 
-    return ("name", "about"), [(name, _first_line(config.__doc__)) for name, config in BUILTIN.items()]
+    return ("name", "about"), [(name, _first_line(MODELS.get(name).__doc__)) for name in MODELS]
 
 
 def _objectives() -> _Listing:

@@ -40,6 +40,10 @@ def train(
         bool, typer.Option("--allow-changes", help="Resume although the recipe has changed.")
     ] = False,
     procs: Annotated[int, typer.Option(min=1, help="Processes on this machine, a GPU each.")] = 1,
+    trust_code: Annotated[
+        bool,
+        typer.Option("--trust-code", help="Also call functions the recipe names as package.module:name."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Take one real step and say what the whole would take.")
     ] = False,
@@ -51,10 +55,10 @@ def train(
     recipes = [w for w in words if "=" not in w]
     out = out or Path("runs") / (Path(recipes[0]).stem if recipes else "run")
     if dry_run:
-        _dry_run(composed)
+        _dry_run(composed, trust_code)
         return
-    again = [*words, "--out", str(out), "--resume"]
-    flags = ["--allow-changes"] if allow_changes else []
+    again = [*words, "--out", str(out), "--resume", *["--trust-code"] * trust_code]
+    flags = ["--allow-changes"] * allow_changes + ["--trust-code"] * trust_code
     if procs > 1:
         from dilkit.training.assemble import refuse_unequal
         from dilkit.training.launch import launch
@@ -73,6 +77,7 @@ def train(
             out,
             resume=resume,
             allow_changes=allow_changes,
+            trust_code=trust_code,
             command=["dilkit", *sys.argv[1:]],
             tell=progress,
             stop=lambda: signals.seen is not None,
@@ -90,10 +95,10 @@ def train(
     print(result.checkpoint)
 
 
-def _dry_run(composed: Composed) -> None:
+def _dry_run(composed: Composed, trust_code: bool) -> None:
     from dilkit.training.run import dry_run
 
-    found = dry_run(composed)
+    found = dry_run(composed, trust_code=trust_code)
     rows = {
         "device": found.device,
         "parameters": f"{found.parameters:,}",

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from dilkit import __version__
-from dilkit.errors import DilkitError, UsageError
+from dilkit.errors import DilkitError, UsageError, reason
 from dilkit.models import from_config
 from dilkit.recipe import Recipe, resolved, validate
 
@@ -86,6 +88,9 @@ FORMAT = 1
 EMA = "ema/"
 """What the names of the moving average's tensors begin with."""
 _KEY = "dilkit"
+_STATE = {"step", "passes", "seconds", "best", "objective", "optimizer", "schedule", "rng", "weights"}
+"""What every training state has."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -133,71 +138,169 @@ def digest(path: Path) -> str:
 
 
 def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name, and the metadata.
+    """Tensors by name, and the metadata: plain values, of which `recipe` is a map. Nothing is built or run.
 
     Raises:
         UsageError: no such file, or not one of our checkpoints.
     """
     path = Path(path)
+    with _opened(path) as file:
+        meta = _metadata(file, path)
+        return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The safetensors file, whatever is wrong with it told in one way."""
     if not path.is_file():
         raise UsageError(
             "no such checkpoint", where=path, remedy="a run keeps RUN/checkpoints/last.safetensors"
         )
     try:
         with safe_open(path, framework="pt") as file:
-            notes = (file.metadata() or {}).get(_KEY)
-            if notes is None:
-                raise UsageError("not a dilkit checkpoint: it does not carry its recipe", where=path)
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(notes)  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError) as error:
         raise UsageError(
-            "the checkpoint is damaged or not a safetensors file", where=path, found=str(error)
+            "the checkpoint is damaged or not a safetensors file", where=path, found=reason(error)
         ) from None
 
 
-def net_tensors(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """The net's own tensors, or those of its moving average (`prefix=EMA`)."""
+def _metadata(file: Any, path: Path) -> dict[str, Any]:
+    text = (file.metadata() or {}).get(_KEY)
+    if text is None:
+        raise UsageError("not a dilkit checkpoint: it does not carry its recipe", where=path)
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError):
+        meta = None
+    if not isinstance(meta, dict) or not isinstance(meta.get("recipe"), dict):
+        raise UsageError("the checkpoint's metadata is damaged: it holds no recipe", where=path)
+    if meta.get("format") not in range(1, FORMAT + 1):
+        raise UsageError(
+            "a checkpoint of another format",
+            where=path,
+            found=repr(meta.get("format"))[:40],
+            expected=f"1 to {FORMAT}",
+            remedy="update dilkit",
+        )
+    return meta
+
+
+def net_tensors(tensors: Mapping[str, T], prefix: str = "") -> dict[str, T]:
+    """The net's own tensors (or whatever is kept by their names), or those of its moving average
+    (`prefix=EMA`)."""
     if prefix:
         return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
     return {k: t for k, t in tensors.items() if not k.startswith(EMA)}
 
 
-def load(path: Path | str, *, weights: Literal["auto", "net", "ema"] = "auto") -> Loaded:
+def load(
+    path: Path | str,
+    *,
+    weights: Literal["auto", "net", "ema"] = "auto",
+    trust_code: bool | Collection[str] = False,
+) -> Loaded:
     """Rebuild a net from the one file.
+
+    Only models of the registry are built; nothing else that the file names is imported, and a net whose
+    tensors are not those in the file is refused before memory is taken for it.
 
     Args:
         weights: the trained weights, their moving average, or (`auto`) the average where there is one; what
             was taken is in `metadata["weights"]`.
+        trust_code: also import and call the `package.module:name` that the file names as its model: any, or
+            those of the names given.
 
     Raises:
-        UsageError: not a checkpoint, or its weights are not those of the model its recipe names.
+        UsageError: not a checkpoint, its model is code that is not trusted, or its weights are not those of
+            the model its recipe names.
     """
-    tensors, meta = read(path)
-    recipe = validate(meta.pop("recipe"), str(path))
-    net = from_config(recipe.model)
-    averaged = net_tensors(tensors, EMA)
-    if weights == "ema" and not averaged:
-        raise UsageError("the checkpoint has no moving average", where=path, remedy="train with ema=0.999")
-    chosen = averaged if averaged and weights != "net" else net_tensors(tensors)
-    fit(net, chosen, path)
-    return Loaded(net.eval(), recipe, {**meta, "weights": "ema" if chosen is averaged else "net"})
+    path = Path(path)
+    with _opened(path) as file:
+        meta = _metadata(file, path)
+        recipe = validate(meta.pop("recipe"), str(path))
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        averaged = any(name.startswith(EMA) for name in shapes)
+        if weights == "ema" and not averaged:
+            raise UsageError(
+                "the checkpoint has no moving average", where=path, remedy="train with ema=0.999"
+            )
+        prefix = EMA if averaged and weights != "net" else ""
+        named = isinstance(trust_code, Collection) and recipe.model.name in trust_code
+        trusted = named or trust_code is True
+        try:
+            if not trusted:
+                _refuse_misfit(recipe, net_tensors(shapes, prefix), path)
+            net = from_config(recipe.model, trust="code" if trusted else "registered")
+        except UsageError as error:
+            error.where = path if error.where == "model.name" else error.where
+            raise
+        load_weights(
+            net, {name: file.get_tensor(prefix + name) for name in net_tensors(shapes, prefix)}, path
+        )
+    return Loaded(net.eval(), recipe, {**meta, "weights": "ema" if prefix else "net"})
 
 
-def fit(net: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
-    """Load weights into a net they belong to."""
-    own = net.state_dict()
-    missing, strange = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    shapes = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
+_BUFFERS = 1 << 28
+"""Bytes that a net may take besides what is in its file; the largest net that is known takes 20 MB."""
+
+
+def _refuse_misfit(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Build the net without memory (torch's device `meta`) and compare it with what the file holds."""
+    try:
+        with torch.device("meta"):
+            net = from_config(recipe.model, trust="registered")
+    except (RuntimeError, NotImplementedError) as error:  # a net of a plug-in that computes while it is built
+        if "meta" in str(error).lower():
+            return
+        raise UsageError(
+            "the model of the checkpoint cannot be built", where=path, found=str(error).splitlines()[0]
+        ) from None
+    _compare({name: tuple(t.shape) for name, t in net.state_dict().items()}, shapes, type(net).__name__, path)
+    kept = net.state_dict().keys()
+    extra = sum(t.numel() * t.element_size() for name, t in net.named_buffers() if name not in kept)
+    if extra > _BUFFERS:
+        raise UsageError(
+            "the model would take more memory than any known net besides its weights",
+            where=path,
+            found=f"{extra / 2**20:.0f} MB of buffers",
+            expected=f"at most {_BUFFERS >> 20} MB",
+        )
+
+
+def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
+    """Load weights into a net they belong to.
+
+    Raises:
+        UsageError: their names or shapes are not those of the net.
+    """
+    own = {name: tuple(t.shape) for name, t in net.state_dict().items()}
+    _compare(own, {name: tuple(t.shape) for name, t in tensors.items()}, type(net).__name__, path)
+    net.load_state_dict(dict(tensors))
+
+
+def _compare(
+    own: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], kind: str, path: Path | str
+) -> None:
+    missing, strange = sorted(own.keys() - found.keys()), sorted(found.keys() - own.keys())
+    shapes = sorted(k for k in own.keys() & found.keys() if own[k] != found[k])
     if missing or strange or shapes:
-        first = f"{shapes[0]} {tuple(tensors[shapes[0]].shape)}" if shapes else (strange or missing)[0]
+        first = f"{shapes[0]} {found[shapes[0]]}" if shapes else (strange or missing)[0]
         raise UsageError(
             "the checkpoint is of another model",
             where=path,
             found=f"{len(strange)} unknown, {len(missing)} missing, {len(shapes)} misshapen; first: {first}",
-            expected=f"the {len(own)} tensors of {type(net).__name__}",
+            expected=f"the {len(own)} tensors of {kind}",
             remedy="check the model section of the recipe",
         )
-    net.load_state_dict(dict(tensors))
+
+
+def _state_complaint(error: Exception) -> str:
+    """What is wrong with a training state, without torch's advice to load it in a way that runs code."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    if named:
+        return f"refused: it names code to run, {named[1].rstrip('.')[:80]}; no training state of dilkit does"
+    return f"damaged ({reason(error) if isinstance(error, OSError) else type(error).__name__})"
 
 
 @dataclass(frozen=True)
@@ -245,11 +348,14 @@ class Folder:
             weights = path.with_suffix(".safetensors")
             try:
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-                if digest(weights) == state["weights"]:
+                if not isinstance(state, dict) or not state.keys() >= _STATE:
+                    complaints.append(f"{path}: not a training state of dilkit")
+                elif digest(weights) == state["weights"]:
                     return weights, state, complaints
-                complaints.append(f"{weights}: damaged (its digest is not the one noted)")
+                else:
+                    complaints.append(f"{weights}: damaged (its digest is not the one noted)")
             except Exception as error:  # noqa: BLE001  (torch.load raises many kinds on a damaged file)
-                complaints.append(f"{path}: damaged ({type(error).__name__}: {error})".splitlines()[0])
+                complaints.append(f"{path}: {_state_complaint(error)}")
         raise DilkitError(
             "there is no whole checkpoint to resume from",
             where=self.path,

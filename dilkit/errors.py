@@ -54,13 +54,19 @@ class DilkitError(Exception):
             lines.append(f"  did you mean: {self.nearest}?")
         if self.remedy is not None:
             lines.append(f"  to do:    {self.remedy}")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 class UsageError(DilkitError, ValueError):
     """Wrong usage or configuration (exit code 2)."""
 
     exit_code = 2
+
+
+def printable(text: str) -> str:
+    """Text from a file or a stranger, with what would steer a terminal (escapes, direction marks) written
+    out."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def reason(error: BaseException) -> str:

@@ -190,6 +190,35 @@ class Registry(Generic[T]):
         return tuple((None, value) for value in values)
 
 
+def import_named(path: str, where: str) -> Any:
+    """What `package.module:name` names. The module runs: never called with what a checkpoint or a dataset
+    names, unless the user has said that it is trusted.
+
+    Args:
+        where: the recipe's key or the flag, for the error.
+
+    Raises:
+        UsageError: it cannot be imported.
+    """
+    module, _, attribute = path.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        name = getattr(error, "name", None)
+        itself = name is None or module == name or module.startswith(f"{name}.")
+        own = "install the package, or put its folder on PYTHONPATH: PYTHONPATH=. dilkit ..."
+        raise UsageError(
+            f"cannot import {module!r}: {error}",
+            where=where,
+            remedy=own if itself else f"install {name}, which {module} imports",
+        ) from error
+    if not hasattr(found, attribute):
+        raise UsageError(
+            f"{module} has no {attribute!r}", where=where, nearest=nearest(attribute, dir(found))
+        )
+    return getattr(found, attribute)
+
+
 def load_plugin(path: str | Path) -> ModuleType:
     """Run a file of the user's own, which calls `dilkit.register`; a file is run once a process.
 

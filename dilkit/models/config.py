@@ -1,116 +1,176 @@
-"""What each model may be told, without importing torch: the recipe's `model` section."""
+"""What each model may be told, and the registry of models. No torch here: a recipe is checked before torch is
+loaded; a config imports its net when it builds one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Field
+
+from dilkit.errors import UsageError
+from dilkit.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Trust = Literal["registered", "modules", "code"]
+"""Which nets may be built: those of the registry; also any `package.module:Class` that is an `nn.Module`;
+also whatever else `package.module:name` may name, such as a function that makes a net."""
+
+_Width = Annotated[int, Field(ge=1, le=4096)]
+_Blocks = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=16)]
 
 
 class ModelConfig(BaseModel):
-    """What every model shares. `equivariant` wraps the net as `m + c s g((y - m) / (c s))`."""
+    """Base of every model's config; the fields a subclass adds are the arguments of its net.
+
+    A model of yours is a subclass with its `name`, and `net` (`module:Class`) or a `build` of its own,
+    given to `dilkit.register`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    equivariant: bool = False
+    name: str
+    equivariant: bool = Field(
+        default=False, description="Wrap the net so that it commutes with changes of contrast and offset."
+    )
+    net: ClassVar[str] = ""
 
     def arguments(self) -> dict[str, Any]:
-        """The builder's own arguments."""
-        return self.model_dump(exclude={"name", "equivariant"})
+        """The arguments of the net itself."""
+        return self.model_dump(exclude={"name", *ModelConfig.model_fields})
+
+    def build(self) -> nn.Module:
+        """The net, with new weights; `equivariant` is not its concern."""
+        module, _, attribute = self.net.partition(":")
+        made: nn.Module = getattr(import_module(module), attribute)(**self.arguments())
+        return made
 
 
+def _check_model(name: str, config: type[ModelConfig]) -> None:
+    if not (isinstance(config, type) and issubclass(config, ModelConfig)):
+        raise UsageError(
+            f"the model {name!r} is no config",
+            found=repr(config),
+            expected="a subclass of dilkit.models.ModelConfig",
+        )
+    if config.build is ModelConfig.build and not config.net:
+        raise UsageError(
+            f"the model {name!r} does not say what it builds",
+            expected="net = 'module:Class', or a method build(self)",
+        )
+
+
+def _name_of(config: type[ModelConfig]) -> str:
+    return str(config.model_fields["name"].default)
+
+
+class _Models(Registry[type[ModelConfig]]):
+    def add(
+        self, value: type[ModelConfig], name: str | None = None, *, origin: str = "dilkit"
+    ) -> type[ModelConfig]:
+        """Register a config under the default of its field `name`."""
+        named = isinstance(value, type) and issubclass(value, ModelConfig)
+        return super().add(value, name or (_name_of(value) if named else None), origin=origin)
+
+
+MODELS = _Models("model", check=_check_model)
+"""Every model by name: `MODELS.get("dncnn")` is its config class."""
+
+
+@MODELS.add
 class DnCNN(ModelConfig):
     """Zhang et al., TIP 2017: depth 17 for one noise level, 20 for blind denoising, width 64."""
 
+    net: ClassVar[str] = "dilkit.models.dncnn:DnCNN"
     name: Literal["dncnn"] = "dncnn"
-    depth: int = Field(default=17, ge=2)
-    width: int = Field(default=64, ge=1)
-    norm: Literal["batch", "none"] = "batch"
-    bias: bool = True
-    skip: bool = True
+    depth: int = Field(default=17, ge=2, le=256, description="Number of convolutions.")
+    width: _Width = Field(default=64, description="Channels of the hidden layers.")
+    norm: Literal["batch", "none"] = Field(default="batch", description="Normalisation of the hidden layers.")
+    bias: bool = Field(default=True, description="Additive constants in the convolutions.")
+    skip: bool = Field(default=True, description="Predict the residual, as published.")
 
 
+@MODELS.add
 class RRDB(ModelConfig):
     """Wang et al., ESRGAN, ECCVW 2018: 23 blocks of width 64, growth 32; x1 has no upsampling stage."""
 
+    net: ClassVar[str] = "dilkit.models.rrdb:RRDBNet"
     name: Literal["rrdb"] = "rrdb"
-    width: int = Field(default=64, ge=1)
-    blocks: int = Field(default=23, ge=1)
-    growth: int = Field(default=32, ge=1)
-    scale: Literal[1, 2, 4] = 1
-    bias: bool = True
-    skip: bool = False
+    width: _Width = Field(default=64, description="Channels between the blocks.")
+    blocks: int = Field(default=23, ge=1, le=256, description="Residual-in-residual blocks.")
+    growth: _Width = Field(default=32, description="Channels each convolution adds in a dense block.")
+    scale: Literal[1, 2, 4] = Field(default=1, description="Upscaling factor.")
+    bias: bool = Field(default=True, description="Additive constants in the convolutions.")
+    skip: bool = Field(default=False, description="Add the input to the output.")
 
 
-Blocks = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
-
-
+@MODELS.add
 class SwinIR(ModelConfig):
     """Liang et al., ICCVW 2021: six groups of six layers of width 180; scale 2, 3, 4 for super-resolution."""
 
+    net: ClassVar[str] = "dilkit.models.swinir:SwinIR"
     name: Literal["swinir"] = "swinir"
-    width: int = Field(default=180, ge=1)
-    depths: Blocks = (6, 6, 6, 6, 6, 6)
-    heads: Blocks = (6, 6, 6, 6, 6, 6)
-    window: int = Field(default=8, ge=2)
-    ratio: float = Field(default=2.0, gt=0)
-    scale: Literal[1, 2, 3, 4] = 1
-    drop_path: float = Field(default=0.1, ge=0, lt=1)
-    skip: bool = True
+    width: _Width = Field(default=180, description="Channels of a token, a multiple of the heads.")
+    depths: _Blocks = Field(default=(6, 6, 6, 6, 6, 6), description="Layers of each group.")
+    heads: _Blocks = Field(default=(6, 6, 6, 6, 6, 6), description="Attention heads of each group.")
+    window: int = Field(default=8, ge=2, le=32, description="Side of the attention windows, in pixels.")
+    ratio: float = Field(
+        default=2.0, gt=0, le=16, description="Hidden width of the feed-forward, over width."
+    )
+    scale: Literal[1, 2, 3, 4] = Field(default=1, description="Upscaling factor.")
+    drop_path: float = Field(default=0.1, ge=0, lt=1, description="Stochastic depth of the last layer.")
+    skip: bool = Field(default=True, description="Add the input to the output; scale 1 only.")
 
 
+@MODELS.add
 class NAFNet(ModelConfig):
     """Chen et al., ECCV 2022: the real-denoising net of width 32 by default."""
 
+    net: ClassVar[str] = "dilkit.models.nafnet:NAFNet"
     name: Literal["nafnet"] = "nafnet"
-    width: int = Field(default=32, ge=1)
-    encoder: Blocks = (2, 2, 4, 8)
-    middle: int = Field(default=12, ge=0)
-    decoder: Blocks = (2, 2, 2, 2)
-    skip: bool = True
+    width: int = Field(default=32, ge=1, le=1024, description="Channels at full size; doubled at each level.")
+    encoder: _Blocks = Field(default=(2, 2, 4, 8), max_length=8, description="Blocks of each level down.")
+    middle: int = Field(default=12, ge=0, le=64, description="Blocks at the smallest size.")
+    decoder: _Blocks = Field(default=(2, 2, 2, 2), max_length=8, description="Blocks of each level up.")
+    skip: bool = Field(default=True, description="Predict the residual, as published.")
 
 
+@MODELS.add
 class UNet(ModelConfig):
     """Ronneberger et al., MICCAI 2015, with padded convolutions."""
 
+    net: ClassVar[str] = "dilkit.models.unet:UNet"
     name: Literal["unet"] = "unet"
-    width: int = Field(default=64, ge=1)
-    depth: int = Field(default=4, ge=1)
-    bias: bool = True
-    skip: bool = True
+    width: int = Field(default=64, ge=1, le=1024, description="Channels at full size; doubled at each level.")
+    depth: int = Field(default=4, ge=1, le=8, description="Levels below full size.")
+    bias: bool = Field(default=True, description="Additive constants in the convolutions.")
+    skip: bool = Field(default=True, description="Add the input to the output.")
 
 
 class Custom(ModelConfig):
-    """Any `package.module:Class` of yours, called with `args`."""
+    """Any `package.module:Class` of yours, called with `args`. Not in the registry: what a name names is
+    imported only where the user allows it."""
 
-    name: str = Field(pattern=r"^[\w.]+:\w+$")
-    args: dict[str, Any] = Field(default_factory=dict)
+    name: str = Field(pattern=r"^[\w.]+:\w+$", description="package.module:Class, a torch.nn.Module.")
+    args: dict[str, Any] = Field(default_factory=dict, description="Arguments of the class.")
 
     def arguments(self) -> dict[str, Any]:
         return dict(self.args)
 
-
-BUILTIN: dict[str, type[ModelConfig]] = {
-    "dncnn": DnCNN,
-    "rrdb": RRDB,
-    "swinir": SwinIR,
-    "nafnet": NAFNet,
-    "unet": UNet,
-}
+    def build(self) -> nn.Module:
+        raise TypeError("a class by its path is built by dilkit.models.from_config, which asks for trust")
 
 
-def _tag(value: Any) -> str:
-    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
-    return "custom" if isinstance(name, str) and ":" in name else str(name)
+def config_class(name: Any) -> type[ModelConfig] | None:
+    """The config class of a model's name, `Custom` for a path; None where there is none."""
+    if isinstance(name, str) and ":" in name:
+        return Custom
+    return MODELS.find(name) if isinstance(name, str) else None
 
 
-AnyModel = Annotated[
-    Annotated[DnCNN, Tag("dncnn")]
-    | Annotated[RRDB, Tag("rrdb")]
-    | Annotated[SwinIR, Tag("swinir")]
-    | Annotated[NAFNet, Tag("nafnet")]
-    | Annotated[UNet, Tag("unet")]
-    | Annotated[Custom, Tag("custom")],
-    Discriminator(_tag),
-]
+def model_name(value: Any) -> Any:
+    """The name in a `model` section, given as a map or a config."""
+    return value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)

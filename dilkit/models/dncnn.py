@@ -47,6 +47,3 @@ class DnCNN(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         out: Tensor = self.body(y)
         return y - out if self.skip else out
-
-
-build = DnCNN

@@ -100,6 +100,3 @@ class NAFNet(nn.Module):
             x = decoder(up(x) + earlier)
         x = self.ending(x)
         return (x + y if self.skip else x)[..., :h, :w]
-
-
-build = NAFNet

@@ -94,6 +94,3 @@ class RRDBNet(nn.Module):
         if self.scale > 1:
             y = F.interpolate(y, scale_factor=self.scale, mode="bicubic", align_corners=False)
         return y + out
-
-
-build = RRDBNet

@@ -50,6 +50,3 @@ class UNet(nn.Module):
             x = join(torch.cat([seen.pop(), up(x)], 1))
         x = self.last(x)
         return (x + y if self.skip else x)[..., :h, :w]
-
-
-build = UNet

@@ -134,8 +134,9 @@ def _select_objective(layer: Layer) -> Layer:
     for name, settings in kept.items():
         check_objective(name, settings, layer)
     tree = {k: v for k, v in layer.tree.items() if k != "objectives"}
-    name = tree.get("objective", {"name": "erm"}).get("name")
-    if name not in kept:
+    chosen = tree.get("objective", {"name": "erm"})
+    name = chosen.get("name") if isinstance(chosen, dict) else None
+    if not isinstance(name, str) or name not in kept:
         return Layer(tree, layer.origins)
     own = Layer({"objective": {"name": name, **kept[name]}}, _moved(layer, ("objectives", name)))
     given = Layer(tree, {k: o for k, o in layer.origins.items() if k[0] != "objectives"})

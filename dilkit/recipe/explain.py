@@ -11,6 +11,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from dilkit.errors import UsageError, nearest
 from dilkit.objectives import AnyObjective, ObjectiveConfig, configs
+from dilkit.recipe.choice import ByName
 from dilkit.recipe.layers import Key, Layer, dotted
 from dilkit.recipe.schema import Recipe
 
@@ -33,7 +34,7 @@ def explain(error: ValidationError, layer: Layer, within: Key = ()) -> UsageErro
         return UsageError(f"{at!r} is missing", where=where or "recipe", remedy=_give(key))
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tags = [t.strip().strip("'") for t in str(found["ctx"].get("expected_tags", "")).split(",")]
-        tags = ["package.module:Class" if t == "custom" else t for t in tags if t] or list(_names_at(key))
+        tags = [t for t in tags if t] or list(_names_at(key))
         name = found["input"].get("name") if isinstance(found["input"], dict) else found["input"]
         return UsageError(
             f"{at!r} has no such name",
@@ -137,13 +138,20 @@ def _paths(model: type[BaseModel], at: Key = ()) -> Iterator[Key]:
 
 def _fields(model: type[BaseModel]) -> dict[str, Any]:
     """Key in the recipe -> annotation."""
-    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+    return {
+        field.alias or name: Annotated[(field.annotation, *field.metadata)]
+        if field.metadata
+        else field.annotation
+        for name, field in model.model_fields.items()
+    }
 
 
 def _members(annotation: Any) -> Iterator[Any]:
     origin = get_origin(annotation)
     if origin is Annotated:
-        yield from _members(get_args(annotation)[0])
+        plain, *extra = get_args(annotation)
+        chosen = [choice for choice in extra if isinstance(choice, ByName)]
+        yield from chosen[0].configs() if chosen else _members(plain)
     elif origin in (Union, types.UnionType):
         for member in get_args(annotation):
             yield from _members(member)

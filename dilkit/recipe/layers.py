@@ -10,6 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, NodeEvent
 
 from dilkit.errors import UsageError
 
@@ -51,14 +52,42 @@ class Layer:
         return next(inside, None) or self.origin(key[:-1])
 
 
+LARGEST = 1 << 16
+"""Characters of a recipe file; the largest that is shipped has 4,000."""
+_DEEPEST, _MOST_VALUES = 32, 4_000
+_TAGS = (
+    "tag:yaml.org,2002:str",
+    "tag:yaml.org,2002:int",
+    "tag:yaml.org,2002:float",
+    "tag:yaml.org,2002:bool",
+)
+
+
 def read_layer(text: str, source: str) -> Layer:
-    """Parse YAML 1.2 text (so `1e-4` is a number and `on` is text), remembering lines."""
+    """Parse YAML 1.2 text (so `1e-4` is a number and `on` is text), remembering lines.
+
+    Raises:
+        UsageError: it is not YAML, not a map, names a type to construct (`!!python/...`), or is larger,
+            deeper or (its aliases written out) longer than any recipe is.
+    """
+    if len(text) > LARGEST:
+        raise UsageError(
+            "too large for a recipe",
+            where=source,
+            found=f"{len(text)} characters",
+            expected=f"at most {LARGEST}",
+        )
     try:
+        _refuse_tags_and_depth(text, source)
         node = YAML(typ="rt").load(text)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = Origin(source, mark.line + 1 if mark else None)
         raise UsageError(f"not YAML: {getattr(error, 'problem', error)}", where=where) from None
+    except UsageError:
+        raise
+    except (ValueError, TypeError, ArithmeticError, AttributeError) as error:  # a date or number out of range
+        raise UsageError(f"not YAML: {error}", where=source) from None
     if node is None:
         return Layer({})
     if not isinstance(node, CommentedMap):
@@ -67,20 +96,50 @@ def read_layer(text: str, source: str) -> Layer:
     return Layer(_plain(node, (), source, origins), origins)
 
 
+def _refuse_tags_and_depth(text: str, source: str) -> None:
+    """Look at the events alone, which construct nothing and expand no alias."""
+    depth = values = 0
+    for event in YAML(typ="rt", pure=True).parse(text):
+        where = Origin(source, event.start_mark.line + 1)
+        tag = getattr(event, "tag", None)
+        if tag is not None and str(tag) not in _TAGS:
+            raise UsageError(
+                "a recipe holds plain values, it constructs nothing", where=where, found=str(tag)
+            )
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        values += isinstance(event, NodeEvent)
+        if values > _MOST_VALUES:
+            raise UsageError(
+                "too large for a recipe", where=source, expected=f"{_MOST_VALUES} values at most"
+            )
+        if depth > _DEEPEST:
+            raise UsageError(
+                "nested too deeply for a recipe", where=where, expected=f"{_DEEPEST} levels at most"
+            )
+
+
 def read_layer_file(path: Path) -> Layer:
     """Read a recipe file."""
     try:
-        return read_layer(path.read_text(encoding="utf-8"), str(path))
+        with path.open(encoding="utf-8") as file:
+            return read_layer(file.read(LARGEST + 1), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the recipe: {error}", where=path) from None
 
 
 def _plain(node: Any, at: Key, source: str, origins: dict[Key, Origin]) -> Any:
+    if len(origins) > _MOST_VALUES or len(at) > _DEEPEST:
+        raise UsageError(
+            "its aliases make it too large for a recipe",
+            where=source,
+            expected=f"{_MOST_VALUES} values at most",
+        )
     if isinstance(node, CommentedMap):
         tree = {}
         for key, value in node.items():
             inner = (*at, str(key))
-            origins[inner] = Origin(source, node.lc.key(key)[0] + 1)
+            line = node.lc.data.get(key)  # none for what a merge key (`<<`) brings
+            origins[inner] = Origin(source, line[0] + 1 if line else None)
             tree[str(key)] = named(str(key), _plain(value, inner, source, origins))
         return tree
     if isinstance(node, CommentedSeq):

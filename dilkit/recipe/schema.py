@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from dilkit.models.config import AnyModel
+from dilkit.models.config import MODELS, config_class
 from dilkit.objectives import OBJECTIVES, AnyObjective
+from dilkit.recipe.choice import ByName
 
 Positive = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+AnyModel = Annotated[Any, ByName(config_class, lambda: MODELS.names, "package.module:Class")]
 
 
 class Data(Section):
@@ -114,8 +118,9 @@ class Checkpoint(Section):
 class Log(Section):
     every: Positive = 50
     """Steps between rows of the metrics files."""
-    to: list[Annotated[str, Field(pattern=r"^(tensorboard|[\w.]+:\w+)$")]] = []
-    """Where rows go besides: `tensorboard`, or any `package.module:Class` (see `dilkit.training.records`)."""
+    to: list[Annotated[str, Field(pattern=r"^([\w-]+|[\w.]+:\w+)$")]] = []
+    """Where rows go besides: `tensorboard`, a sink of a plug-in, or any `package.module:Class` (see
+    `dilkit.training.records`)."""
 
 
 class Hardware(Section):

@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from dilkit.errors import UsageError, expanded, nearest
-from dilkit.models.config import BUILTIN
+from dilkit.models import MODELS
 from dilkit.objectives import OBJECTIVES
 from dilkit.recipe.layers import Key, Layer, Origin, read_layer, read_layer_file
 
@@ -26,7 +26,7 @@ def parts() -> dict[str, tuple[str, Layer]]:
     Every model and objective is a part by its own name, with its own defaults; the rest are files.
     """
     found: dict[str, tuple[str, Layer]] = {}
-    for section, names in (("model", BUILTIN), ("objective", OBJECTIVES)):
+    for section, names in (("model", MODELS), ("objective", OBJECTIVES)):
         for name in names:
             origins: dict[Key, Origin] = {(section, "name"): Origin(f"part {name}")}
             found[name] = (section, Layer({section: {"name": name}}, origins))

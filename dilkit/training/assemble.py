@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dilkit.checkpoint import fit, net_tensors, read
+from dilkit.checkpoint import load_weights, net_tensors, read
 from dilkit.confounders.episodes import Batch, EpisodeSampler
 from dilkit.confounders.store import Store
 from dilkit.errors import UsageError
@@ -236,11 +236,13 @@ def steps_per_epoch(recipe: Recipe, store: Store) -> int:
     return max(1, len(store.items(recipe.data.split)) // recipe.data.batch)
 
 
-def assemble(recipe: Recipe, engine: Engine, labels: Sequence[str], per_epoch: int) -> tuple[Trainee, Budget]:
+def assemble(
+    recipe: Recipe, engine: Engine, labels: Sequence[str], per_epoch: int, *, trust_code: bool = False
+) -> tuple[Trainee, Budget]:
     """Net, objective, optimiser and schedule, all new."""
-    net = from_config(recipe.model)
+    net = from_config(recipe.model, trust="code" if trust_code else "modules")
     if recipe.init is not None:
-        fit(net, net_tensors(read(recipe.init)[0]), recipe.init)
+        load_weights(net, net_tensors(read(recipe.init)[0]), recipe.init)
     net = engine.place(net)
     settings = recipe.objective.model_dump(exclude={"name"})
     inner = engine.reduce if engine.world > 1 and recipe.hardware.sync == "inner" else None

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from dilkit.checkpoint import versions, write_text
 from dilkit.errors import UsageError
-from dilkit.models import import_object
 from dilkit.recipe import Composed, resolved, to_yaml
+from dilkit.registry import Registry, import_named
 
 
 class Sink(Protocol):
@@ -45,10 +45,38 @@ class TensorBoard:
         self._writer.flush()
 
 
-def open_sinks(names: Sequence[str], out: Path) -> list[Sink]:
-    """`tensorboard`, or any `package.module:Class`."""
-    made_by = [TensorBoard if name == "tensorboard" else import_object(name, "log.to") for name in names]
-    return [make(out) for make in made_by]
+def check_sink(name: str, kind: object) -> None:
+    """Raises UsageError where it is no class with a method `add`."""
+    if not (isinstance(kind, type) and callable(getattr(kind, "add", None))):
+        raise UsageError(
+            f"{name} is no sink, and has not been called",
+            where="log.to",
+            found=f"a {type(kind).__name__}",
+            expected="a class with a method add(row), made as Class(run_folder)",
+            remedy="--trust-code (trust_code=True) also calls functions that make a sink",
+        )
+
+
+SINKS: Registry[Any] = Registry(
+    "sink", own={"tensorboard": "dilkit.training.records:TensorBoard"}, check=check_sink
+)
+"""Where the rows of a run may go besides its own files, by name."""
+
+
+def find_sinks(names: Sequence[str], *, trust_code: bool = False) -> list[Callable[[Path], Sink]]:
+    """What makes each sink: one of `SINKS`, or any `package.module:Class`. Nothing is called yet.
+
+    Raises:
+        UsageError: an unknown name; or what is named is no class with a method `add`, and `trust_code` is not
+            given.
+    """
+    found = []
+    for name in names:
+        make = import_named(name, "log.to") if ":" in name else SINKS.get(name)
+        if not trust_code:
+            check_sink(name, make)
+        found.append(make)
+    return found
 
 
 Row = dict[str, float | int | str | None]

@@ -19,8 +19,7 @@ from typing import Any
 
 import torch
 
-from dilkit.checkpoint import EMA, Folder, claim_output, net_tensors, read
-from dilkit.checkpoint import fit as fit_weights
+from dilkit.checkpoint import EMA, Folder, claim_output, load_weights, net_tensors, read
 from dilkit.confounders.episodes import episodes
 from dilkit.errors import UsageError
 from dilkit.recipe import Composed, compose, differences, refuse_leaks, resolved
@@ -28,7 +27,7 @@ from dilkit.training.assemble import assemble, make_sampler, open_store, steps_p
 from dilkit.training.callbacks import Keeper, Tell
 from dilkit.training.engine import Engine, peak_memory
 from dilkit.training.loop import Trainee, descend, fit
-from dilkit.training.records import Metrics, open_sinks, write_head
+from dilkit.training.records import Metrics, find_sinks, write_head
 
 _KEEPS_MOMENTS = {"adam": "adam", "adamw": "adam", "sgd": "sgd"}
 """Optimisers by the kind of their state."""
@@ -60,9 +59,9 @@ def restore(
         )
     for change in changed:
         tell({"note": f"resuming with a changed recipe: {change}"})
-    fit_weights(trainee.net, net_tensors(tensors), weights)
+    load_weights(trainee.net, net_tensors(tensors), weights)
     if trainee.average is not None:
-        fit_weights(trainee.average.module, net_tensors(tensors, EMA) or net_tensors(tensors), weights)
+        load_weights(trainee.average.module, net_tensors(tensors, EMA) or net_tensors(tensors), weights)
     rng = torch.get_rng_state()
     if changed:
         for note in _go_on_by(trainee, state, old, new):
@@ -143,6 +142,7 @@ def train(
     *,
     resume: bool = False,
     allow_changes: bool = False,
+    trust_code: bool = False,
     command: Sequence[str] = (),
     tell: Tell = lambda row: None,
     stop: Callable[[], bool] = lambda: False,
@@ -155,6 +155,8 @@ def train(
         resume: go on from the newest whole checkpoint in `out`.
         allow_changes: resume although the recipe has changed: the weights, moments and counters go on, the
             rates and the schedule are those of the new recipe.
+        trust_code: call what the recipe's `package.module:name` names even where it is no class of a net or
+            of a sink.
         command: the command line to note in the run's records.
         tell: called with each row of the metrics, and with `{"note": text}` for what a person should know.
         stop: asked after every step; once true, the run saves a checkpoint and returns.
@@ -165,6 +167,7 @@ def train(
     """
     composed = what if isinstance(what, Composed) else compose(what)
     out, recipe = Path(out), composed.recipe
+    sinks = find_sinks(recipe.log.to, trust_code=trust_code)
     store = open_store(recipe)
     labels = tuple(recipe.data.labels or store.labels)
     refuse_leaks(recipe, [store.word(label) for label in labels])
@@ -174,7 +177,7 @@ def train(
     engine.wait()
     torch.manual_seed(recipe.seed)
     sampler = make_sampler(recipe, store, engine)
-    trainee, budget = assemble(recipe, engine, labels, steps_per_epoch(recipe, store))
+    trainee, budget = assemble(recipe, engine, labels, steps_per_epoch(recipe, store), trust_code=trust_code)
     validation = None
     if recipe.validation is not None and engine.first:
         from dilkit.training.validation import Validation
@@ -187,7 +190,7 @@ def train(
         restore(trainee, folder, composed, engine, allow_changes, tell)
     metrics = None
     if engine.first:
-        metrics = Metrics(out, open_sinks(recipe.log.to, out), resume_at=trainee.step)
+        metrics = Metrics(out, [make(out) for make in sinks], resume_at=trainee.step)
         write_head(out, composed, command)
     notes = {
         "confounders": str(store.confounders),
@@ -246,20 +249,21 @@ class Trial:
     device: str
 
 
-def dry_run(composed: Composed) -> Trial:
+def dry_run(composed: Composed, *, trust_code: bool = False) -> Trial:
     """Take two real steps of a recipe, the second one timed.
 
     Raises:
         UsageError: whatever `train` would refuse, but for its output folder.
     """
     recipe = composed.recipe
+    find_sinks(recipe.log.to, trust_code=trust_code)
     store = open_store(recipe)
     labels = tuple(recipe.data.labels or store.labels)
     refuse_leaks(recipe, [store.word(label) for label in labels])
     engine = Engine.of(recipe.hardware)
     torch.manual_seed(recipe.seed)
     sampler = make_sampler(recipe, store, engine)
-    trainee, budget = assemble(recipe, engine, labels, steps_per_epoch(recipe, store))
+    trainee, budget = assemble(recipe, engine, labels, steps_per_epoch(recipe, store), trust_code=trust_code)
     params = {name: p for name, p in trainee.net.named_parameters() if p.requires_grad}
     trainee.net.train()
     for step in range(2):

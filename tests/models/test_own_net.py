@@ -62,8 +62,11 @@ def test_an_error_inside_the_constructor_is_not_swallowed(own: str) -> None:
 
 
 def test_what_makes_no_net_is_refused(own: str) -> None:
-    assert "no class or function" in refused("ownnet:number").message
-    assert "did not make" in refused("ownnet:nothing").message
+    assert "no torch.nn.Module" in refused("ownnet:number").message
+    assert "has not been called" in refused("ownnet:nothing").message
+    for name, message in (("number", "no class or function"), ("nothing", "did not make")):
+        with pytest.raises(UsageError, match=message):
+            build(f"ownnet:{name}", args={}, trust_code=True)
 
 
 def test_a_module_that_is_not_found_says_how_it_would_be(own: str) -> None:

@@ -141,14 +141,14 @@ def test_a_confounder_the_store_has_not_is_refused(tiny: list[str], tmp_path: Pa
 
 
 def test_a_checkpoint_of_another_model_is_refused(tiny: list[str], tmp_path: Path) -> None:
-    from dilkit.checkpoint import fit
+    from dilkit.checkpoint import load_weights
     from dilkit.models import build
 
     path = train(tiny, tmp_path / "run").checkpoint
     with pytest.raises(UsageError, match="another model"):
-        fit(build("rrdb", width=4, blocks=1, growth=2), load_file(path), path)
+        load_weights(build("rrdb", width=4, blocks=1, growth=2), load_file(path), path)
     with pytest.raises(UsageError, match="misshapen"):
-        fit(build("dncnn", depth=3, width=5, norm="none"), load_file(path), path)
+        load_weights(build("dncnn", depth=3, width=5, norm="none"), load_file(path), path)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
