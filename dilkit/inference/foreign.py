@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from dilkit.errors import DilkitError, UsageError, nearest
-from dilkit.models import import_object
+from dilkit.registry import import_named
 
 SCHEMES = ("spandrel", "onnx", "module")
 Level = float | Literal["estimate", "true"]
@@ -333,7 +333,7 @@ def _open_class(text: str, trust_code: bool) -> tuple[nn.Module, str, str]:
             where=f"module:{text}",
             remedy="--trust-code (trust_code=True), if you trust that package",
         )
-    make = import_object(name, f"module:{text}")
+    make = import_named(name, f"module:{text}")
     if not (isinstance(make, type) and issubclass(make, nn.Module)):
         raise UsageError(f"{name} is no torch.nn.Module class", where=f"module:{text}", found=repr(make)[:80])
     weights = arguments.pop("weights", None)
