@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from dilkit import __version__
-from dilkit.registry import load_plugin
+from dilkit.registry import PLUGINS, load_plugin
 
 PANELS = {
     "Data": ["augment", "data", "inspect", "verify"],
@@ -105,6 +105,8 @@ def _root(
         os.environ["DILKIT_DEBUG"] = "1"
     for path in plugin or ():
         load_plugin(path)
+        named = [*os.environ.get(PLUGINS, "").split(os.pathsep), str(path.expanduser().resolve())]
+        os.environ[PLUGINS] = os.pathsep.join(filter(None, named))
 
 
 class Terminated(KeyboardInterrupt):

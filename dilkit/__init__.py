@@ -1,12 +1,36 @@
 """dilkit: Distortion-Invariant Learning for image restoration.
 
-The public names are imported when first used, so that `import dilkit` stays cheap.
+What a user types is here: `dilkit.augment`, `dilkit.train`, `dilkit.evaluate` and the rest of `__all__`, each
+of them what a command does, on plain objects. Names are imported when first used, so that `import dilkit` is
+cheap and `import dilkit.meta` needs torch alone.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+if TYPE_CHECKING:
+    from dilkit import meta as meta
+    from dilkit import report as report
+    from dilkit.checkpoint import load as load
+    from dilkit.confounders.build import augment as augment
+    from dilkit.confounders.episodes import EpisodeSampler as EpisodeSampler
+    from dilkit.confounders.inspect import summarize as summarize
+    from dilkit.confounders.inspect import verify as verify
+    from dilkit.confounders.store import Store as Store
+    from dilkit.distortions import confounder_set as confounder_set
+    from dilkit.distortions import parse as parse
+    from dilkit.errors import DilkitError as DilkitError
+    from dilkit.errors import UsageError as UsageError
+    from dilkit.evaluation.grid import evaluate as evaluate
+    from dilkit.evaluation.invariance import invariance as invariance
+    from dilkit.experiments.compare import compare as compare
+    from dilkit.inference.export import export as export
+    from dilkit.inference.restore import restore as restore
+    from dilkit.recipe.compose import compose as compose
+    from dilkit.training.run import train as train
 
 __version__ = "0.1.0"
 
@@ -16,18 +40,99 @@ _PUBLIC = {
     "Store": "dilkit.confounders.store",
     "UsageError": "dilkit.errors",
     "augment": "dilkit.confounders.build",
+    "compare": "dilkit.experiments.compare",
+    "compose": "dilkit.recipe.compose",
     "confounder_set": "dilkit.distortions",
+    "evaluate": "dilkit.evaluation.grid",
+    "export": "dilkit.inference.export",
+    "invariance": "dilkit.evaluation.invariance",
+    "load": "dilkit.checkpoint",
     "parse": "dilkit.distortions",
-    "register": "dilkit.distortions",
+    "restore": "dilkit.inference.restore",
+    "summarize": "dilkit.confounders.inspect",
+    "train": "dilkit.training.run",
+    "verify": "dilkit.confounders.inspect",
 }
 """Public name -> the module that defines it."""
 
-__all__ = ["__version__", "meta", *_PUBLIC]
+_CALLABLE_ROOMS = ("meta", "report")
+"""Rooms that are called like functions: `dilkit.meta(net)`, `dilkit.report(runs, out)`."""
+
+REGISTRIES = {
+    "distortion": "dilkit.distortions:REGISTRY",
+    "protocol": "dilkit.evaluation.protocols:PROTOCOLS",
+    "metric": "dilkit.evaluation.extra_metrics:METRICS",
+    "objective": "dilkit.objectives:OBJECTIVES",
+    "model": "dilkit.models:MODELS",
+    "loss": "dilkit.training.assemble:LOSSES",
+    "sink": "dilkit.training.records:SINKS",
+    "exporter": "dilkit.inference.export:EXPORTERS",
+}
+"""Kind of plug-in -> where its registry lives, in the order in which `register` asks: light ones first."""
+
+__all__ = ["__version__", "meta", "register", "report", *_PUBLIC]
+
+T = TypeVar("T")
+
+
+def _registry(kind: str) -> Any:
+    """The registry of a kind of plug-in, one of `REGISTRIES`.
+
+    Raises:
+        UsageError: there is no such kind.
+    """
+    if kind not in REGISTRIES:
+        from dilkit.errors import UsageError, nearest
+
+        raise UsageError(
+            f"there is no kind of plug-in called {kind!r}",
+            expected=", ".join(REGISTRIES),
+            nearest=nearest(kind, REGISTRIES),
+        )
+    module, _, name = REGISTRIES[kind].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@overload
+def register(value: T, *, kind: str | None = None, name: str | None = None) -> T: ...
+@overload
+def register(value: None = None, *, kind: str | None = None, name: str | None = None) -> Callable[[T], T]: ...
+def register(value: Any = None, *, kind: str | None = None, name: str | None = None) -> Any:
+    """Add something of your own: a distortion, objective, loss, model, metric, protocol, sink or exporter.
+
+    Also a decorator: `@dilkit.register` on a class, `@dilkit.register(kind="loss")` on a function.
+
+    Args:
+        value: the thing; its kind is told from its type where that is unambiguous.
+        kind: one of `dilkit.REGISTRIES`. A plain function needs it: it could be a loss or a metric.
+        name: what it is called in recipes and on the command line; its own `name` or `__name__` by default.
+
+    Returns:
+        The thing itself, or a decorator if there is none yet.
+
+    Raises:
+        UsageError: the kind cannot be told, the name is taken, or the contract of the kind is not kept.
+    """
+    if value is None:
+        return lambda thing: register(thing, kind=kind, name=name)
+    if kind is None:
+        kind = next((known for known in REGISTRIES if _registry(known).recognises(value)), None)
+    if kind is None:
+        from dilkit.errors import UsageError
+
+        raise UsageError(
+            "what this is to be used as cannot be told",
+            found=repr(value),
+            expected=f"kind= one of {', '.join(REGISTRIES)}",
+            remedy='for example: dilkit.register(my_loss, kind="loss")',
+        )
+    _registry(kind).add(value, name)
+    return value
 
 
 def __getattr__(name: str) -> Any:
-    if name == "meta":
-        return importlib.import_module("dilkit.meta")
+    if name in _CALLABLE_ROOMS:
+        return importlib.import_module(f"dilkit.{name}")
     if name in _PUBLIC:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
         globals()[name] = value
@@ -36,4 +141,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "meta", *_PUBLIC})
+    return sorted({*globals(), *_CALLABLE_ROOMS, *_PUBLIC})

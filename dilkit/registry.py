@@ -1,12 +1,11 @@
 """One registry for everything that can be plugged in: distortions, objectives, losses, models, metrics,
-protocols, sinks, exporters.
-
-"""
+protocols, sinks, exporters. `dilkit.register` finds the registry for a thing."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +19,9 @@ from typing import Any, Generic, TypeVar
 from dilkit.errors import DilkitError, UsageError, nearest
 
 T = TypeVar("T")
+
+PLUGINS = "DILKIT_PLUGINS"
+"""Environment variable with plug-in files, written as PATH is. `--plugin` sets it for worker processes."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,9 @@ class Entry(Generic[T]):
 class Registry(Generic[T]):
     """Named things of one kind: dilkit's own, those registered since, those of installed plug-ins.
 
-    Plug-ins are the entry points of the group `dilkit.<kind>s`; they are loaded when an unknown name is asked
-    for, or all names are. Adding is atomic: a thing that is refused leaves the registry as it was.
+    Plug-ins are the entry points of the group `dilkit.<kind>s` and the files in `$DILKIT_PLUGINS`; they are
+    loaded when an unknown name is asked for, or all names are. Adding is atomic: what is refused leaves the
+    registry as it was.
 
     Args:
         kind: what one of them is called in messages: `objective`.
@@ -122,6 +125,10 @@ class Registry(Generic[T]):
         """Those known so far, without plug-ins that nobody has asked for."""
         return MappingProxyType(self._entries)
 
+    def recognises(self, value: object) -> bool:
+        """Whether a thing can be told to be of this kind; never where `is_one` was not given."""
+        return self._is_one is not callable and self._is_one(value)
+
     def origin(self, name: str) -> str:
         """Who brought it: `dilkit`, an installed package, or a file."""
         self.get(name)
@@ -160,6 +167,8 @@ class Registry(Generic[T]):
             try:
                 for point in entry_points(group=self.group):
                     self._load(point)
+                for path in filter(None, os.environ.get(PLUGINS, "").split(os.pathsep)):
+                    load_plugin(path)
                 self._complete = True
             finally:
                 self._loading = False
