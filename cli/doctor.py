@@ -60,16 +60,12 @@ def doctor(
         command = LEARN2LEARN if name == "learn2learn" else f'pip install "{_extra(name, optional)}"'
         rows.append(_row(name, PURPOSES.get(name, f"extra {optional.get(name, '')}"), command))
     lacking = [row["package"] for row in rows if row["for"] == "required" and not row["version"]]
-    data = os.environ.get("DILKIT_DATA")
     facts = {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "dilkit": importlib.metadata.version("dilkit"),
         "device": _device(),
-        "data": str(data) if os.environ.get("DILKIT_DATA") else None,
-        "sets": sorted(p.name for p in data.glob("*/*") if p.is_dir())
-        if os.environ.get("DILKIT_DATA")
-        else [],
+        "data": os.environ.get("DILKIT_DATA"),
     }
     if as_json:
         show_json({**facts, "packages": rows})
@@ -118,6 +114,6 @@ def _row(name: str, purpose: str, command: str) -> dict[str, str]:
 
 def _device() -> str:
     """What `--device auto` takes here."""
-    from dilkit.inference.forward import pick_device
+    from dilkit.devices import pick_device
 
-    return pick_device("auto")
+    return str(pick_device("auto"))

@@ -160,9 +160,14 @@ class House:
         return f":{name}"
 
     def _named_by(self, text: str) -> str | None:
-        """A module that a string names for a lazy import: `dilkit.meta.api` or `dilkit.meta.api:Meta`."""
+        """A module that a string names for a lazy import: `dilkit.meta.api` or `dilkit.meta:Meta`.
+
+        A package by itself is not taken for one: it may be the anchor of a data file.
+        """
         match = re.fullmatch(r"dilkit\.([a-z_0-9.]+?)(:\w+)?", text)
-        return match[1] if match and match[1] in self.modules else None
+        if match is None or match[1] not in self.modules:
+            return None
+        return match[1] if match[2] or not self.modules[match[1]].is_package else None
 
 
 Law = Callable[[House], Iterator[Offence]]

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KNOWN: dict[str, dict[str, str]] = {
     "import direction": {"dilkit/experiments/compare.py": "its table is made by report"},
     "no circle": {
-        "dilkit/distortions/__init__.py": "the bridge, the grammar and the algebra know each other",
+        "dilkit/distortions/_albumentations.py": "the bridge, the grammar and the algebra know each other",
         "dilkit/experiments/compare.py": "its table is made by report",
     },
     "torch where allowed": {"dilkit/report/crops.py": "runs nets; report is to be given pictures"},
