@@ -1,0 +1,160 @@
+"""Every objective keeps the contract, and `check_objective` finds those that do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from dilkit.errors import UsageError
+from dilkit.objectives import OBJECTIVES, make_objective
+from dilkit.objectives.base import Objective, ObjectiveConfig
+from dilkit.objectives.conformance import check_objective
+from dilkit.objectives.erm import Erm, mean_gradient
+
+SGD = {"inner": {"name": "sgd", "lr": 0.1}}
+
+
+@pytest.mark.parametrize("name", tuple(OBJECTIVES))
+def test_every_objective_keeps_the_contract(name: str) -> None:
+    check_objective(name)
+    check_objective(name, sam=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("dil_sf", SGD), ("dil_ss", {**SGD, "trajectory": "chain", "outer": "others"}), ("dil_ps", {"keep": 1}),
+     ("dil_pf", {"steps": 2, "buffers": "isolate"}), ("mldg", {"order": "first"}), ("fish", SGD),
+     ("vrex", {"after": 100}), ("fishr", {"after": 100})],
+)  # fmt: skip
+def test_their_settings_keep_it_too(name: str, settings: dict[str, Any]) -> None:
+    check_objective(name, **settings)
+
+
+class Base(Erm):
+    class Config(ObjectiveConfig):
+        """Wrong on purpose."""
+
+
+class MovesTheta(Base):
+    name = "moves-theta"
+
+    def gradients(self, net: Any, episode: Any) -> Any:
+        with torch.no_grad():
+            next(net.parameters()).add_(1e-9)
+        return super().gradients(net, episode)
+
+
+class Understates(Base):
+    name = "understates"
+
+    def passes(self, n: int) -> int:
+        return 1
+
+
+class Overstates(Base):
+    name = "overstates"
+
+    def passes(self, n: int) -> int:
+        return 10 * n
+
+
+class Draws(Base):
+    name = "draws"
+
+    def gradients(self, net: Any, episode: Any) -> Any:
+        made = super().gradients(net, episode)
+        for g in made.grads.values():
+            g *= torch.rand(())
+        return made
+
+
+class Forgets(Base):
+    name = "forgets"
+    seen = 0
+
+    def gradients(self, net: Any, episode: Any) -> Any:
+        self.seen += 1
+        made = super().gradients(net, episode)
+        for g in made.grads.values():
+            g *= self.seen
+        return made
+
+
+class Alone(Base):
+    name = "alone"
+
+    def gradients(self, net: Any, episode: Any) -> Any:
+        where = f"step {episode.step}"
+        return mean_gradient(net, self.loss, episode.batches(), reduce=None, where=where)
+
+
+class LeavesOut(Base):
+    name = "leaves-out"
+
+    def gradients(self, net: Any, episode: Any) -> Any:
+        made = super().gradients(net, episode)
+        made.grads.pop("3.unused")
+        return made
+
+
+class Careless(Base):
+    name = "careless"
+
+    def gradients(self, net: Any, episode: Any) -> Any:
+        return mean_gradient(net, self.loss, episode.batches(), reduce=self.reduce, where="somewhere")
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (MovesTheta, "changes the net"),
+        (Understates, "promises other passes"),
+        (Overstates, "promises other passes"),
+        (Draws, "global generator"),
+        (Forgets, "go on alike"),
+        (Alone, "average over the processes"),
+        (LeavesOut, "every trainable parameter"),
+        (Careless, "name the step"),
+    ],
+)
+def test_a_breach_is_found(cls: type[Objective], message: str) -> None:
+    OBJECTIVES.add(cls, origin="a test")
+    with pytest.raises(UsageError, match=message):
+        check_objective(cls.name)
+
+
+def test_what_is_no_objective_is_not_registered() -> None:
+    class NoPasses(Objective):
+        name = "no-passes"
+
+        def gradients(self, net: Any, episode: Any) -> Any: ...
+
+    class NoSettings(Base):
+        name = "no-settings"
+        Config = dict  # type: ignore[assignment,misc]
+
+    for thing, message in (
+        (NoPasses, "lacks passes"),
+        (NoSettings, "no ObjectiveConfig"),
+        (dict, "no subclass"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            OBJECTIVES.add(thing, "wrong", origin="a test")  # type: ignore[arg-type]
+    assert "wrong" not in OBJECTIVES.loaded
+
+
+def test_an_objective_of_a_third_party_is_built_and_validated() -> None:
+    class Mine(Base):
+        name = "mine"
+
+        class Config(ObjectiveConfig):
+            """Mine."""
+
+            strength: float = 1.0
+
+    OBJECTIVES.add(Mine, origin="a test")
+    check_objective("mine", strength=2.0)
+    with pytest.raises(UsageError, match="did you mean: strength"):
+        make_objective("mine", loss=lambda n, b: b[0].mean(), strenght=2.0)
