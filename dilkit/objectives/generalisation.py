@@ -30,6 +30,7 @@ from dilkit.objectives.base import (
     accumulated,
     combined,
     each_gradient,
+    on,
     private_grads,
     require_finite_each,
     rule_of,
@@ -415,25 +416,22 @@ class Mldg(Objective):
         order: Literal["exact", "first"] = "exact"
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
-        from dilkit.meta.api import Meta
+        from dilkit.meta.backends import engine_for
+        from dilkit.meta.trajectory import Term
 
         config, where = self.config, f"step {episode.step}"
         test = held_out(episode.labels, config.held_out, seed=self.seed, step=episode.step)
         inside = {label: episode.batch(label) for label in episode.labels if label not in test}
         outside = {label: episode.batch(label) for label in test}
         plain = mean_gradient(net, self.loss, inside, reduce=self.reduce, where=where)
-        got = Meta(net).grad(
-            self.loss,
-            inside,
-            inner=rule_of(config.inner),
-            trajectory="pooled",
+        engine = engine_for("native", net, rule_of(config.inner), reduce=self.reduce, where=where)
+        got = engine.run(
+            [[Term(label, on(self.loss, batch), 1 / len(inside)) for label, batch in inside.items()]],
+            {1: [Term(label, on(self.loss, batch), 1 / len(outside)) for label, batch in outside.items()]},
             order="exact" if config.order == "exact" else "fomaml",
-            outer_batches=outside,
-            reduce=self.reduce,
-            where=where,
         )
         losses = {label.removeprefix("loss/"): loss for label, loss in plain.log.items()}
-        losses |= {name: loss for (_, _, name), loss in got.outer.items()}
+        losses |= {name: loss for (_, name), loss in got.outer.items()}
         direction = combined([plain.grads, got.grads], [1.0, config.beta])
         return summed_up(direction, {label: losses[label] for label in episode.labels})
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from dilkit.errors import UsageError
-from dilkit.recipe.explain import check_objective, explain, takes_text
+from dilkit.recipe.explain import explain, refuse_wrong_settings, takes_text
 from dilkit.recipe.layers import Key, Layer, Origin, dotted, leaves, merge, named, read_layer
 from dilkit.recipe.leaks import refuse_leaks
 from dilkit.recipe.schema import Recipe
@@ -24,11 +24,20 @@ from dilkit.recipe.shipped import locate
 
 @dataclass(frozen=True)
 class Composed:
-    """A validated recipe, the layers it was made of merged into one, and the words that asked for it."""
+    """A validated recipe, the layers it was made of merged into one, and the words that asked for it.
+
+    Attributes:
+        named: the recipes, parts and files among the words, merged; without the overrides.
+    """
 
     recipe: Recipe
     layer: Layer
     words: tuple[str, ...]
+    named: Layer
+
+    def plus(self, *words: str) -> Composed:
+        """What `compose` makes of these words after the others; files that were read are not read again."""
+        return _composed(self.named, (*self.words, *words), new=words)
 
 
 def compose(words: Sequence[str]) -> Composed:
@@ -40,18 +49,22 @@ def compose(words: Sequence[str]) -> Composed:
     Raises:
         UsageError: an unknown name, a cycle of `extends`, or a value the schema refuses.
     """
-    total = Layer({})
-    overrides = [w for w in words if _is_override(w)]
-    for word in words:
-        if word not in overrides:
-            total = merge(total, _extended(*locate(word), ()))
-    total = _select_objective(merge(total, _override_layer(overrides)))
+    return _composed(Layer({}), tuple(words), new=words)
+
+
+def _composed(named: Layer, words: tuple[str, ...], *, new: Sequence[str]) -> Composed:
+    """`named` with what the `new` words name on top, then the overrides among all words."""
+    for word in new:
+        if not _is_override(word):
+            named = merge(named, _extended(*locate(word), ()))
+    overrides = _override_layer([word for word in words if _is_override(word)])
+    total = _select_objective(merge(named, overrides))
     try:
         recipe = Recipe.model_validate(total.tree)
     except ValidationError as error:
         raise explain(error, total) from None
     refuse_leaks(recipe)
-    return Composed(recipe, total, tuple(words))
+    return Composed(recipe, total, words, named)
 
 
 def validate(tree: dict[str, Any], source: str = "recipe") -> Recipe:
@@ -132,7 +145,7 @@ def _select_objective(layer: Layer) -> Layer:
             "`objectives` maps names to settings", where=layer.origin(("objectives",)), found=kept
         )
     for name, settings in kept.items():
-        check_objective(name, settings, layer)
+        refuse_wrong_settings(name, settings, layer)
     tree = {k: v for k, v in layer.tree.items() if k != "objectives"}
     chosen = tree.get("objective", {"name": "erm"})
     name = chosen.get("name") if isinstance(chosen, dict) else None

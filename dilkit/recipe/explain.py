@@ -70,7 +70,7 @@ def _is_bare_item(found: Any) -> bool:
     return found["type"] in ("list_type", "tuple_type") and isinstance(found["input"], (str, int, float))
 
 
-def check_objective(name: str, settings: Any, layer: Layer) -> None:
+def refuse_wrong_settings(name: str, settings: Any, layer: Layer) -> None:
     """Refuse a wrong entry of `objectives:`, chosen or not."""
     tree = {"name": name, **settings} if isinstance(settings, dict) else settings
     try:
