@@ -41,7 +41,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "dilkit/training/run.py": "keeper, Trial",
     },
     "no homonyms": {
-        "dilkit/checkpoint.py": "fit",
         "dilkit/distortions/algebra.py": "digest, load, check",
         "dilkit/distortions/families/_curves.py": "power",
         "dilkit/meta/backends/learn2learn.py": "load",
@@ -56,7 +55,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "dilkit/recipe/schema.py": "Test",
         "dilkit/registry.py": "Registry",
         "dilkit/training/engine.py": "Engine, pick_device",
-        "dilkit/training/loop.py": "fit",
         "dilkit/training/run.py": "restore",
     },
 }
