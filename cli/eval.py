@@ -216,7 +216,7 @@ def plan_protocol(
         print(f"dilkit: not there, so not measured of {how.name}: {', '.join(gone)}", file=sys.stderr)
     if inputs is not None and how.distort is not None:
         raise UsageError("give --distort or --inputs, not both")
-    if not sources or (how.distort is None and inputs is None):
+    if not sources or (how.distort is None and inputs is None and how.pairs is None):
         missing = "data" if not sources else "distort"
         raise UsageError(
             f"--{missing} is missing", remedy='for example --data CBSD68 --distort "awgn[15, 25]"'

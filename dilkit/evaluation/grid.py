@@ -75,7 +75,7 @@ def evaluate(
     Args:
         nets: checkpoints, opened nets, or modules by label; `"input"` is the distorted input itself. Modules
             are moved to the device and put in eval mode.
-        data: sources of clean images, or images in memory by name.
+        data: sources of clean images, images in memory by name, or pair folders, without distortions.
         distort: the distortions, as text, word, set or list;
         inputs: or instead, a folder of images already distorted, each named as its clean image in `data`.
         clip, quantize: what is done to a distorted image before it is a net's input. There is no default: a
@@ -100,7 +100,9 @@ def evaluate(
     """
     if draws < 1 or workers < 1 or (batch is not None and batch < 1):
         raise UsageError("draws, workers and batch are at least 1")
-    if (distort is None) == (inputs is None):
+    images = find_images(data) if inputs is None else find_pairs(data, inputs)
+    paired = all(image.given is not None for image in images)
+    if (distort is None) != paired or (paired and inputs is None and distort is not None):
         raise UsageError("give distortions to make, or a folder of distorted images, and not both")
     words = confounder_set(distort if distort is not None else "clean")
     if not len(words):
@@ -108,7 +110,6 @@ def evaluate(
     degrade = Degradation(seed, clip, quantize, noise)
     degrade.check(dict(zip(words.labels, words, strict=True)))
     compare = Measurement(channel, border, measure, make_metrics(metrics))
-    images = find_images(data) if inputs is None else find_pairs(data, inputs)
     chosen = pick_device(device)
     opened = open_nets(nets, chosen, trust_code=trust_code)
     settings: dict[str, Any] = {
@@ -118,7 +119,7 @@ def evaluate(
         "channel": channel, "border": border, "measure": measure, "metrics": list(metrics),
         "images": len(images), "device": str(chosen), "nets": {net.label: origin(net) for net in opened},
     }  # fmt: skip
-    grid = Grid(images, words.words if inputs is None else (None,), opened, degrade, compare, chosen)
+    grid = Grid(images, (None,) if paired else words.words, opened, degrade, compare, chosen)
     identity = {**settings, "files": [[i.set, i.name, i.stamp] for i in images], "device": ""}
     with Journal(journal, identity) as kept:
         cells = grid.cells(draws, kept.rows)

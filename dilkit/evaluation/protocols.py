@@ -21,7 +21,7 @@ from dilkit.distortions import confounder_set
 from dilkit.distortions.presets import PRESETS
 from dilkit.errors import UsageError, nearest
 from dilkit.evaluation.degrade import Degradation, Noise
-from dilkit.evaluation.testsets import Data, find_images
+from dilkit.evaluation.testsets import Data, PairFolder, find_images
 from dilkit.metrics import Channel, Measure
 from dilkit.registry import Registry
 
@@ -35,6 +35,7 @@ class Protocol(BaseModel):
     Attributes:
         sets: names of the test sets' folders.
         distort: the distortions; None where the inputs are real images, taken in pairs with clean ones.
+        pairs: where the pairs lie in a set's folder: the folders of the clean and of the distorted images.
         trained: what the source trains on (for the reader; seen and unseen come from each net's own recipe).
     """
 
@@ -46,6 +47,7 @@ class Protocol(BaseModel):
     source: str = ""
     sets: tuple[str, ...] = ()
     distort: str | None = None
+    pairs: tuple[str, str] | None = None
     trained: str | None = None
     clip: bool = True
     quantize: bool = False
@@ -63,7 +65,8 @@ class Protocol(BaseModel):
 
     @property
     def hash(self) -> str:
-        numbers = self.model_dump(exclude={"name", "version", "summary", "source", "trained"})
+        said = {"name", "version", "summary", "source", "trained"}
+        numbers = self.model_dump(exclude=said if self.pairs else {*said, "pairs"})
         return blake2b(json.dumps(numbers, sort_keys=True).encode(), digest_size=4).hexdigest()
 
     def settings(self) -> dict[str, Any]:
@@ -148,8 +151,8 @@ def protocol_yaml(protocol: Protocol) -> str:
     return out.getvalue()
 
 
-def find_sets(protocol: Protocol, root: str | Path | None = None) -> list[Path]:
-    """The folders of a protocol's sets under `root` (by default $DILKIT_DATA), in it or in its `test` folder.
+def find_sets(protocol: Protocol, root: str | Path | None = None) -> list[Path | PairFolder]:
+    """The folders of a protocol's sets under `root` (by default $DILKIT_DATA), in it or in its `test` or `real` folder.
 
     Raises:
         UsageError: none is there. (Those that are missing are not in the list; `missing_sets` names them.)
@@ -161,14 +164,24 @@ def find_sets(protocol: Protocol, root: str | Path | None = None) -> list[Path]:
             expected=", ".join(protocol.sets),
             remedy="give --data FOLDER for each, or set DILKIT_DATA to the folder that holds them",
         )
-    places = [Path(root) / "test", Path(root)]
+    places = [Path(root) / "test", Path(root) / "real", Path(root)]
     found = [next((p / name for p in places if (p / name).is_dir()), None) for name in protocol.sets]
-    there = [folder for folder in found if folder is not None]
+    there = [_source(protocol, folder) for folder in found if folder is not None]
     if not there:
         raise UsageError(
             f"none of the sets of {protocol.name} is there", where=root, expected=", ".join(protocol.sets)
         )
     return there
+
+
+def _source(protocol: Protocol, folder: Path) -> Path | PairFolder:
+    if protocol.pairs is None:
+        return folder
+    clean, distorted = (folder / name for name in protocol.pairs)
+    for side in (clean, distorted):
+        if not side.is_dir():
+            raise UsageError("a side of the pairs is not there", where=side, expected="a folder of images")
+    return PairFolder(folder.name, clean, distorted)
 
 
 def other_sets(protocol: Protocol, data: Data) -> tuple[str, ...] | None:
@@ -243,9 +256,20 @@ _MASKED = "Chen et al., masked image training, CVPR 2023"
 _HYBRID = tuple(PRESETS[f"hybrid-{degree}"].text for degree in ("mild", "moderate", "severe"))
 """Spelt out, so that a preset that changes changes the hash of the protocol."""
 
+_UNSEEN_40 = " | ".join((
+    "awgn[25, 50]", "poisson[2, 4]", "speckle[0.04, 0.1]", "correlated_noise[40, 55]",
+    "salt_pepper[0.01, 0.05]", "camera_noise[0.002, 0.01]",
+    "gaussian_blur[1, 2, 4]", "defocus[2, 4]", "motion_blur[7, 15]", "anisotropic_blur(3, across=1, angle=30)",
+    "sinc(1)", "glass_blur(1)", "zoom_blur(1.1)",
+    "jpeg[50, 30, 10]", "webp[40, 10]",
+    "updown[0.5, 0.25]", "pixelate[0.5, 0.25]",
+    "brightness(0.2)", "contrast(0.5)", "low_light(2)",
+    "haze(0.6)", "fog(1)", "rain(0.004)", "snow(0.2)", "frost(0.4)",
+))  # fmt: skip
+
 _PROTOCOLS = (
     Protocol(
-        name="denoise-awgn", sets=_COLOUR, source=f"{_PAPER}, tables 2 and 3",
+        name="denoise-awgn", version=2, sets=(*_COLOUR, "Manga109"), source=f"{_PAPER}, table 1",
         summary="Gaussian noise of seen (5 to 20) and unseen degrees; clipped, not rounded, as its script.",
         trained="awgn[5, 10, 15, 20]", distort="awgn[5, 10, 15, 20, 30, 40, 50]",
     ),
@@ -255,7 +279,8 @@ _PROTOCOLS = (
         trained="gaussian_blur[1, 2, 3, 4]", distort="gaussian_blur[1, 2, 3, 4, 4.2, 4.4, 4.6, 4.8, 5]",
     ),
     Protocol(
-        name="hybrid", version=2, sets=("BSD100", "Set5", "Urban100"), source=_PAPER, channel="y",
+        name="hybrid", version=3, sets=("BSD100", "Urban100", "Manga109", "DIV2K"), channel="y",
+        source=f"{_PAPER}, table 3",
         summary="Blur, then noise, then JPEG; trained severe, tested on all. The presets "
         "hybrid_mild to hybrid_severe: ours, from RL-Restore's levels, since the paper prints none.",
         trained=_HYBRID[-1], distort=" | ".join(_HYBRID),
@@ -270,7 +295,26 @@ _PROTOCOLS = (
     ),
     Protocol(
         name="derain", sets=("Rain100L", "Rain12", "Rain800"), source=_PAPER, channel="y",
-        summary="Rain of data sets not trained on, in pairs with clean images (--inputs).",
+        summary="Rain of sets not trained on, in pairs with clean images (--inputs); trained on DID-MDN, "
+        "Rain14000 and Heavy Rain.",
+    ),
+    Protocol(
+        name="real-polyu", sets=("PolyU",), source="Xu et al., PolyU real-world noisy images, 2018",
+        pairs=("clean", "noisy"),
+        summary="100 crops of photographs with the noise of their cameras; the mean of many is the clean one.",
+    ),
+    Protocol(
+        name="denoise-ood-15", sets=_COLOUR, source=f"{_MASKED}; IDF, ICCV 2025",
+        summary="Trained on sigma 15 alone, tested on other noise from 8-bit files. The last mixture is ours; "
+        "real-polyu completes it.",
+        trained="awgn(15)", quantize=True,
+        distort="awgn[15, 25, 50] | poisson(3.5) | speckle(0.04) | salt_pepper(0.02) | correlated_noise(55)"
+        " | awgn(15) >> poisson(2) >> salt_pepper(0.002)",
+    ),
+    Protocol(
+        name="unseen-40", sets=_COLOUR, source="dilkit",
+        summary="Forty distortions, mild to strong, of every family that keeps the geometry: for worst cases.",
+        distort=_UNSEEN_40, quantize=True,
     ),
     Protocol(
         name="denoise-classic", sets=_COLOUR, source="DnCNN, FFDNet, DRUNet and Restormer papers",

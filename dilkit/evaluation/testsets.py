@@ -17,8 +17,18 @@ from dilkit.errors import UsageError
 Pixels = npt.NDArray[Any]
 """(H, W, 3) RGB, uint8 or float32 in [0, 1]."""
 
-Data = str | Path | Iterable[str | Path] | Mapping[str, Pixels]
-"""Sources as `dilkit augment` takes them (folders, globs, files, `samples:test`), or images by name."""
+
+@dataclass(frozen=True)
+class PairFolder:
+    """A test set of real pairs: `clean` and `distorted` are folders of images of the same names."""
+
+    name: str
+    clean: Path
+    distorted: Path
+
+
+Data = str | Path | PairFolder | Iterable[str | Path | PairFolder] | Mapping[str, Pixels]
+"""Sources as `dilkit augment` takes them (folders, globs, files, `samples:test`), images by name, or pairs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +83,14 @@ def find_images(data: Data) -> tuple[TestImage, ...]:
     if isinstance(data, Mapping):
         found = [TestImage("memory", str(name), _checked(str(name), x)) for name, x in data.items()]
     else:
-        sources = [data] if isinstance(data, str | Path) else list(data)
-        found = [_named(image, source) for source in sources for image in expand([source])]
+        sources = [data] if isinstance(data, str | Path | PairFolder) else list(data)
+        found = []
+        for source in sources:
+            if isinstance(source, PairFolder):
+                pairs = find_pairs(source.clean, source.distorted)
+                found += [replace(pair, set=source.name) for pair in pairs]
+            else:
+                found += [_named(image, source) for image in expand([source])]
     if not found:
         raise UsageError("there is nothing to evaluate on", remedy="give a folder of images")
     seen: set[tuple[str, str]] = set()
@@ -85,7 +101,7 @@ def find_images(data: Data) -> tuple[TestImage, ...]:
     return tuple(found)
 
 
-def find_pairs(targets: Data, inputs: str | Path | Iterable[str | Path]) -> tuple[TestImage, ...]:
+def find_pairs(targets: Data, inputs: Data) -> tuple[TestImage, ...]:
     """Clean images of `targets`, each with the image of the same path, endings aside, among `inputs`.
 
     Raises:
