@@ -152,7 +152,7 @@ def protocol_yaml(protocol: Protocol) -> str:
 
 
 def find_sets(protocol: Protocol, root: str | Path | None = None) -> list[Path | PairFolder]:
-    """The folders of a protocol's sets under `root` (by default $DILKIT_DATA), in it or in its `test` or `real` folder.
+    """The folders of a protocol's sets in `root` (by default $DILKIT_DATA) or its folder `test` or `real`.
 
     Raises:
         UsageError: none is there. (Those that are missing are not in the list; `missing_sets` names them.)
@@ -259,7 +259,8 @@ _HYBRID = tuple(PRESETS[f"hybrid-{degree}"].text for degree in ("mild", "moderat
 _UNSEEN_40 = " | ".join((
     "awgn[25, 50]", "poisson[2, 4]", "speckle[0.04, 0.1]", "correlated_noise[40, 55]",
     "salt_pepper[0.01, 0.05]", "camera_noise[0.002, 0.01]",
-    "gaussian_blur[1, 2, 4]", "defocus[2, 4]", "motion_blur[7, 15]", "anisotropic_blur(3, across=1, angle=30)",
+    "gaussian_blur[1, 2, 4]", "defocus[2, 4]", "motion_blur[7, 15]",
+    "anisotropic_blur(3, across=1, angle=30)",
     "sinc(1)", "glass_blur(1)", "zoom_blur(1.1)",
     "jpeg[50, 30, 10]", "webp[40, 10]",
     "updown[0.5, 0.25]", "pixelate[0.5, 0.25]",
@@ -301,19 +302,19 @@ _PROTOCOLS = (
     Protocol(
         name="real-polyu", sets=("PolyU",), source="Xu et al., PolyU real-world noisy images, 2018",
         pairs=("clean", "noisy"),
-        summary="100 crops of photographs with the noise of their cameras; the mean of many is the clean one.",
+        summary="100 crops of photographs with the noise of their cameras; clean: the mean of many.",
     ),
     Protocol(
         name="denoise-ood-15", sets=_COLOUR, source=f"{_MASKED}; IDF, ICCV 2025",
-        summary="Trained on sigma 15 alone, tested on other noise from 8-bit files. The last mixture is ours; "
-        "real-polyu completes it.",
+        summary="Trained on sigma 15 alone, tested on other noise from 8-bit files. The last mixture is "
+        "ours; real-polyu completes it.",
         trained="awgn(15)", quantize=True,
         distort="awgn[15, 25, 50] | poisson(3.5) | speckle(0.04) | salt_pepper(0.02) | correlated_noise(55)"
         " | awgn(15) >> poisson(2) >> salt_pepper(0.002)",
     ),
     Protocol(
         name="unseen-40", sets=_COLOUR, source="dilkit",
-        summary="Forty distortions, mild to strong, of every family that keeps the geometry: for worst cases.",
+        summary="Forty distortions, mild to strong, of every family that keeps the geometry.",
         distort=_UNSEEN_40, quantize=True,
     ),
     Protocol(

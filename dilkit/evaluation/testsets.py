@@ -28,7 +28,7 @@ class PairFolder:
 
 
 Data = str | Path | PairFolder | Iterable[str | Path | PairFolder] | Mapping[str, Pixels]
-"""Sources as `dilkit augment` takes them (folders, globs, files, `samples:test`), images by name, or pairs."""
+"""Sources as `dilkit augment` takes them (folders, globs, files), images by name, or pairs."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from dilkit.evaluation.protocols import (
     PROTOCOLS,
     Protocol,
     check_manifest,
+    check_protocol,
     find_protocol,
     find_sets,
     manifest,
@@ -29,6 +30,7 @@ from dilkit.evaluation.protocols import (
     shipped_manifests,
     table,
 )
+from dilkit.evaluation.references import all_references, find_references
 from dilkit.inference.nets import Net
 from dilkit.recipe import compose
 
@@ -48,16 +50,19 @@ HASHES = {
     "corruptions-blur": "5becb4d0",
     "corruptions-noise": "999b84f0",
     "deblur-gaussian": "7d8a4547",
-    "denoise-awgn": "d222f135",
+    "denoise-awgn": "08bbb773",
     "denoise-classic": "1d81cf37",
+    "denoise-ood-15": "8ab9be2e",
     "denoise-types": "28a540a2",
     "denoise-unclipped": "1f409c19",
     "derain": "8b3d69f1",
-    "hybrid": "59a7ebe8",
+    "hybrid": "459ccc17",
     "jpeg": "ba2cafdc",
     "real-denoise": "bb5c6db9",
     "real-esrgan": "d0629ab3",
+    "real-polyu": "a7bc67d3",
     "real-sr": "67f414af",
+    "unseen-40": "bd4c7237",
 }
 
 
@@ -65,7 +70,7 @@ def test_numbers_do_not_change_without_a_version() -> None:
     """If this fails, raise the version of the protocol that changed, and note its new hash here."""
     assert {p.name: p.hash for p in map(PROTOCOLS.get, PROTOCOLS)} == HASHES
     versions = {p.name: p.version for p in map(PROTOCOLS.get, PROTOCOLS) if p.version > 1}
-    assert versions == {"bsrgan": 2, "hybrid": 2, "real-esrgan": 2}
+    assert versions == {"bsrgan": 2, "denoise-awgn": 2, "hybrid": 3, "real-esrgan": 2}
 
 
 def test_hybrid_degrees_are_defined_once() -> None:
@@ -75,6 +80,51 @@ def test_hybrid_degrees_are_defined_once() -> None:
     assert confounder_set(hybrid.trained) == confounder_set("hybrid_severe")
     recipe = compose(["hybrid"]).recipe
     assert confounder_set(recipe.test.distort) == confounder_set("hybrid_mild | hybrid_moderate")
+
+
+def test_forty_distortions_keep_the_size_and_none_is_a_change_of_nothing() -> None:
+    from dilkit.evaluation.degrade import Degradation
+    from dilkit.metrics import psnr
+
+    words = confounder_set(PROTOCOLS.get("unseen-40").distort)
+    assert len(words) == 40
+    clean = np.random.default_rng(0).integers(40, 216, (24, 32, 3)).astype(np.uint8).repeat(2, 0).repeat(2, 1)
+    degrade = Degradation(0, True, True)
+    found = [degrade(clean, word) for word in words]
+    assert all(image.shape == clean.shape and psnr(image, clean) < 60 for image in found)
+
+
+def test_the_conformance_check_accepts_ours_and_refuses_a_silent_one() -> None:
+    for name in PROTOCOLS:
+        check_protocol(PROTOCOLS.get(name))
+    with pytest.raises(UsageError, match="no source"):
+        check_protocol(Protocol(name="mine", summary="mine", sets=("Set5",), distort="awgn(5)"))
+
+
+def test_real_pairs_are_measured_by_name(shared_data: Path) -> None:
+    if not (shared_data / "real" / "PolyU").is_dir():
+        pytest.skip("the real pairs of PolyU are not there")
+    protocol = PROTOCOLS.get("real-polyu")
+    rows = evaluate("input", find_sets(protocol, shared_data), **protocol.settings())
+    assert len(rows) == 100 and set(rows["set"]) == {"PolyU"} and set(rows["distortion"]) == {"given"}
+    assert rows["input_psnr"].mean() == pytest.approx(35.97, abs=0.005)
+    assert check_manifest(rows)["PolyU"] == "100 of 100 images as in the manifest"
+
+
+def test_printed_numbers_belong_to_protocols_and_are_found_by_what_was_tested() -> None:
+    for printed in all_references():
+        protocol = PROTOCOLS.get(printed.protocol)
+        assert set(printed.values) <= set(protocol.sets)
+        labels = ["given"] if protocol.distort is None else confounder_set(protocol.distort).labels
+        assert all(set(own) <= set(labels) for own in printed.values.values())
+    found = find_references("paper", ["CBSD68"], ["awgn(50)"])
+    assert [(p.net, p.values["CBSD68"]["awgn(50)"]) for p in found] == [
+        ("ERM", 18.96), ("DIL_sf", 26.64), ("DIL_pf", 26.61), ("DIL_ss", 24.63), ("DIL_ps", 23.34),
+    ]  # fmt: skip
+    (idf,) = (p for p in find_references("idf", ["PolyU"], ["given"]) if p.net == "IDF")
+    assert idf.values["PolyU"]["given"] == 37.93
+    with pytest.raises(UsageError, match="did you mean: paper"):
+        find_references("papre", ["CBSD68"], ["awgn(50)"])
 
 
 def test_a_changed_protocol_does_not_keep_its_name() -> None:
@@ -114,7 +164,11 @@ def test_a_manifest_tells_the_same_set_from_another() -> None:
 
 
 def test_the_shipped_manifests_are_those_of_the_sets(shared_data: Path) -> None:
-    assert {name: len(images) for name, images in shipped_manifests().items()} == {"CBSD68": 68, "Set5": 5}
+    assert {name: len(images) for name, images in shipped_manifests().items()} == {
+        "CBSD68": 68,
+        "PolyU": 100,
+        "Set5": 5,
+    }
     rows = evaluate("input", shared_data / "test" / "Set5", "clean", clip=True, quantize=False)
     assert check_manifest(rows) == {"Set5": "5 of 5 images as in the manifest"}
 
