@@ -88,7 +88,7 @@ def test_forty_distortions_keep_the_size_and_none_is_a_change_of_nothing() -> No
 
     words = confounder_set(PROTOCOLS.get("unseen-40").distort)
     assert len(words) == 40
-    clean = np.random.default_rng(0).integers(40, 216, (24, 32, 3)).astype(np.uint8).repeat(2, 0).repeat(2, 1)
+    clean = np.random.default_rng(0).integers(40, 216, (24, 32, 3)).astype(np.uint8).repeat(7, 0).repeat(7, 1)
     degrade = Degradation(0, True, True)
     found = [degrade(clean, word) for word in words]
     assert all(image.shape == clean.shape and psnr(image, clean) < 60 for image in found)
