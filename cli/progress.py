@@ -80,6 +80,7 @@ class Progress:
         self._current: str | None = None
 
     def __enter__(self) -> Self:
+        self._began = self._said = time.monotonic()
         if console := _console():
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bars
@@ -108,11 +109,11 @@ class Progress:
         if name != self._current:
             if self._names and done == total:
                 return
-            self._current, self._began, self._first, self._said = name, now, done, now
+            self._current, self._first = name, 0
+            if self._names:  # what is done already when a phase begins was done before
+                self._began, self._first, self._said = now, done, now
             if self._bar is not None:
                 self._task = self._bar.add_task(what, total=total, rate="")
-            if not self._names:  # the first item was work as well
-                self._first = 0
         rate = (done - self._first) / max(now - self._began, 1e-6)
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.1f} {self._unit}/s")

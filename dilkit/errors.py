@@ -76,10 +76,15 @@ def reason(error: BaseException) -> str:
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate closest to a misspelt `name`, swapped letters first; None where nothing is close."""
-    found = difflib.get_close_matches(name, list(candidates), n=3, cutoff=0.6)
+    """The candidate closest to a misspelt `name`; None where nothing is close.
+
+    A name in other letters' case comes first, then swapped letters.
+    """
+    candidates = list(candidates)
+    same = [close for close in candidates if close.lower() == name.lower()]
+    found = difflib.get_close_matches(name, candidates, n=3, cutoff=0.6)
     swapped = [close for close in found if sorted(close) == sorted(name)]
-    return next(iter(swapped + found), None)
+    return next(iter(same + swapped + found), None)
 
 
 def expanded(path: str | Path) -> Path:

@@ -16,14 +16,22 @@ from house import LAWS, ORDER, House, registries
 ROOT = Path(__file__).resolve().parents[2]
 
 KNOWN: dict[str, dict[str, str]] = {
-    "import direction": {"dilkit/experiments/compare.py": "its table is made by report"},
+    "import direction": {
+        "dilkit/experiments/compare.py": "its table is made by report",
+    },
     "no circle": {
         "dilkit/distortions/_albumentations.py": "the bridge, the grammar and the algebra know each other",
         "dilkit/experiments/compare.py": "its table is made by report",
     },
-    "torch where allowed": {"dilkit/report/crops.py": "runs nets; report is to be given pictures"},
-    "albumentations in one file": {"dilkit/distortions/_albumentations.py": "one bridge in two files"},
-    "meta needs torch alone": {"dilkit/meta/guards.py": "saves NumPy's random state"},
+    "torch where allowed": {
+        "dilkit/report/crops.py": "runs nets; report is to be given pictures",
+    },
+    "albumentations in one file": {
+        "dilkit/distortions/_albumentations.py": "one bridge in two files",
+    },
+    "meta needs torch alone": {
+        "dilkit/meta/guards.py": "saves NumPy's random state",
+    },
     "one place": {
         "dilkit/training/engine.py": "its own device chooser",
         "dilkit/training/loop.py": "asks for CUDA itself",
