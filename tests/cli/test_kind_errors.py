@@ -159,7 +159,16 @@ def test_an_expression_as_other_programs_write_it(
 def test_a_crop_that_the_net_cannot_take(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["train", "demo", "model.name=unet", "data.store=data.h5", "data.crop=30", "steps=1", "--out", "runs/odd"]
+    words = [
+        "train",
+        "demo",
+        "model.name=unet",
+        "data.store=data.h5",
+        "data.crop=30",
+        "steps=1",
+        "--out",
+        "runs/odd",
+    ]
     assert "data.crop" in said(monkeypatch, capsys, *words)
 
 
