@@ -143,7 +143,7 @@ def do(unit: Unit, patience: float = PATIENCE) -> Literal["done", "taken"]:
     if unit.done.is_file():
         return "done"
     unit.folder.mkdir(parents=True, exist_ok=True)
-    with claimed(unit.folder / CLAIM, patience) as claim:
+    with hold_claim(unit.folder / CLAIM, patience) as claim:
         if claim is None:
             return "taken"
         if unit.done.is_file():
@@ -187,7 +187,7 @@ class Claim:
 
 
 @contextmanager
-def claimed(path: Path, patience: float = PATIENCE) -> Iterator[Claim | None]:
+def hold_claim(path: Path, patience: float = PATIENCE) -> Iterator[Claim | None]:
     """Hold the claim at `path`; None where another worker holds it.
 
     Only one worker can create the file. One that is left over is taken over by whoever first creates the file

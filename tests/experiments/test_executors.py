@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from dilkit.errors import DilkitError, UsageError
-from dilkit.experiments.executors import CLAIM, Report, Status, Unit, claimed, do, run_units, status_of
+from dilkit.experiments.executors import CLAIM, Report, Status, Unit, do, hold_claim, run_units, status_of
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def test_a_claim_is_held_by_one(tmp_path: Path) -> None:
 
     def compete() -> None:
         start.wait()
-        with claimed(path) as claim:
+        with hold_claim(path) as claim:
             held.append(claim is not None)
             start.wait()
 
@@ -160,7 +160,7 @@ def test_the_claim_of_a_dead_process_is_taken_over_by_one(tmp_path: Path) -> Non
 
     def compete() -> None:
         start.wait()
-        with claimed(path) as claim:
+        with hold_claim(path) as claim:
             held.append(claim is not None)
             start.wait()
 
@@ -176,11 +176,11 @@ def test_the_claim_of_a_dead_process_is_taken_over_by_one(tmp_path: Path) -> Non
 def test_the_claim_of_another_machine_is_taken_over_when_it_falls_silent(tmp_path: Path) -> None:
     path = tmp_path / CLAIM
     path.write_text('{"host": "elsewhere", "pid": 1, "id": "x"}')
-    with claimed(path, patience=3600) as claim:
+    with hold_claim(path, patience=3600) as claim:
         assert claim is None
     old = time.time() - 7200
     os.utime(path, (old, old))
-    with claimed(path, patience=3600) as claim:
+    with hold_claim(path, patience=3600) as claim:
         assert claim is not None and claim.held
 
 
