@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import dilkit
 from dilkit import models
 from dilkit.confounders.episodes import Episode
-from dilkit.meta.check import measure
+from dilkit.meta.footprint import measure
 from dilkit.objectives import make_objective
 
 RATE = 0.05
@@ -119,7 +119,6 @@ def only(arm: str, setup: Setup) -> None:
     arms = {
         "one step": lambda: setup.one_pass,
         "native": setup.native,
-        "rr": lambda: setup.native(hvp="rr"),
         "higher": setup.higher,
     }
     run = arms[arm]()
@@ -192,7 +191,6 @@ def compare(args: argparse.Namespace, setup: Setup) -> None:
             "u": setup.one_pass,
             "higher": setup.higher(),
             "keep=0": setup.native(),
-            "keep=0, rr": setup.native(hvp="rr"),
             "keep=all": setup.native(keep="all"),
         },
         args.repeats,

@@ -1,12 +1,12 @@
-"""Virtual updates of any module, differentiated exactly in flat memory.
+"""Virtual updates of any module, differentiated exactly, from one step's activations at a time.
 
     @dilkit.meta
     class Net(nn.Module): ...
 
-    net.meta.grad(loss, batches, trajectory="star")
+    net.meta.grad(loss, batches, steps=4)
 
-The module object itself is callable: `dilkit.meta(Net)`, `dilkit.meta(net)`, `dilkit.meta(factory)`. torch is
-imported when it is first used.
+The module object itself is callable: `dilkit.meta(Net)`, `dilkit.meta(net)`, `dilkit.meta(factory)`. It needs
+torch alone, which is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -22,21 +22,40 @@ if TYPE_CHECKING:
     from dilkit.meta.api import Meta
 
 _PUBLIC = {
+    "Adam": "dilkit.meta.inner",
+    "Groups": "dilkit.meta.inner",
+    "Learned": "dilkit.meta.inner",
     "Meta": "dilkit.meta.api",
     "MetaGradient": "dilkit.meta.api",
+    "PerStep": "dilkit.meta.inner",
     "Sgd": "dilkit.meta.inner",
-    "Learned": "dilkit.meta.inner",
     "TorchOptimizer": "dilkit.meta.inner",
-    "Adam": "dilkit.meta.inner",
+    "Transformed": "dilkit.meta.inner",
+    "criterion": "dilkit.meta.arguments",
+    "inner_step": "dilkit.meta.setting",
     "optimizer": "dilkit.meta.inner",
 }
 """Public name -> the module that defines it."""
 
-__all__ = ["Adam", "Learned", "Meta", "MetaGradient", "Sgd", "TorchOptimizer", "of", "optimizer"]
+__all__ = [  # noqa: RUF022 - as in _PUBLIC
+    "of",
+    "Adam",
+    "Groups",
+    "Learned",
+    "Meta",
+    "MetaGradient",
+    "PerStep",
+    "Sgd",
+    "TorchOptimizer",
+    "Transformed",
+    "criterion",
+    "inner_step",
+    "optimizer",
+]
 
 
 def of(net: nn.Module) -> Meta:
-    """The virtual worlds of a module, decorated or not."""
+    """The virtual updates of a module, decorated or not."""
     from dilkit.meta.api import Meta
 
     return Meta(net)

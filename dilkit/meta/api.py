@@ -1,33 +1,27 @@
-"""`net.meta`: what a module can do under virtual weights.
-
-`dilkit.meta(...)`: one descriptor on a class, and nothing else changes.
-"""
+"""`net.meta`: what a module can do under virtual weights; and `dilkit.meta(...)`, which puts it there."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from dataclasses import dataclass, field, replace
+from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from dilkit.errors import UsageError
-from dilkit.meta.adjoint import Buffers
+from dilkit.errors import UsageError, nearest
+from dilkit.meta.arguments import Batches, Outer, Shape, as_loss, named, plan_trajectories, requiring_grad
 from dilkit.meta.backends import Backend, engine_for
-from dilkit.meta.first_order import Reduce
-from dilkit.meta.guards import refuse_outside_parameters, require_finite, size
-from dilkit.meta.hvp import Mode, gradient
-from dilkit.meta.inner import Inner, State, fresh
-from dilkit.meta.inner import optimizer as as_inner
-from dilkit.meta.swap import clones, ordered, slots, swapped
-from dilkit.meta.trajectory import Order, Outer, Shape, plan
-
-BatchLoss = Any
-"""loss(module, batch) -> scalar."""
-Batches = Mapping[str, Any] | Sequence[Any]
+from dilkit.meta.backends.native import Buffers
+from dilkit.meta.guards import require_finite
+from dilkit.meta.inner import State, fresh, inner_for
+from dilkit.meta.setting import Reduce, Setting
+from dilkit.meta.swap import Slots, clones, swapped
+from dilkit.meta.tape import Keep, KeepWeights
+from dilkit.meta.trajectory import Order, Record, Swapped, Term, virtual_update
 
 
 @dataclass(frozen=True)
@@ -37,35 +31,83 @@ class MetaGradient:
     Attributes:
         grads: the direction for theta, by parameter name.
         hyper: gradients for the inner optimiser's learnable tensors, by name.
+        outside: gradients for the tensors named in `outside`, and for batches that require grad.
         inner: detached inner losses by batch name (at the weights met).
         outer: detached outer losses by (trajectory, step, batch name).
         loss: the detached outer objective; the mean inner loss for `reptile`, which has none.
-        state: the inner optimiser's state, to carry into the next call (chains only).
+        phi: the adapted weights of each trajectory, by parameter name (see `Meta.at`).
+        state: the inner optimiser's state, to carry into the next call (of a single trajectory only).
+        change: of a truncated adjoint, the relative change that its last step back still made; None else.
+        note: what a person should know about how it was computed; empty as a rule.
     """
 
     grads: dict[str, Tensor]
     hyper: dict[str, Tensor]
+    outside: dict[str, Tensor]
     inner: dict[str, Tensor]
     outer: dict[tuple[int, int, str], Tensor]
     loss: Tensor
-    state: State | None
+    phi: list[dict[str, Tensor]]
+    state: State | None = None
+    change: float | None = None
+    note: str = ""
+    leaves: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def apply(self, net: nn.Module, *, accumulate: bool = False) -> None:
+        """Write the gradients to `.grad` of the module's parameters, and of the learnable and outside tensors
+        that are leaves, for an optimiser to step on; added to what is there with `accumulate`.
+
+        Raises:
+            UsageError: a module without a parameter of that name.
+        """
+        params = dict(_unwrapped(net).named_parameters())
+        for name in self.grads:
+            if name not in params:
+                raise UsageError(
+                    f"the module has no parameter {name!r}",
+                    nearest=nearest(name, params),
+                    remedy="apply the gradients to the module they were taken of",
+                )
+        found: list[tuple[Tensor, Tensor]] = [(params[name], g) for name, g in self.grads.items()]
+        for name, g in (self.hyper | self.outside).items():
+            if name in self.leaves and self.leaves[name].is_leaf:
+                found.append((self.leaves[name], g))
+        for p, g in found:
+            g = g.to(p.dtype)
+            p.grad = p.grad + g if accumulate and p.grad is not None else g.clone()
+
+
+def _unwrapped(net: nn.Module) -> nn.Module:
+    return net.module if isinstance(net, nn.parallel.DistributedDataParallel) else net
 
 
 class Meta:
-    """A module's virtual worlds. Holds nothing but the module; making one is free."""
+    """A module under virtual weights. Holds nothing but the module; making one is free.
 
-    __slots__ = ("_net",)
+    A module wrapped in DistributedDataParallel is unwrapped, and what it averages over its processes is every
+    virtual gradient, outer gradient and curvature: all processes walk one trajectory.
+    """
+
+    __slots__ = ("_net", "_reduce")
 
     def __init__(self, net: nn.Module) -> None:
-        self._net = net
+        if not isinstance(net, nn.Module):
+            raise UsageError("dilkit.meta works on a torch.nn.Module", found=type(net).__name__)
+        self._reduce: Reduce | None = None
+        if isinstance(net, nn.parallel.DistributedDataParallel):
+            self._reduce = functools.partial(average, group=net.process_group)
+        self._net = _unwrapped(net)
+
+    def __reduce__(self) -> Any:
+        return Meta, (self._net,)
 
     def __repr__(self) -> str:
         return f"<dilkit.meta of {type(self._net).__name__}>"
 
     def theta(self) -> dict[str, Tensor]:
         """The trainable parameters, detached, by name: where every trajectory starts."""
-        where = slots(self._net)
-        return {n: p.detach() for n, p in zip(where.params, where.param_values(), strict=True)}
+        slots = Slots.of(self._net)
+        return {n: p.detach() for n, p in zip(slots.params, slots.param_values(), strict=True)}
 
     @contextmanager
     def at(
@@ -77,57 +119,58 @@ class Meta:
         the forward pass changes in them is gone afterwards. Take gradients inside: layer-checkpointed modules
         read their weights again during the backward pass.
         """
-        where = slots(self._net)
-        copies = clones(where.buffer_values())
-        for i, name in enumerate(where.buffers):
+        slots = Slots.of(self._net)
+        copies = clones(slots.buffer_values())
+        for i, name in enumerate(slots.buffers):
             if buffers is not None and name in buffers:
                 copies[i] = buffers[name].detach().clone()
-        with swapped(where, ordered(where, phi), copies):
+        with swapped(slots, slots.ordered(phi), copies):
             yield self._net
 
     def step(
         self,
         phi: Mapping[str, Tensor],
-        loss: BatchLoss,
+        loss: Any,
         batch: Any,
         *,
-        inner: float | Inner = 1e-2,
+        inner: Any = 1e-2,
         state: State | None = None,
     ) -> tuple[dict[str, Tensor], State]:
-        """One virtual update from `phi` on loss(module, batch) (Eq. 3); detached.
+        """One virtual update from `phi` on the loss of a batch (Eq. 3); detached.
 
         Returns:
             the new virtual weights, and the inner optimiser's state for the next step.
         """
-        optimizer = as_inner(inner)
-        start = self.theta() | dict(phi)
-        leaves = {name: nn.Parameter(p.detach()) for name, p in start.items()}
-        with torch.enable_grad(), self.at(leaves) as module:
-            value = loss(module, batch)
-            grads = gradient(value, list(leaves.values()))
-        refuse_outside_parameters(value, dict(self._net.named_parameters()))
-        require_finite({"the loss of this step": value, "the gradient of this step": size(grads)})
-        with torch.no_grad():
-            names = list(start)
-            values = [p.detach() for p in leaves.values()]
-            new, states = optimizer.update(names, values, grads, state or fresh(names))
-        return dict(zip(names, (p.detach() for p in new), strict=True)), states
+        slots = Slots.of(self._net)
+        rule = inner_for(inner, dict(zip(slots.params, slots.param_values(), strict=True)))
+        outside = dict(requiring_grad("batch", batch))
+        setting = Setting.of(self._net, rule, outside=outside, reduce=self._reduce)
+        start, record, function = slots.ordered(phi), Record(), as_loss(loss)
+        with torch.enable_grad():
+            walked = Swapped(setting, state or fresh(setting.names), start=start)
+            virtual_update(walked, [Term("this step", lambda module: function(module, batch))], record)
+        require_finite(record.scalars)
+        return dict(zip(setting.names, walked.phi, strict=True)), walked.state
 
     def grad(
         self,
-        loss: BatchLoss,
+        loss: Any,
         batches: Batches,
         *,
-        inner: float | Inner = 1e-2,
+        inner: Any = 1e-2,
+        steps: int = 1,
         trajectory: Shape = "chain",
         order: Order = "exact",
         outer: Outer = "all",
         outer_batches: Batches | None = None,
-        outer_loss: BatchLoss | None = None,
+        outer_loss: Any = None,
         outer_weights: Sequence[float] | None = None,
+        outside: Mapping[str, Tensor] | None = None,
         state: State | None = None,
-        hvp: Mode = "auto",
-        keep: int | Literal["all"] = 0,
+        truncate: int | None = None,
+        keep: Keep = 0,
+        memory: int | None = None,
+        keep_weights: KeepWeights = "device",
         buffers: Buffers = "isolate",
         backend: Backend = "native",
         reduce: Reduce | None = None,
@@ -136,49 +179,72 @@ class Meta:
         """The gradient for theta through virtual updates on `batches`.
 
         Args:
-            loss: loss(module, batch) -> scalar, of the virtual updates.
-            batches: one inner step for each, in order; named, or numbered from 0.
-            inner: a learning rate (then SGD) or an inner optimiser (`dilkit.meta.optimizer` makes one).
-            trajectory: `chain`: one trajectory through all batches; `star`: one step from theta for each.
+            loss: of the virtual updates: loss(module, batch) -> scalar, or a plain criterion(output, target)
+                with batches of (input, target).
+            batches: what the inner steps are taken on; a dict by name, or a list, numbered from 0.
+            inner: a learning rate (then SGD), a torch.optim class, partial or instance, a list with one for
+                each step, a dict by parameter name or prefix, or a rule of `dilkit.meta.optimizer`.
+            steps: inner steps: how often a chain passes through all batches, and how many steps each branch
+                of a star, or the pool, takes.
+            trajectory: `chain`: one trajectory, a step on each batch in turn; `star`: one from theta for each
+                batch; `pooled`: one, each step on the mean loss of all batches.
             order: `exact`; `fomaml` (derivatives of the updates taken as the identity); `reptile`
                 (theta - phi, no outer loss). The directions of a star's branches are summed.
             outer: which batches make the outer loss at the phi that batch i led to: `all`, the `others`
                 than i, or the `same`. The loss is their mean.
             outer_batches: batches for the outer loss, under the same names; `batches` by default.
             outer_loss: the outer loss; `loss` by default.
-            outer_weights: of the outer loss after each step of a chain (multi-step losses); by default only
-                the last counts.
-            state: the inner optimiser's state to start a chain from; fresh by default.
-            hvp, keep, buffers, reduce, where: see `dilkit.meta.adjoint.Engine`.
-            backend: `native`, `higher` or `learn2learn`.
+            outer_weights: of the outer loss after each step of a trajectory (multi-step losses); by default
+                only the last counts.
+            outside: tensors that the losses depend on beside the module's and the batches', by name, to be
+                differentiated too. Batches that require grad are, under names such as `batches.NAME[0]`.
+            state: the inner optimiser's state to start from; fresh by default. Not for a star.
+            truncate: differentiate through that many of the last inner steps only (biased; see `change`).
+            keep, memory, keep_weights: what the adjoint remembers (see `dilkit.meta.tape.Tape`).
+            buffers: what becomes of running statistics (see `dilkit.meta.backends.native.Engine`).
+            backend: `native`; `unrolled`, `higher` or `learn2learn`, which keep the whole graph.
+            reduce: averages a list of tensors over the processes, in place; by default that of a module
+                wrapped in DistributedDataParallel.
+            where: the outer step, for error messages.
 
         Raises:
-            UsageError: settings that contradict each other or that the backend cannot serve; a module that
-                would give wrong gradients.
+            UsageError: settings that contradict each other or that the backend cannot serve; a module or loss
+                that would give wrong gradients.
             DilkitError: a NaN or an infinity, named; a forward pass that cannot be replayed.
         """
+        inside = named(batches)
+        query = inside if outer_batches is None else named(outer_batches, "outer_batches")
+        function = as_loss(loss)
+        measure = function if outer_loss is None else as_loss(outer_loss)
+        trajectories = plan_trajectories(
+            function,
+            inside,
+            query,
+            measure,
+            shape=trajectory,
+            steps=steps,
+            outer=outer,
+            weights=outer_weights,
+        )
         if trajectory == "star" and state is not None:
             raise UsageError("a star has no one state to carry", remedy="leave `state` out")
-        trajectories = plan(
-            loss,
-            batches,
-            shape=trajectory,
-            outer=outer,
-            outer_batches=outer_batches,
-            outer_loss=outer_loss or loss,
-            outer_weights=outer_weights,
-        )
+        reduce = reduce or self._reduce
+        loose = self._loose(outside, inside, query, order, reduce)
+        rule = inner_for(inner, dict(self._net.named_parameters()))
         engine = engine_for(
             backend,
             self._net,
-            as_inner(inner),
-            hvp=hvp,
+            rule,
+            outside=loose,
             keep=keep,
+            memory=memory,
+            keep_weights=keep_weights,
             buffers=buffers,
+            truncate=truncate,
             reduce=reduce,
             where=where,
         )
-        grads, hyper, value = Totals(), Totals(), Totals()
+        grads, hyper, loose_grads, value = Totals(), Totals(), Totals(), Totals()
         inner_losses: dict[str, Tensor] = {}
         outer_losses: dict[tuple[int, int, str], Tensor] = {}
         runs = []
@@ -186,18 +252,65 @@ class Meta:
             run = engine.run(t.steps, t.outer, order=order, state=state)
             grads.add(run.grads)
             hyper.add(run.hyper)
+            loose_grads.add(run.outside)
             inner_losses |= run.inner
             outer_losses |= {(i, k, name): loss for (k, name), loss in run.outer.items()}
             weights = {(k, term.name): term.weight for k, terms in t.outer.items() for term in terms}
             for key, loss_met in run.outer.items():
                 value.add({"loss": weights[key] * loss_met})
-            runs.append(replace(run, grads={}, phi={}, state=run.state if trajectory == "chain" else []))
+            runs.append(replace(run, grads={}, hyper={}, outside={}))
         engine.settle(runs)
         mean = torch.stack(list(inner_losses.values())).mean()
-        carried = runs[0].state if trajectory == "chain" else None
+        changes = [run.change for run in runs if run.change is not None]
         return MetaGradient(
-            grads.sum, hyper.sum, inner_losses, outer_losses, value.sum.get("loss", mean), carried
+            grads.sum,
+            hyper.sum,
+            loose_grads.sum,
+            inner_losses,
+            outer_losses,
+            value.sum.get("loss", mean),
+            [run.phi for run in runs],
+            runs[0].state if len(runs) == 1 else None,
+            max(changes) if changes else None,
+            leaves=rule.hyper() | loose,
         )
+
+    def _loose(
+        self,
+        outside: Mapping[str, Tensor] | None,
+        inside: Mapping[str, Any],
+        query: Mapping[str, Any],
+        order: Order,
+        reduce: Reduce | None,
+    ) -> dict[str, Tensor]:
+        """Tensors to differentiate by beside the module's: those named, and batches that require grad."""
+        found = dict(outside or {})
+        for name, tensor in found.items():
+            if not isinstance(tensor, Tensor) or not tensor.requires_grad:
+                raise UsageError(
+                    f"outside tensor {name!r} does not require grad", remedy="requires_grad_(True)"
+                )
+        known = set(map(id, found.values()))
+        data: dict[str, Tensor] = {}
+        for what, group in (("batches", inside), ("outer_batches", query)):
+            for name, batch in group.items():
+                for path, tensor in requiring_grad(f"{what}.{name}", batch):
+                    if id(tensor) not in known:
+                        known.add(id(tensor))
+                        data[path] = tensor
+        if (found or data) and order == "reptile":
+            raise UsageError(
+                "reptile has no outer loss by which tensors outside the module could be differentiated",
+                found=", ".join([*found, *data]),
+                remedy="order='exact' or 'fomaml', or detach them",
+            )
+        if data and reduce is not None:
+            raise UsageError(
+                "batches that require grad cannot be averaged over processes: each has its own",
+                found=", ".join(data),
+                remedy="detach them, or name tensors that all processes share in `outside`",
+            )
+        return found | data
 
 
 class Totals:
@@ -211,24 +324,37 @@ class Totals:
             self.sum[name] = self.sum[name] + value if name in self.sum else value
 
 
+def average(tensors: list[Tensor], *, group: Any = None) -> None:
+    """Average tensors over the processes of a group, in place, in one flat all-reduce for each dtype."""
+    world = dist.get_world_size(group)
+    for dtype in dict.fromkeys(t.dtype for t in tensors):
+        same = [t for t in tensors if t.dtype == dtype]
+        flat = torch.cat([t.reshape(-1) for t in same])
+        dist.all_reduce(flat, group=group)
+        parts = flat.div_(world).split([t.numel() for t in same])
+        torch._foreach_copy_(same, [p.view_as(t) for p, t in zip(parts, same, strict=True)])
+
+
 C = TypeVar("C", bound=type[nn.Module])
 N = TypeVar("N", bound=nn.Module)
 P = ParamSpec("P")
 
+_TAKEN = "use dilkit.meta.of(net) and leave the class as it is, or rename that attribute"
+
 
 class MetaDescriptor:
-    """`Net.meta`; on an instance, its `Meta`.
-
-    A parameter, buffer or submodule that the instance calls `meta` keeps that name: use `dilkit.meta.of`.
-    """
+    """`Net.meta`; on an instance, its `Meta`."""
 
     def __get__(self, instance: nn.Module | None, owner: type | None = None) -> Any:
         if instance is None:
             return self
-        for own in (instance._modules, instance._parameters, instance._buffers):
-            if "meta" in own:
-                return own["meta"]
+        own = (vars(instance), instance._modules, instance._parameters, instance._buffers)
+        if any("meta" in names for names in own):
+            raise UsageError(f"{type(instance).__name__} has a `meta` of its own", remedy=_TAKEN)
         return Meta(instance)
+
+    def __set__(self, instance: nn.Module, value: Any) -> None:
+        raise UsageError(f"{type(instance).__name__} sets a `meta` of its own", remedy=_TAKEN)
 
 
 @overload
@@ -240,17 +366,25 @@ def decorate(target: Callable[P, N]) -> Callable[P, N]: ...
 def decorate(target: Any) -> Any:
     """Give a module class, a module, or what a function builds, its `.meta`.
 
-    A class is returned as itself, with one more attribute; an instance as itself (its class gets the
-    attribute, since one of its own would not survive pickling); a factory is wrapped.
+    A class is returned as itself, with one more attribute; an instance as itself, its class untouched; a
+    factory is wrapped.
 
     Raises:
-        UsageError: the class already means something else by `meta`.
+        UsageError: the class or module already means something else by `meta`.
     """
     if isinstance(target, type) and issubclass(target, nn.Module):
-        _install(target)
+        present = getattr(target, "meta", None)
+        if present is not None and not isinstance(present, MetaDescriptor):
+            raise UsageError(f"{target.__name__} already has an attribute `meta`", remedy=_TAKEN)
+        if present is None:
+            target.meta = MetaDescriptor()  # type: ignore[attr-defined]
         return target
     if isinstance(target, nn.Module):
-        _install(type(target))
+        if isinstance(getattr(type(target), "meta", None), MetaDescriptor):
+            return target
+        if not isinstance(getattr(target, "meta", None), Meta | None):
+            raise UsageError(f"this {type(target).__name__} already has an attribute `meta`", remedy=_TAKEN)
+        vars(target)["meta"] = Meta(target)
         return target
     if callable(target) and not isinstance(target, type):
 
@@ -269,14 +403,3 @@ def decorate(target: Any) -> Any:
         "dilkit.meta takes a module class, a module, or a function that builds one",
         found=target.__name__ if isinstance(target, type) else type(target).__name__,
     )
-
-
-def _install(cls: type[nn.Module]) -> None:
-    present = getattr(cls, "meta", None)
-    if isinstance(present, MetaDescriptor):
-        return
-    if present is not None:
-        raise UsageError(
-            f"{cls.__name__} already has an attribute `meta`", remedy="use dilkit.meta.of(net) instead"
-        )
-    cls.meta = MetaDescriptor()  # type: ignore[attr-defined]

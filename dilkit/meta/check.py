@@ -1,7 +1,4 @@
-"""Can this module be trusted with virtual updates? Every property the engine leans on, tried out.
-
-Counts what backward passes hold: A (activations) and P (parameters) in docs/method.md.
-"""
+"""Can this module be trusted with virtual updates? Every property the engine leans on, tried out."""
 
 from __future__ import annotations
 
@@ -13,12 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dilkit.errors import DilkitError
-from dilkit.meta import guards as random_state
+from dilkit.errors import DilkitError, UsageError
 from dilkit.meta.api import Meta
-from dilkit.meta.guards import refuse_outside_parameters, versions
-from dilkit.meta.hvp import gradient, reverse_over_forward, reverse_over_reverse, twice_differentiable
-from dilkit.meta.swap import clones, slots, swapped
+from dilkit.meta.guards import RandomState, inspect_graph, replayed
+from dilkit.meta.hvp import gradient, product, twice_differentiable
+from dilkit.meta.swap import Slots, clones, swapped
 
 Batch = tuple[Tensor, Tensor]
 RATE = 1e-2
@@ -61,8 +57,8 @@ def examine(net: nn.Module, shape: tuple[int, ...], *, seed: int = 0) -> Iterato
     yield Finding("forward pass", "ok", found)
     batches = [(torch.rand_like(x), torch.rand_like(out)) for _ in range(3)]
     probes: list[Callable[[nn.Module, list[Batch]], Finding]] = [
-        _weights, _aliases, _replay, _hidden_state, _buffers, _double_backward, _forward_mode, _adjoint,
-        _single_precision,
+        _weights, _aliases, _replay, _hidden_state, _buffers, _double_backward, _adjoint, _conditioning,
+        _batch_norm, _inner_rate, _precision,
     ]  # fmt: skip
     for probe in probes:
         try:
@@ -84,12 +80,12 @@ def _precise(net: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor, bool]:
 
 def _weights(net: nn.Module, batches: list[Batch]) -> Finding:
     params, names = list(net.parameters()), [n for n, _ in net.named_parameters()]
-    before, count = clones(params), versions(params)
+    before, marks = clones(params), [(p._version, p.data_ptr()) for p in params]
     charbonnier(net, batches[0])
     changed = [
         n
-        for n, p, b, c in zip(names, params, before, count, strict=True)
-        if p._version != c or not torch.equal(p, b)
+        for n, p, b, mark in zip(names, params, before, marks, strict=True)
+        if (p._version, p.data_ptr()) != mark or not torch.equal(p, b)
     ]
     if changed:
         return Finding(
@@ -103,12 +99,13 @@ def _aliases(net: nn.Module, batches: list[Batch]) -> Finding:
     """Virtual weights must do what the same weights, loaded, do."""
     meta, loaded = Meta(net), copy.deepcopy(net)
     phi = {n: p + 0.05 * torch.randn_like(p) for n, p in meta.theta().items()}
-    state = random_state.capture()
-    with random_state.replayed(state), meta.at({n: nn.Parameter(p) for n, p in phi.items()}):
+    state = RandomState.now()
+    with replayed(state), meta.at({n: nn.Parameter(p) for n, p in phi.items()}):
         value = charbonnier(net, batches[0])
-    refuse_outside_parameters(value, dict(zip(phi, slots(net).param_values(), strict=True)))
-    with torch.no_grad(), random_state.replayed(state):
-        for name, p in zip(slots(loaded).params, slots(loaded).param_values(), strict=True):
+    theta = Slots.of(net).param_values()
+    inspect_graph(value, own={id(p): n for n, p in zip(phi, theta, strict=True)}, known=None, reentrant=True)
+    with torch.no_grad(), replayed(state):
+        for name, p in zip(phi, Slots.of(loaded).param_values(), strict=True):
             p.copy_(phi[name])
         want = charbonnier(loaded, batches[0])
     if not torch.allclose(value.detach(), want, rtol=1e-6):
@@ -118,16 +115,16 @@ def _aliases(net: nn.Module, batches: list[Batch]) -> Finding:
             f"virtual weights give {float(value):.6g}, the same weights loaded {float(want):.6g}",
             "reach every parameter through the module's tree, not through .data or a copy",
         )
-    tied = sum(len(places) > 1 for places in slots(net).params.values())
+    tied = sum(len(places) > 1 for places in Slots.of(net).params.values())
     return Finding("aliases", "ok", f"all reached through the tree{f', {tied} tied' if tied else ''}")
 
 
 def _replay(net: nn.Module, batches: list[Batch]) -> Finding:
-    where, state = slots(net), random_state.capture()
+    slots, state = Slots.of(net), RandomState.now()
     values = []
     for _ in range(2):
-        own = where.buffer_values()
-        with random_state.replayed(state), swapped(where, where.param_values(), clones(own)):
+        own = slots.buffer_values()
+        with replayed(state), swapped(slots, slots.param_values(), clones(own)):
             values.append(float(charbonnier(net, batches[0]).detach()))
     if abs(values[0] - values[1]) > 1e-9 * abs(values[0]):
         return Finding(
@@ -168,109 +165,174 @@ def _buffers(net: nn.Module, batches: list[Batch]) -> Finding:
     return Finding("buffers", "note", f"{len(moved)} move, such as {moved[0]}", "choose a `buffers` policy")
 
 
-def _products(net: nn.Module, batches: list[Batch], mode: Any) -> list[Tensor]:
-    where, state = slots(net), random_state.capture()
-    torch.manual_seed(1)
-    phi: list[Tensor] = [nn.Parameter(p.detach().clone()) for p in where.param_values()]
-    v = [torch.randn_like(p) for p in phi]
-    random_state.restore(state)
-    buffers = clones(where.buffer_values())
-    with twice_differentiable(net):
-        product, _ = mode(
-            lambda params: swapped(where, params, buffers), lambda: charbonnier(net, batches[0]), phi, v
-        )
-    return list(product)
-
-
 def _double_backward(net: nn.Module, batches: list[Batch]) -> Finding:
-    norm = _norm(_products(net, batches, reverse_over_reverse))
-    if norm == 0:
+    slots = Slots.of(net)
+    phi: list[Tensor] = [nn.Parameter(p.detach().clone()) for p in slots.param_values()]
+    v = [torch.randn_like(p) for p in phi]
+    with swapped(slots, phi, clones(slots.buffer_values())), twice_differentiable(net):
+        made = product(gradient(charbonnier(net, batches[0]), phi, create_graph=True), phi, v)
+    if _norm(made) == 0:
         return Finding("double backward", "note", "the Hessian vanishes: exact variants equal FOMAML's")
     return Finding("double backward", "ok", "works")
 
 
-def _forward_mode(net: nn.Module, batches: list[Batch]) -> Finding:
-    state = random_state.capture()
-    want = _products(net, batches, reverse_over_reverse)
-    random_state.restore(state)
-    try:
-        got = _products(copy.deepcopy(net), batches, reverse_over_forward)
-    except Exception as error:  # noqa: BLE001
-        return Finding("forward mode", "note", f"unavailable: {_line(error)}", "`auto` uses rr")
-    off = _norm([a - b for a, b in zip(got, want, strict=True)]) / max(_norm(want), 1e-30)
-    if off > 1e-6:
-        return Finding("forward mode", "note", f"wrong by {off:.1e} here", "`auto` uses rr")
-    return Finding("forward mode", "ok", "works, and is the faster mode")
+def _meta_gradient(net: nn.Module, batches: list[Batch], state: RandomState, **kw: Any) -> Any:
+    """Two inner steps and an outer loss, from one random state."""
+    state.restore()
+    return Meta(net).grad(charbonnier, batches[:2], inner=RATE, outer_batches=batches[2:], **kw)
 
 
 def _adjoint(net: nn.Module, batches: list[Batch]) -> Finding:
-    """Against autograd through everything, and against the slope of the outer loss itself."""
-    seeded = random_state.capture()
-
-    def run(order: Any) -> Any:
-        random_state.restore(seeded)
-        return Meta(net).grad(
-            charbonnier, batches[:2], inner=RATE, order=order, outer_batches=batches[2:], hvp="rr"
+    """Autograd through the unrolled graph decides whether the adjoint is exact; where it cannot (layer
+    checkpointing, compiled modules), the slope of the outer loss does. A slope that contradicts both means
+    that a derivative of the module itself is wrong.
+    """
+    state, precise = RandomState.now(), next(net.parameters()).dtype == torch.float64
+    ours = list(_meta_gradient(net, batches, state).grads.values())
+    amplified = _condition(net, batches, state, ours) * torch.finfo(ours[0].dtype).eps
+    try:
+        unrolled = list(_meta_gradient(net, batches, state, backend="unrolled").grads.values())
+    except UsageError as error:
+        unrolled, found = [], f"not compared with the unrolled graph ({error.message})"
+    else:
+        by_graph = _relative(ours, unrolled)
+        found = f"off the unrolled graph by {by_graph:.1e}"
+        if by_graph > max(1e-9 if precise else 1e-3, 100 * amplified):
+            return Finding("adjoint", "fail", found, "report this module: it should have been refused")
+    off, spread = _slope(net, batches, state, ours)
+    found += f"; off the slope of the outer loss by {off:.1e}"
+    if off > 1e-2 and spread < 0.1 * off:
+        return Finding(
+            "adjoint", "fail", found, "a backward of this module is wrong: look at its autograd functions"
         )
+    if off > 1e-2:
+        if not unrolled:
+            return Finding("adjoint", "note", found + ", which no step size settles", "see conditioning")
+        found += " (no step size settles it: see conditioning)"
+    return Finding("adjoint", "ok", found)
 
-    ours = list(run("exact").grads.values())
-    random_state.restore(seeded)
-    by_graph = _relative(ours, _unrolled(net, batches))
-    params = slots(net).param_values()
-    direction = [torch.randn_like(p) for p in params]
-    slope = float(sum((g * d.conj()).real.sum() if g.is_complex() else (g * d).sum()
-                      for g, d in zip(ours, direction, strict=True)))  # fmt: skip
+
+def _slope(
+    net: nn.Module, batches: list[Batch], state: RandomState, grads: list[Tensor]
+) -> tuple[float, float]:
+    """How far the gradient's slope along a direction is off differences of the outer loss, and how far these
+    are off each other from one step to the next; both in units of |gradient| |direction|.
+    """
+    params = Slots.of(net).param_values()
+    direction = [g / max(_norm(grads), 1e-30) + torch.randn_like(g) / g.numel() ** 0.5 for g in grads]
+    scale = max(_norm(grads) * _norm(direction), 1e-30)
+    slope = sum(
+        (g * d.conj()).real.sum() if g.is_complex() else (g * d).sum()
+        for g, d in zip(grads, direction, strict=True)
+    )
 
     def value(t: float) -> float:
         with torch.no_grad():
             torch._foreach_add_(params, direction, alpha=t)
             try:
-                return float(run("fomaml").loss)
+                return float(_meta_gradient(net, batches, state, order="fomaml").loss)
             finally:
                 torch._foreach_sub_(params, direction, alpha=t)
 
-    steps = (1e-4, 1e-5, 1e-6, 1e-7) if params[0].dtype == torch.float64 else (1e-2, 3e-3, 1e-3)
-    by_slope = min(abs((value(t) - value(-t)) / (2 * t) - slope) for t in steps) / max(abs(slope), 1e-30)
-    precise = params[0].dtype == torch.float64
-    if by_slope > (1e-4 if precise else 5e-2):
-        return Finding("adjoint", "fail", f"off the directional difference by {by_slope:.1e}")
-    found = f"off the unrolled graph by {by_graph:.1e}, off the directional difference by {by_slope:.1e}"
-    if by_graph > (1e-9 if precise else 1e-3):
+    size = max(_norm(list(params)), 1e-3) / max(_norm(direction), 1e-30)
+    steps = (1e-6, 1e-5, 1e-7, 1e-4) if params[0].dtype == torch.float64 else (3e-3, 1e-2, 1e-3)
+    slopes: list[float] = []
+    for t in steps:
+        slopes.append((value(t * size) - value(-t * size)) / (2 * t * size))
+        off = [abs(s - float(slope)) / scale for s in slopes]
+        if min(off) < 1e-4:
+            return min(off), 0.0
+    spread = min(abs(a - b) for i, a in enumerate(slopes) for b in slopes[:i]) / scale
+    return min(off), spread
+
+
+def _condition(net: nn.Module, batches: list[Batch], state: RandomState, grads: list[Tensor]) -> float:
+    """By how many times more than the weights the meta-gradient changes, relatively."""
+    twin, by = copy.deepcopy(net), 1e-9 if grads[0].dtype == torch.float64 else 1e-4
+    with torch.no_grad():
+        for p in twin.parameters():
+            p.add_(torch.randn_like(p) * p.abs(), alpha=by)
+    moved = list(_meta_gradient(twin, batches, state).grads.values())
+    return _relative(moved, grads) / by
+
+
+def _conditioning(net: nn.Module, batches: list[Batch]) -> Finding:
+    state = RandomState.now()
+    grads = list(_meta_gradient(net, batches, state).grads.values())
+    times = _condition(net, batches, state, grads)
+    single = times * torch.finfo(torch.float32).eps
+    found = f"a change of the weights moves the meta-gradient {times:.0e} times as much, at rate {RATE}"
+    if single > 1e-2:
         return Finding(
-            "adjoint",
+            "conditioning",
             "note",
-            found,
-            "unrolling is what errs here (layer checkpointing); use the native backend",
+            f"{found}: float32 cannot resolve it (rounding alone is {min(single, 1):.0e})",
+            "lower the inner rate (see there), larger batches under batch norm, or eval mode",
         )
-    return Finding("adjoint", "ok", found)
+    return Finding("conditioning", "ok", found)
 
 
-def _unrolled(net: nn.Module, batches: list[Batch]) -> list[Tensor]:
-    where = slots(net)
-    theta, buffers = where.param_values(), where.buffer_values()
-    phi = theta
-    with twice_differentiable(net):
-        for batch in batches[:2]:
-            with swapped(where, phi, clones(buffers)):
-                value = charbonnier(net, batch)
-                buffers = clones(where.buffer_values())
-            grads = torch.autograd.grad(
-                value, phi, create_graph=True, allow_unused=True, materialize_grads=True
-            )
-            phi = [p - RATE * g for p, g in zip(phi, grads, strict=True)]
-        with swapped(where, phi, clones(buffers)):
-            value = charbonnier(net, batches[2])
-        return gradient(value, theta)
+def _batch_norm(net: nn.Module, batches: list[Batch]) -> Finding:
+    """With n values a channel, batch norm's derivatives are what is left of nearly cancelling terms."""
+    counts: dict[str, int] = {}
+    hooks = []
+    for name, module in net.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+
+            def count(layer: nn.Module, args: Any, name: str = name) -> None:
+                if layer.training:
+                    counts[name] = args[0].numel() // args[0].shape[1]
+
+            hooks.append(module.register_forward_pre_hook(count))
+    try:
+        charbonnier(net, batches[0])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    few = [name for name, n in counts.items() if n <= 4]
+    if few:
+        return Finding(
+            "batch norm",
+            "note",
+            f"{len(few)} layers see {min(counts.values())} values a channel, such as {few[0]}: normalised by "
+            "so few, all derivatives cancel down to eps / (var + eps), the second ones twice",
+            "larger images or batches, or eval mode",
+        )
+    if not counts:
+        return Finding("batch norm", "ok", "none that normalises by its batch")
+    return Finding("batch norm", "ok", f"at least {min(counts.values())} values a channel")
 
 
-def _single_precision(net: nn.Module, batches: list[Batch]) -> Finding:
+def _inner_rate(net: nn.Module, batches: list[Batch]) -> Finding:
+    """2 / lambda, lambda being the largest curvature at theta by power iteration: below it SGD contracts."""
+    slots, state, top = Slots.of(net), RandomState.now(), 0.0
+    phi: list[Tensor] = [nn.Parameter(p.detach()) for p in slots.param_values()]
+    v = [torch.randn_like(p) for p in phi]
+    for _ in range(8):
+        norm = max(_norm(v), 1e-30)
+        v = [x / norm for x in v]
+        with replayed(state), swapped(slots, phi, clones(slots.buffer_values())), twice_differentiable(net):
+            v = product(gradient(charbonnier(net, batches[0]), phi, create_graph=True), phi, v)
+        top = _norm(v)
+    if top < 1e-12:
+        return Finding("inner rate", "ok", "any: the loss has no curvature here")
+    safe = 2 / top
+    found = f"largest curvature {top:.1e}: SGD steps are stable below {safe:.1e}"
+    if safe < RATE:
+        return Finding(
+            "inner rate", "note", f"{found}, less than the {RATE} tried here", f"inner rate {safe / 2:.0e}"
+        )
+    return Finding("inner rate", "ok", found)
+
+
+def _precision(net: nn.Module, batches: list[Batch]) -> Finding:
     """What rounding costs: the same meta-gradient in float32 and under bfloat16 autocast."""
-    state = random_state.capture()
+    state = RandomState.now()
     want = list(Meta(net).grad(charbonnier, batches[:2], inner=RATE).grads.values())
     single, cast = copy.deepcopy(net).float(), [(x.float(), y.float()) for x, y in batches[:2]]
 
-    def off(bf16: bool) -> str:
-        random_state.restore(state)
+    def off(bf16: bool) -> float | str:
+        state.restore()
 
         def loss(module: nn.Module, batch: Batch) -> Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -283,9 +345,14 @@ def _single_precision(net: nn.Module, batches: list[Batch]) -> Finding:
             return f"refused ({error.message})"
         except RuntimeError as error:
             return f"unavailable ({_line(error)})"
-        return f"{_relative([g.to(w.dtype) for g, w in zip(got, want, strict=True)], want):.1e}"
+        return _relative([g.to(w.dtype) for g, w in zip(got, want, strict=True)], want)
 
-    return Finding("precision", "ok", f"off in float32 by {off(False)}, in bfloat16 by {off(True)}")
+    figures = [off(False), off(True)]
+    text = [f"{x:.1e}" if isinstance(x, float) else x for x in figures]
+    found = f"off in float32 by {text[0]}, in bfloat16 by {text[1]}"
+    if not isinstance(figures[0], float) or figures[0] > 5e-2:
+        return Finding("precision", "note", found, "lower the inner rate, or differentiate in float64")
+    return Finding("precision", "ok", found)
 
 
 def _norm(tensors: list[Tensor]) -> float:
@@ -299,51 +366,3 @@ def _relative(a: list[Tensor], b: list[Tensor]) -> float:
 def _line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return (text[0] if text else type(error).__name__)[:140]
-
-
-@dataclass(frozen=True)
-class Held:
-    """The most bytes held at once by saved tensors: activations, and what is shaped like a parameter."""
-
-    activations: int
-    weights: int
-
-
-def measure(net: nn.Module, run: Callable[[], object]) -> Held:
-    """Call `run` and say what was held at the worst moment; a storage counts once."""
-    ledger = _Ledger({p.shape for p in net.parameters()})
-    with torch.autograd.graph.saved_tensors_hooks(ledger.pack, lambda entry: entry.tensor):
-        run()
-    return Held(*ledger.peak)
-
-
-class _Ledger:
-    def __init__(self, shapes: set[torch.Size]) -> None:
-        self._shapes = shapes
-        self._counts: dict[tuple[int, bool], int] = {}
-        self._now = [0, 0]
-        self.peak = [0, 0]
-
-    def pack(self, tensor: Tensor) -> _Entry:
-        return _Entry(self, tensor)
-
-    def add(self, tensor: Tensor, sign: int) -> None:
-        if tensor._is_zerotensor():  # a tangent known to be zero: it has no memory
-            return
-        storage, like_weight = tensor.untyped_storage(), tensor.shape in self._shapes
-        key = (storage.data_ptr(), like_weight)
-        count = self._counts.pop(key, 0) + sign
-        if count:
-            self._counts[key] = count
-        if (count, sign) in ((1, 1), (0, -1)):
-            self._now[like_weight] += sign * storage.nbytes()
-            self.peak[like_weight] = max(self.peak[like_weight], self._now[like_weight])
-
-
-class _Entry:
-    def __init__(self, ledger: _Ledger, tensor: Tensor) -> None:
-        self.ledger, self.tensor = ledger, tensor
-        ledger.add(tensor, 1)
-
-    def __del__(self) -> None:
-        self.ledger.add(self.tensor, -1)

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from dilkit.errors import DilkitError, UsageError
-from dilkit.meta.guards import require_finite, size
+from dilkit.meta.guards import inspect_graph, one_of, refuse_module, require_finite, require_scalar, size
+from dilkit.meta.setting import Reduce
+from dilkit.meta.trajectory import Closure, Record, Term, virtual_update
 
-Closure = Callable[[nn.Module], Tensor]
-"""closure(module) -> scalar loss of one virtual step."""
-Reduce = Callable[[list[Tensor]], None]
-"""Averages the gradients over the processes, in place; they come in the order of the parameters."""
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -43,6 +41,7 @@ class FirstOrderChain:
         buffers: Literal["commit_last", "isolate"] = "commit_last",
         reduce: Reduce | None = None,
     ) -> None:
+        one_of("buffers", buffers, ("commit_last", "isolate"))
         self._make = optimizer
         self._buffers = buffers
         self._reduce = reduce
@@ -63,36 +62,29 @@ class FirstOrderChain:
         Raises:
             DilkitError: naming the closure whose loss or gradient is NaN or infinite. The net is untouched;
                 the inner state is lost and starts afresh.
+            UsageError: a loss that reaches the net's own parameters instead of those of the module it is
+                given.
         """
+        theta = {name: p for name, p in net.named_parameters() if p.requires_grad}
+        refuse_module(net, theta)
         twin, optimizer = self._refill(net)
-        params = [p for p in twin.parameters() if p.requires_grad]
+        copied = Copied(twin, optimizer, theta, self._reduce)
         met: list[dict[str, Tensor]] = []
         scalars: dict[str, Tensor] = {}
         for k, closures in enumerate(steps):
-            optimizer.zero_grad(set_to_none=True)
-            if torch.is_autocast_enabled():
-                torch.clear_autocast_cache()
-            losses: dict[str, Tensor] = {}
-            for name, closure in closures.items():
-                loss = closure(twin)
-                (loss if len(closures) == 1 else loss / len(closures)).backward()
-                losses[name] = scalars[f"the loss of {name} (virtual step {k + 1})"] = loss.detach()
-            if self._reduce is not None:
-                self._reduce([_grad(p) for p in params])
+            record = Record()
+            virtual_update(copied, [Term(n, f, 1 / len(closures)) for n, f in closures.items()], record)
+            scalars |= {f"{what} (virtual step {k + 1})": x for what, x in record.scalars.items()}
             names = " + ".join(closures)
-            scalars[f"the gradient of {names} (virtual step {k + 1})"] = size(
-                p.grad for p in params if p.grad is not None
-            )
-            optimizer.step()
-            met.append(losses)
+            scalars[f"the gradient of {names} (virtual step {k + 1})"] = copied.norm
+            met.append(record.inner)
         optimizer.zero_grad(set_to_none=True)
         try:
             require_finite(scalars, where=where)
         except DilkitError:
             self.load_state_dict({})
             raise
-        theta = {name: p.detach() for name, p in net.named_parameters() if p.requires_grad}
-        direction = torch._foreach_sub(list(theta.values()), [p.detach() for p in params])
+        direction = torch._foreach_sub([p.detach() for p in theta.values()], copied.phi())
         if self._buffers == "commit_last":
             _copy_buffers(twin, net)
         return dict(zip(theta, direction, strict=True)), met
@@ -127,6 +119,51 @@ class FirstOrderChain:
         for ours, theirs in zip(twin.modules(), net.modules(), strict=True):
             ours.training = theirs.training
         return twin, self._optimizer
+
+
+class Copied:
+    """Virtual weights that are those of a copy of the module, stepped in place by an optimiser of torch."""
+
+    def __init__(
+        self,
+        twin: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        theta: Mapping[str, Tensor],
+        reduce: Reduce | None,
+    ) -> None:
+        self._twin, self._optimizer, self._reduce = twin, optimizer, reduce
+        self._own = {id(p): name for name, p in theta.items()}
+        self._params = [p for p in twin.parameters() if p.requires_grad]
+        self.k = 0
+        self.norm = torch.zeros(())
+        self._begin()
+
+    def _begin(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def descend(self, term: Term) -> tuple[Tensor, None]:
+        if torch.is_autocast_enabled():
+            torch.clear_autocast_cache()
+        loss = term.loss(self._twin)
+        require_scalar(loss, term.name)
+        inspect_graph(loss, own=self._own, known=None, reentrant=True)
+        # terms share a step equally; dividing by their number keeps the bits of a plain mean
+        (loss if term.weight == 1.0 else loss / round(1 / term.weight)).backward()
+        return loss.detach(), None
+
+    def update(self) -> None:
+        if self._reduce is not None:
+            self._reduce([_grad(p) for p in self._params])
+        self.norm = size(p.grad for p in self._params if p.grad is not None)
+        self._optimizer.step()
+        self.k += 1
+        self._begin()
+
+    def measure(self, term: Term) -> tuple[Tensor, Tensor | None]:
+        raise NotImplementedError("a chain of first order has no outer loss")
+
+    def phi(self) -> list[Tensor]:
+        return [p.detach() for p in self._params]
 
 
 def _twin(net: nn.Module) -> nn.Module:

@@ -1,28 +1,43 @@
-"""A NaN or an infinity stops the step that made it, with the name of what made it.
+"""What would make a virtual gradient silently wrong, found on every pass and refused.
 
-What would make a virtual gradient silently wrong, found and refused.
-
-The random state a forward pass may draw from, taken and put back so that a pass can be replayed.
+Also the two things a replay needs: the random state a forward pass draws from, and the proof that the replay
+gave the same loss.
 """
 
 from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from dilkit.errors import DilkitError, UsageError
+from dilkit.errors import DilkitError, UsageError, nearest
 
 
 class NonFinite(DilkitError):
     """A loss or a gradient is NaN or infinite."""
+
+
+def one_of(what: str, value: object, known: Sequence[object]) -> None:
+    """Raise where the setting `what` has a value that means nothing.
+
+    Raises:
+        UsageError: naming the values there are.
+    """
+    if value not in known:
+        names = [str(k) for k in known]
+        raise UsageError(
+            f"unknown {what} {value!r}",
+            expected=", ".join(names),
+            nearest=nearest(value, names) if isinstance(value, str) else None,
+        )
 
 
 def size(tensors: Iterable[Tensor]) -> Tensor:
@@ -54,14 +69,33 @@ def require_finite(scalars: Mapping[str, Tensor], *, where: str | None = None) -
     )
 
 
-def refuse_outside_parameters(loss: Tensor, theta: Mapping[str, Tensor]) -> None:
-    """The loss was computed on virtual weights: if it reaches a real one, that one is held outside the tree.
+_ONCE = once_differentiable(lambda ctx: None).__code__
+
+
+def inspect_graph(
+    loss: Tensor,
+    *,
+    own: Mapping[int, str],
+    known: frozenset[int] | None,
+    stop: frozenset[Any] = frozenset(),
+    twice: bool = False,
+    reentrant: bool = False,
+) -> None:
+    """Walk the graph of one loss and refuse what would make its derivatives silently wrong.
+
+    Args:
+        own: id -> name of the module's real parameters. The loss was computed on virtual weights: if it
+            reaches a real one, that one is held outside the tree.
+        known: ids of the tensors that may be reached: virtual weights and declared outside tensors. Any other
+            leaf that requires grad would be dropped from the answer. None allows all.
+        stop: nodes not to look behind.
+        twice: whether the graph is going to be differentiated twice.
+        reentrant: whether reentrant checkpointing may be in it (plain `.backward()` on real parameters).
 
     Raises:
-        UsageError: naming the parameter that a list, closure or attribute holds beside the module's own.
+        UsageError: naming what was reached and what to do.
     """
-    own = {id(p): name for name, p in theta.items()}
-    seen: set[Any] = set()
+    seen: set[Any] = set(stop)
     stack = [loss.grad_fn]
     while stack:
         node = stack.pop()
@@ -69,32 +103,123 @@ def refuse_outside_parameters(loss: Tensor, theta: Mapping[str, Tensor]) -> None
             continue
         seen.add(node)
         variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) in own:
-            raise UsageError(
-                f"parameter {own[id(variable)]!r} is used from outside the module's tree "
-                "(a list, a closure, a plain attribute), so it ignores virtual weights",
-                remedy="reach it through the module: self.NAME, nn.ParameterList or nn.ModuleList",
-            )
-        if type(node).__name__ == "CheckpointFunctionBackward":
-            raise UsageError(
-                "layers checkpointed with use_reentrant=True cannot be differentiated twice",
-                remedy="pass use_reentrant=False to torch.utils.checkpoint.checkpoint",
-            )
+        if variable is not None:
+            _refuse_leaf(variable, own, known)
+            continue
+        function = getattr(type(node), "_forward_cls", None)
+        if function is not None:
+            _refuse_function(function, twice=twice, reentrant=reentrant)
         stack.extend(fn for fn, _ in node.next_functions)
 
 
-def versions(tensors: Iterable[Tensor]) -> list[int]:
-    return [t._version for t in tensors]
+def _refuse_leaf(leaf: Tensor, own: Mapping[int, str], known: frozenset[int] | None) -> None:
+    if id(leaf) in own:
+        raise UsageError(
+            f"parameter {own[id(leaf)]!r} is used from outside the module's tree "
+            "(a list, a closure, a plain attribute), so it ignores virtual weights",
+            remedy="reach it through the module: self.NAME, nn.ParameterList or nn.ModuleList; in a loss, "
+            "call the module it is given",
+        )
+    if known is not None and id(leaf) not in known:
+        raise UsageError(
+            f"the loss depends on a tensor of shape {tuple(leaf.shape)} that requires grad and is "
+            "neither the module's nor the batch's: its gradient would be dropped",
+            remedy="name it in outside={'NAME': tensor}, or detach it (loss networks: requires_grad_(False))",
+        )
 
 
-def refuse_modified(names: Sequence[str], tensors: Sequence[Tensor], before: Sequence[int]) -> None:
-    """Raise if the forward pass has changed a weight in place."""
-    for name, tensor, version in zip(names, tensors, before, strict=True):
-        if tensor._version != version:
+def _refuse_function(function: Any, *, twice: bool, reentrant: bool) -> None:
+    if function.__module__ == "torch.utils.checkpoint" and not reentrant:
+        raise UsageError(
+            "layers checkpointed with use_reentrant=True cannot be differentiated twice",
+            remedy="pass use_reentrant=False to torch.utils.checkpoint.checkpoint",
+        )
+    backward = function.__dict__.get("backward")
+    code = getattr(getattr(backward, "__func__", backward), "__code__", None)
+    if twice and code is _ONCE:
+        raise UsageError(
+            f"{function.__name__} is an autograd function marked once_differentiable: second derivatives "
+            "through it would be silently wrong",
+            remedy="write its backward in differentiable operations, or use order='fomaml' or 'reptile'",
+        )
+
+
+class Untouched:
+    """Whether a forward pass leaves weights alone: their versions and storages, and on demand their values.
+
+    `weight.data = ...` in a hook changes the storage and no version; `weight.data.mul_(...)` changes neither.
+    """
+
+    def __init__(self, names: Sequence[str], tensors: Sequence[Tensor], *, values: bool = False) -> None:
+        self._names, self._tensors, self._values = names, tensors, values
+        self._marks = [(t._version, t.data_ptr()) for t in tensors]
+        self._norms = self._measured()
+
+    def require(self) -> None:
+        """Raises:
+        UsageError: naming the weight that has been changed.
+        """
+        changed = [(t._version, t.data_ptr()) != m for t, m in zip(self._tensors, self._marks, strict=True)]
+        if self._values and not any(changed):
+            off = self._measured().ne(self._norms)
+            changed = off.tolist() if bool(off.any()) else changed
+        for name, moved in zip(self._names, changed, strict=True):
+            if moved:
+                raise UsageError(
+                    f"the forward pass changes parameter {name!r} in place",
+                    remedy="compute the changed weight as a new tensor, or do it outside the forward pass",
+                )
+
+    def _measured(self) -> Tensor:
+        if not self._values:
+            return torch.zeros(())
+        with torch.no_grad():
+            return torch.stack(torch._foreach_norm([t.detach() for t in self._tensors])).nan_to_num()
+
+
+def refuse_module(net: nn.Module, params: Mapping[str, Tensor]) -> None:
+    """Refuse modules whose weights cannot be swapped without changing what they do.
+
+    Raises:
+        UsageError: with the reason and what to do.
+    """
+    if not params:
+        raise UsageError("the module has no trainable parameter", remedy="requires_grad_(True) on some of it")
+    if torch.is_inference_mode_enabled():
+        raise UsageError("gradients cannot be taken inside torch.inference_mode()")
+    for name, p in params.items():
+        if type(p).__name__ == "DTensor" or type(p).__name__ == "FlatParameter":
             raise UsageError(
-                f"the forward pass changes parameter {name!r} in place",
-                remedy="compute the changed weight as a new tensor, or do it outside the forward pass",
+                f"parameter {name!r} is sharded (FSDP or tensor parallel)",
+                remedy="meta-gradients need whole weights on each process: use DDP, or gather them first "
+                "(FullyShardedDataParallel.summon_full_params, DTensor.full_tensor)",
             )
+        if p.grad_fn is not None:
+            raise UsageError(
+                f"parameter {name!r} depends on other tensors (virtual weights inside virtual weights): "
+                "derivatives of third order are not offered, and would be dropped",
+                remedy="detach the virtual weights before taking another meta-gradient inside them",
+            )
+        if p._backward_hooks:
+            raise UsageError(
+                f"parameter {name!r} has a gradient hook (register_hook): virtual weights would ignore it",
+                remedy="take the hook off and use dilkit.meta.optimizer(..., transform=...) instead",
+            )
+
+
+def require_scalar(loss: object, name: str) -> None:
+    """Raises:
+    UsageError: a loss that is not one number, or that does not depend on the module's weights.
+    """
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        remedy = "reduce it: .mean()" if isinstance(loss, Tensor) else "return a tensor"
+        raise UsageError("a loss returns a scalar tensor", where=name, found=found, remedy=remedy)
+    if not loss.requires_grad:
+        raise UsageError(
+            f"the loss of {name} does not depend on any trainable weight of the module",
+            remedy="compute it with the module the loss is given; no detach, item or no_grad on the way",
+        )
 
 
 def require_replayed(pairs: Mapping[str, tuple[Tensor, Tensor]], *, tolerance: float) -> None:
@@ -112,7 +237,8 @@ def require_replayed(pairs: Mapping[str, tuple[Tensor, Tensor]], *, tolerance: f
         index = int(off.nonzero()[0])
         raise DilkitError(
             f"the loss of {list(pairs)[index]} came out otherwise when it was recomputed: the forward pass "
-            "depends on something that is not replayed (a private generator, a counter, a file)",
+            "depends on something that is not replayed (a private generator, a counter, a tensor kept in a "
+            "plain attribute, a file)",
             found=float(again[index]),
             expected=float(first[index]),
             remedy="draw from torch's, NumPy's or Python's global generator, keep state in buffers, "
@@ -137,38 +263,39 @@ def is_compiled(net: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class RandomState:
-    """torch on the CPU and on the accelerators in use, `random`, and NumPy's global generator."""
+    """torch on the CPU and on the accelerators in use, `random`, and NumPy's global generator if loaded."""
 
     cpu: Tensor
     cuda: dict[int, Tensor]
     python: Any
     numpy: Any
 
+    @classmethod
+    def now(cls, devices: frozenset[int] = frozenset()) -> RandomState:
+        """The state now; `devices` are the CUDA devices in use."""
+        numpy = sys.modules.get("numpy")
+        return cls(
+            torch.get_rng_state(),
+            {d: torch.cuda.get_rng_state(d) for d in devices},
+            random.getstate(),
+            None if numpy is None else numpy.random.get_state(),
+        )
 
-def capture(devices: frozenset[int] = frozenset()) -> RandomState:
-    """The state now; `devices` are the CUDA devices in use."""
-    return RandomState(
-        torch.get_rng_state(),
-        {d: torch.cuda.get_rng_state(d) for d in devices},
-        random.getstate(),
-        np.random.get_state(),  # noqa: NPY002
-    )
-
-
-def restore(state: RandomState) -> None:
-    torch.set_rng_state(state.cpu)
-    for device, value in state.cuda.items():
-        torch.cuda.set_rng_state(value, device)
-    random.setstate(state.python)
-    np.random.set_state(state.numpy)  # noqa: NPY002
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        for device, value in self.cuda.items():
+            torch.cuda.set_rng_state(value, device)
+        random.setstate(self.python)
+        if self.numpy is not None:
+            sys.modules["numpy"].random.set_state(self.numpy)
 
 
 @contextmanager
 def replayed(state: RandomState) -> Iterator[None]:
     """Inside, the draws of `state` again; afterwards, as if nothing had been drawn."""
-    now = capture(frozenset(state.cuda))
-    restore(state)
+    now = RandomState.now(frozenset(state.cuda))
+    state.restore()
     try:
         yield
     finally:
-        restore(now)
+        now.restore()

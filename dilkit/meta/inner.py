@@ -1,15 +1,14 @@
-"""The update rules of inner optimisers: SGD, Adam, any other of torch's, and learned ones.
+"""Inner optimisers as pure functions: weights, gradients and state in; new weights and state out.
 
-Inner optimisers as pure functions: weights, gradients and state in; new weights and state out.
-
-Every update here is differentiable, so that one vector-Jacobian product through it is all the adjoint needs
-to know about an optimiser.
+Every update here is differentiable, so that one vector-Jacobian product through it (`pull_back`) is all the
+adjoint needs to know about an optimiser.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,25 +19,56 @@ from dilkit.errors import UsageError
 
 State = list[dict[str, Tensor]]
 """Per trainable parameter, in their order: the optimiser's tensors by name (empty: none yet)."""
-Rate = float | Tensor | Mapping[str, Tensor]
-"""A learning rate: a number; a tensor for all parameters (of one element, or one that broadcasts); or a
-tensor for each parameter by name (of one element, or shaped like it). Those that require grad are learnable.
+Number = float | Tensor
+"""A setting; a tensor that requires grad is learnable."""
+Rate = float | Tensor | Mapping[str, float | Tensor]
+"""A learning rate: a number; a tensor for all parameters (of one element, or one that broadcasts); or one of
+them for each parameter by name (of one element, or shaped like it). Those that require grad are learnable.
 """
+Transform = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
+"""Gradients by parameter name to gradients by parameter name; differentiable."""
+
+
+class Inner(Protocol):
+    """What the engine asks of an inner optimiser."""
+
+    @property
+    def linear(self) -> bool:
+        """Whether the update is affine in weights, gradients and state (its derivative needs no gradient)."""
+        ...
+
+    def hyper(self) -> dict[str, Tensor]:
+        """The learnable tensors of the optimiser itself, by name."""
+        ...
+
+    def update(
+        self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
+    ) -> tuple[list[Tensor], State]:
+        """The next weights and state; the arguments are not changed."""
+        ...
 
 
 def fresh(names: Sequence[str]) -> State:
+    """The state before the first step."""
     return [{} for _ in names]
 
 
-def learnable(lr: Rate) -> dict[str, Tensor]:
-    if isinstance(lr, Tensor):
-        return {"lr": lr} if lr.requires_grad else {}
-    if isinstance(lr, Mapping):
-        return {f"lr.{name}": value for name, value in lr.items() if value.requires_grad}
-    return {}
+def learnable(**settings: Any) -> dict[str, Tensor]:
+    """Those of the settings that require grad, by name; `NAME.KEY` in mappings, `NAME[i]` in tuples."""
+    out: dict[str, Tensor] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            parts = {f"{name}.{key}": v for key, v in value.items()}
+        elif isinstance(value, tuple):
+            parts = {f"{name}[{i}]": v for i, v in enumerate(value)}
+        else:
+            parts = {name: value}
+        out |= {k: v for k, v in parts.items() if isinstance(v, Tensor) and v.requires_grad}
+    return out
 
 
-def rate_of(lr: Rate, name: str) -> float | Tensor:
+def rate_of(lr: Rate, name: str) -> Number:
+    """The learning rate of one parameter."""
     if not isinstance(lr, Mapping):
         return lr
     try:
@@ -47,24 +77,37 @@ def rate_of(lr: Rate, name: str) -> float | Tensor:
         raise UsageError(f"no inner learning rate for parameter {name!r}") from None
 
 
+def is_on(setting: Number) -> bool:
+    """Whether a setting that is off at 0 is on; a tensor always is."""
+    return isinstance(setting, Tensor) or bool(setting)
+
+
+def require_rate(lr: Rate) -> None:
+    for value in lr.values() if isinstance(lr, Mapping) else [lr]:
+        if not isinstance(value, Tensor) and not (
+            isinstance(value, int | float) and 0 < value < float("inf")
+        ):
+            raise UsageError("an inner learning rate is a positive number", found=value)
+
+
 @dataclass(frozen=True)
 class Sgd:
     """phi - lr * g (Eq. 3), with momentum, Nesterov and weight decay as torch.optim.SGD defines them.
 
-    torch's own cannot be differentiated with momentum: it detaches the first buffer.
+    torch's own cannot be differentiated with momentum: it detaches the first buffer. Learning rate, momentum
+    and weight decay may be tensors, and are learnable where they require grad.
     """
 
     lr: Rate = 1e-2
-    momentum: float = 0.0
+    momentum: Number = 0.0
     nesterov: bool = False
-    weight_decay: float = 0.0
+    weight_decay: Number = 0.0
     dampening: float = 0.0
     maximize: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.lr, int | float) and not self.lr > 0:
-            raise UsageError("an inner learning rate is a positive number", found=self.lr)
-        if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
+        require_rate(self.lr)
+        if self.nesterov and (not is_on(self.momentum) or self.dampening != 0):
             raise UsageError("Nesterov's step needs a momentum above 0 and no dampening")
 
     @property
@@ -72,7 +115,7 @@ class Sgd:
         return not self.hyper()
 
     def hyper(self) -> dict[str, Tensor]:
-        return learnable(self.lr)
+        return learnable(lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
     def update(
         self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
@@ -80,10 +123,10 @@ class Sgd:
         out, states = [], []
         for name, p, g, s in zip(names, phi, grads, state, strict=True):
             d = -g if self.maximize else g
-            if self.weight_decay:
+            if is_on(self.weight_decay):
                 d = d + self.weight_decay * p
             new: dict[str, Tensor] = {}
-            if self.momentum:
+            if is_on(self.momentum):
                 old = s.get("momentum_buffer")
                 v = d if old is None else self.momentum * old + (1 - self.dampening) * d
                 new["momentum_buffer"] = v
@@ -99,18 +142,25 @@ class Adam:
 
     torch's own, differentiated, counts steps in single precision and answers NaN where a gradient is exactly
     zero. Here a weight whose gradients were all zero stays put, and the derivative there is the identity.
+    Learning rate, betas, eps and weight decay may be tensors, and are learnable where they require grad.
     """
 
     lr: Rate = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    betas: tuple[Number, Number] = (0.9, 0.999)
+    eps: Number = 1e-8
+    weight_decay: Number = 0.0
     decoupled: bool = False
     maximize: bool = False
     linear: bool = False
 
+    def __post_init__(self) -> None:
+        require_rate(self.lr)
+        for beta in self.betas:
+            if not isinstance(beta, Tensor) and not 0 <= beta < 1:
+                raise UsageError("a beta of Adam lies in [0, 1)", found=beta)
+
     def hyper(self) -> dict[str, Tensor]:
-        return learnable(self.lr)
+        return learnable(lr=self.lr, betas=tuple(self.betas), eps=self.eps, weight_decay=self.weight_decay)
 
     def update(
         self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
@@ -118,7 +168,7 @@ class Adam:
         out, states = [], []
         for name, p, g, s in zip(names, phi, grads, state, strict=True):
             lr = rate_of(self.lr, name)
-            decay = self.weight_decay * p if self.weight_decay else None
+            decay = self.weight_decay * p if is_on(self.weight_decay) else None
             g = -g if self.maximize else g
             if decay is not None and not self.decoupled:
                 g = g + decay
@@ -151,12 +201,17 @@ def _square(g: Tensor) -> Tensor:
     return torch.view_as_complex(_real(g).square()) if g.is_complex() else g.square()
 
 
+_PROPORTIONAL = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop")
+"""Classes of torch whose update is proportional to the learning rate."""
+
+
 @dataclass(frozen=True)
 class TorchOptimizer:
     """Any torch.optim class that takes `differentiable=True`: its own step, made functional.
 
     A learning rate given as a tensor scales the update of the class's unit learning rate, which is the same
-    thing for every class whose update is proportional to it.
+    thing for every class whose update is proportional to it; others, and learnable settings beside the rate,
+    are refused.
     """
 
     cls: type[torch.optim.Optimizer]
@@ -164,8 +219,25 @@ class TorchOptimizer:
     lr: Rate | None = None
     linear: bool = False
 
+    def __post_init__(self) -> None:
+        if self.lr is not None:
+            require_rate(self.lr)
+        learned = learnable(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()})
+        if learned:
+            raise UsageError(
+                f"{next(iter(learned))} of torch.optim.{self.cls.__name__} cannot be learned",
+                remedy="SGD, Adam and AdamW learn theirs; or pass it as a number",
+            )
+        tensor = self.lr is not None and not isinstance(self.lr, int | float)
+        if tensor and self.cls.__name__ not in _PROPORTIONAL:
+            raise UsageError(
+                f"torch.optim.{self.cls.__name__} takes no tensor as learning rate here: its update is not "
+                "proportional to the rate",
+                remedy="pass a number, or choose " + ", ".join(("SGD", *_PROPORTIONAL)),
+            )
+
     def hyper(self) -> dict[str, Tensor]:
-        return {} if self.lr is None else learnable(self.lr)
+        return {} if self.lr is None else learnable(lr=self.lr)
 
     def update(
         self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
@@ -204,7 +276,7 @@ class Learned:
     linear: bool = False
 
     def hyper(self) -> dict[str, Tensor]:
-        out = learnable(self.lr)
+        out = learnable(lr=self.lr)
         for name, transform in self.transforms.items():
             out |= {f"{name}.transform.{k}": p for k, p in transform.named_parameters() if p.requires_grad}
         return out
@@ -219,40 +291,227 @@ class Learned:
         return out, fresh(names)
 
 
-class Inner(Protocol):
-    """What the engine asks of an inner optimiser."""
+@dataclass(frozen=True)
+class Transformed:
+    """A rule applied to transformed gradients: clipped, masked, normalised, learned.
 
-    @property
-    def linear(self) -> bool:
-        """Whether the update is affine in weights, gradients and state (its derivative needs no gradient)."""
-        ...
+    `transform` maps gradients by name to gradients by name and is differentiated like the rest; where it is a
+    module, its parameters are learnable, under `transform.KEY`.
+    """
+
+    rule: Inner
+    transform: Transform
+    linear: bool = False
 
     def hyper(self) -> dict[str, Tensor]:
-        """The learnable tensors of the optimiser itself, by name."""
-        ...
+        own = self.transform.named_parameters() if isinstance(self.transform, nn.Module) else ()
+        return self.rule.hyper() | {f"transform.{k}": p for k, p in own if p.requires_grad}
 
     def update(
         self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
     ) -> tuple[list[Tensor], State]:
-        """The next weights and state; the arguments are not changed."""
-        ...
+        made = self.transform(dict(zip(names, grads, strict=True)))
+        if not isinstance(made, Mapping) or any(name not in made for name in names):
+            raise UsageError("a gradient transform returns a gradient for every name it is given")
+        return self.rule.update(names, phi, [made[name] for name in names], state)
 
 
-def optimizer(
-    what: float | Tensor | Mapping[str, Tensor] | type[torch.optim.Optimizer] | Inner, **options: Any
-) -> Inner:
-    """An inner optimiser from a learning rate (then SGD), a torch.optim class with its options, or itself.
+@dataclass(frozen=True)
+class Groups:
+    """Another rule for each group of parameters; None freezes a group (its weights stay as they are).
+
+    Keys are names or prefixes of names (`"head"` is `head.weight` and `head.bias`), the longest that fits
+    counts; `"*"` is all others. Learnable tensors are under `KEY.NAME`.
+    """
+
+    rules: Mapping[str, Inner | None]
+
+    @property
+    def linear(self) -> bool:
+        return all(rule.linear for rule in self.rules.values() if rule is not None)
+
+    def hyper(self) -> dict[str, Tensor]:
+        own = ((key, rule.hyper()) for key, rule in self.rules.items() if rule is not None)
+        return {f"{key}.{name}": value for key, values in own for name, value in values.items()}
+
+    def group_of(self, name: str) -> str:
+        """Raises:
+        UsageError: a parameter that belongs to no group.
+        """
+        fits = [k for k in self.rules if k in ("*", name) or name.startswith(f"{k}.")]
+        if not fits:
+            raise UsageError(
+                f"parameter {name!r} belongs to no group of the inner optimiser",
+                found=", ".join(map(repr, self.rules)),
+                remedy="add it, or '*': None to freeze all others",
+            )
+        return max(fits, key=lambda k: -1 if k == "*" else len(k))
+
+    def update(
+        self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
+    ) -> tuple[list[Tensor], State]:
+        out, states = list(phi), [dict(s) for s in state]
+        members: dict[str, list[int]] = {}
+        for i, name in enumerate(names):
+            members.setdefault(self.group_of(name), []).append(i)
+        for key, at in members.items():
+            rule = self.rules[key]
+            if rule is None:
+                continue
+            made, new = rule.update(
+                [names[i] for i in at], [phi[i] for i in at], [grads[i] for i in at], [state[i] for i in at]
+            )
+            for i, p, s in zip(at, made, new, strict=True):
+                out[i], states[i] = p, s
+        return out, states
+
+
+@dataclass(frozen=True)
+class PerStep:
+    """Another rule for each inner step. Learnable tensors are under `NAME[k]`, k counting from 0."""
+
+    rules: Sequence[Inner]
+
+    @property
+    def linear(self) -> bool:
+        return all(rule.linear for rule in self.rules)
+
+    def hyper(self) -> dict[str, Tensor]:
+        return {f"{n}[{k}]": v for k, rule in enumerate(self.rules) for n, v in rule.hyper().items()}
+
+    def update(
+        self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
+    ) -> tuple[list[Tensor], State]:
+        """The first step's (a single step by `Meta.step`)."""
+        return self.rules[0].update(names, phi, grads, state)
+
+
+@dataclass(frozen=True)
+class _OneOf(PerStep):
+    """The rule of one step, with the names of all."""
+
+    k: int = 0
+
+    @property
+    def linear(self) -> bool:
+        return self.rules[self.k].linear
+
+    def hyper(self) -> dict[str, Tensor]:
+        return {f"{n}[{self.k}]": v for n, v in self.rules[self.k].hyper().items()}
+
+    def update(
+        self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
+    ) -> tuple[list[Tensor], State]:
+        return self.rules[self.k].update(names, phi, grads, state)
+
+
+def at_step(rule: Inner, k: int) -> Inner:
+    """The rule of inner step k, counting from 0.
+
+    Raises:
+        UsageError: more steps than rates.
+    """
+    if not isinstance(rule, PerStep):
+        return rule
+    if k >= len(rule.rules):
+        raise UsageError(
+            f"inner step {k + 1} has no learning rate", found=f"{len(rule.rules)} of them, one for each step"
+        )
+    return _OneOf(rule.rules, k)
+
+
+def optimizer(what: Any = 1e-2, *, transform: Transform | None = None, **options: Any) -> Inner:
+    """An inner optimiser.
+
+    Args:
+        what: a learning rate (then SGD); a torch.optim class or a `functools.partial` of one; a sequence of
+            any of these, one for each inner step; a mapping from parameter names or prefixes to any of
+            these, or None to freeze them (`{"head": 0.1, "*": None}`); an inner optimiser itself. A
+            torch.optim instance is read too, where the module is known: in `Meta.grad(inner=...)`.
+        transform: maps gradients by name to gradients by name before each step; differentiable.
+        options: of the class (or of SGD).
 
     Raises:
         UsageError: a class that cannot be differentiated, or an option it does not know.
     """
+    made = _optimizer(what, options)
+    return made if transform is None else Transformed(made, transform)
+
+
+def _optimizer(what: Any, options: dict[str, Any]) -> Inner:
     if isinstance(what, type) and issubclass(what, torch.optim.Optimizer):
         return _from_class(what, options)
-    if isinstance(what, int | float | Tensor | Mapping):
+    if isinstance(what, functools.partial) and isinstance(what.func, type):
+        if what.args:
+            raise UsageError("a partial of an optimiser class has its options by name", found=what.args)
+        return _optimizer(what.func, {**what.keywords, **options})
+    if isinstance(what, Mapping):
+        if all(isinstance(v, Tensor) for v in what.values()):
+            return Sgd(lr=what, **options)
+        return Groups({k: None if v is None else _optimizer(v, options) for k, v in what.items()})
+    if isinstance(what, int | float | Tensor) and not isinstance(what, bool):
         return Sgd(lr=what, **options)
+    if isinstance(what, Sequence) and not isinstance(what, str) and what:
+        return PerStep([_optimizer(rate, options) for rate in what])
+    if isinstance(what, torch.optim.Optimizer):
+        raise UsageError(
+            "an optimiser instance is read together with the module that it is for",
+            remedy="pass it as inner=... to grad or step",
+        )
+    if not hasattr(what, "update") or not hasattr(what, "hyper"):
+        raise UsageError(
+            "this is no inner optimiser",
+            found=what if isinstance(what, str) else type(what).__name__,
+            expected="a learning rate, a torch.optim class, a partial of one, an instance, a list with one "
+            "for each step, or a dict by parameter name",
+        )
     if options:
         raise UsageError("options belong to an optimiser class", found=sorted(options))
-    return what
+    made: Inner = what
+    return made
+
+
+def inner_for(what: Any, params: Mapping[str, Tensor]) -> Inner:
+    """The inner optimiser of a module with these trainable parameters (see `optimizer`).
+
+    Of a torch.optim instance the class, the groups and their settings are read, not its state; parameters
+    that it does not hold are frozen.
+    """
+    if not isinstance(what, torch.optim.Optimizer):
+        made = optimizer(what)
+        for rule in made.rules if isinstance(made, PerStep) else [made]:
+            if isinstance(rule, Groups):
+                _require_groups(rule, params)
+        return made
+    by_id = {id(p): name for name, p in params.items()}
+    known = inspect.signature(type(what)).parameters
+    groups: dict[str, Inner | None] = {}
+    rules: list[Inner] = []
+    for group in what.param_groups:
+        trainable = [p for p in group["params"] if p.requires_grad]
+        foreign = next((p for p in trainable if id(p) not in by_id), None)
+        if foreign is not None:
+            raise UsageError(
+                "the inner optimiser holds a parameter that is not this module's",
+                found=f"shape {tuple(foreign.shape)}",
+                remedy="build it on this module's parameters()",
+            )
+        options = {k: v for k, v in group.items() if k in known and k != "params"}
+        rules.append(_from_class(type(what), options))
+        groups |= {by_id[id(p)]: rules[-1] for p in trainable}
+    if len(rules) == 1 and len(groups) == len(params):
+        return rules[0]
+    return Groups({**groups, **dict.fromkeys((n for n in params if n not in groups), None)})
+
+
+def _require_groups(groups: Groups, params: Mapping[str, Tensor]) -> None:
+    used = {groups.group_of(name) for name in params}
+    unused = [key for key in groups.rules if key not in used and key != "*"]
+    if unused:
+        raise UsageError(
+            f"the inner optimiser names {unused[0]!r}, which is no trainable parameter or part of the module",
+            found=", ".join(list(params)[:8]),
+        )
 
 
 def _from_class(cls: type[torch.optim.Optimizer], options: dict[str, Any]) -> Inner:
@@ -260,14 +519,16 @@ def _from_class(cls: type[torch.optim.Optimizer], options: dict[str, Any]) -> In
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UsageError(f"{cls.__name__} has no option {unknown[0]!r}", expected=", ".join(known))
-    for key in ("differentiable", "foreach", "fused", "capturable"):
-        options.pop(key, None)
+    options = {
+        k: v for k, v in options.items() if k not in ("differentiable", "foreach", "fused", "capturable")
+    }
     if cls is torch.optim.SGD:
+        options.setdefault("lr", known["lr"].default)
         return Sgd(**options)
     if cls in (torch.optim.Adam, torch.optim.AdamW) and not options.get("amsgrad"):
         options.pop("amsgrad", None)
         options.setdefault("weight_decay", known["weight_decay"].default)
-        decoupled = options.pop("decoupled_weight_decay", cls is torch.optim.AdamW)
+        decoupled = options.pop("decoupled_weight_decay", False) or cls is torch.optim.AdamW
         return Adam(decoupled=decoupled, **options)
     if "differentiable" not in known:
         raise UsageError(
@@ -289,7 +550,7 @@ class Cotangents:
 
 
 def pull_back(
-    update_rule: Inner,
+    rule: Inner,
     names: Sequence[str],
     phi: Sequence[Tensor],
     grads: Sequence[Tensor] | None,
@@ -299,16 +560,17 @@ def pull_back(
 ) -> Cotangents:
     """The vector-Jacobian product of one update at detached leaves.
 
-    `grads` may be None where the optimiser is linear. Where an exactly zero gradient or moment meets a
-    square root, autograd answers NaN; the cotangent there is taken as zero.
+    `grads` may be None where the rule is linear. Where an exactly zero gradient or moment meets a square
+    root, autograd answers NaN; the cotangent there is taken as zero.
     """
     leaves = [p.detach().requires_grad_() for p in phi]
-    gs = [(torch.zeros_like(p) if grads is None else grads[i].detach()) for i, p in enumerate(phi)]
+    # of a linear rule any value will do; an expanded zero has no memory of its own
+    gs = [p.new_zeros(()).expand(p.shape) if grads is None else grads[i].detach() for i, p in enumerate(phi)]
     gs = [g.requires_grad_() for g in gs]
     old = [{k: _leaf(k, v, p) for k, v in s.items()} for s, p in zip(state, phi, strict=True)]
-    hyper = update_rule.hyper()
+    hyper = rule.hyper()
     with torch.enable_grad():
-        new, states = update_rule.update(names, leaves, gs, old)
+        new, states = rule.update(names, leaves, gs, old)
         outputs, cotangents = list(new), list(lam)
         for made, wanted in zip(states, lam_state, strict=True):
             for key, cotangent in wanted.items():
@@ -322,7 +584,7 @@ def pull_back(
         )
     n = len(leaves)
     zeroed = list(got[n:])
-    if not update_rule.linear:
+    if not rule.linear:
         zeroed = [_zero_where_undefined(c, at) for c, at in zip(zeroed, [*gs, *flat], strict=False)]
     rest = iter(zeroed[n:])
     return Cotangents(

@@ -1,37 +1,30 @@
-"""What a trajectory of virtual updates is made of, and what it gives.
+"""The way out: virtual updates (`virtual_update` is the one place that takes them) and the outer losses.
 
-The way out: virtual steps and the gradients of the outer losses, in their natural order.
+    phi_0 = theta,    phi_{k+1}, s_{k+1} = U(phi_k, g_k, s_k),    g_k = sum_i w_i grad L_{k,i}(phi_k)
 
-From batches to trajectories: which losses are stepped on, and which are measured where.
+A `Carrier` says what carries phi: tensors swapped into the module (here), a copy of the module
+(`first_order`), or a graph that is kept whole, ours or a library's (`backends`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dilkit.errors import UsageError
-from dilkit.meta import guards as random_state
-from dilkit.meta.first_order import Closure, Reduce
-from dilkit.meta.guards import (
-    RandomState,
-    refuse_modified,
-    refuse_outside_parameters,
-    replayed,
-    require_finite,
-    size,
-    versions,
-)
+from dilkit.meta.guards import RandomState, Untouched, require_scalar, size
 from dilkit.meta.hvp import gradient, twice_differentiable
-from dilkit.meta.inner import Inner, State
-from dilkit.meta.swap import Slots, clones, slots, swapped
+from dilkit.meta.inner import State, at_step
+from dilkit.meta.setting import Reduce, Setting
+from dilkit.meta.swap import clones
 
 Order = Literal["exact", "fomaml", "reptile"]
+Closure = Callable[[nn.Module], Tensor]
+"""closure(module) -> scalar loss."""
 
 
 @dataclass(frozen=True)
@@ -51,92 +44,83 @@ class Trajectory:
         grads: by parameter name, the gradient of the weighted sum of the outer losses (`exact`), the same
             with the updates' derivatives taken as the identity (`fomaml`), or theta - phi_K (`reptile`).
         hyper: by name, the gradient for the inner optimiser's learnable tensors (`exact` only).
+        outside: by name, the gradient for declared tensors that are not the module's.
         inner: detached loss of every inner term, by name of the term.
         outer: detached loss of every outer term, by (step, name).
         phi: the final virtual weights.
         state: the inner optimiser's state after the last step, for the next trajectory.
         buffers: the module's buffers after the last forward pass.
+        change: what the last step that a truncated adjoint went back through changed in the gradient,
+            relative to it; None where nothing was truncated.
     """
 
     grads: dict[str, Tensor]
     hyper: dict[str, Tensor]
+    outside: dict[str, Tensor]
     inner: dict[str, Tensor]
     outer: dict[tuple[int, str], Tensor]
     phi: dict[str, Tensor]
     state: State
     buffers: list[Tensor]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """The module and how it is to be driven; the same for all trajectories from these weights."""
-
-    net: nn.Module
-    optimizer: Inner
-    slots: Slots
-    theta: list[Tensor]
-    keep: int | Literal["all"]
-    frozen_buffers: bool
-    reduce: Reduce | None
-    where: str | None
-
-    @classmethod
-    def of(
-        cls,
-        net: nn.Module,
-        optimizer: Inner,
-        *,
-        keep: int | Literal["all"] = 0,
-        frozen_buffers: bool = False,
-        reduce: Reduce | None = None,
-        where: str | None = None,
-    ) -> Setting:
-        found = slots(net)
-        if not found.params:
-            raise UsageError("the module has no trainable parameter")
-        if torch.is_inference_mode_enabled():
-            raise UsageError("gradients cannot be taken inside torch.inference_mode()")
-        if keep != "all" and keep < 0:
-            raise UsageError("keep is a number of inner steps or 'all'", found=keep)
-        return cls(net, optimizer, found, found.param_values(), keep, frozen_buffers, reduce, where)
-
-    @property
-    def names(self) -> list[str]:
-        return list(self.slots.params)
-
-    @property
-    def devices(self) -> frozenset[int]:
-        return frozenset(p.device.index or 0 for p in self.theta if p.device.type == "cuda")
-
-    def world(self, params: Sequence[Tensor], buffers: Sequence[Tensor]) -> AbstractContextManager[None]:
-        """The module on `params` and a copy of `buffers`."""
-        return swapped(self.slots, params, clones(buffers))
-
-    @contextmanager
-    def replay(
-        self, params: Sequence[Tensor], buffers: Sequence[Tensor], random: RandomState
-    ) -> Iterator[None]:
-        """The same, drawing what was drawn from the random state `random` on."""
-        with replayed(random), self.world(params, buffers):
-            yield
+    change: float | None = None
 
 
 @dataclass
-class Step:
-    """What is kept of an inner step until the adjoint comes back to it.
+class Record:
+    """The losses met, and every scalar that must be finite, in order of making."""
 
-    Of each term: the buffers and the random state before it, its loss, and with `keep` the gradients with
-    their graph. `grads` (the step's gradient) is kept only if the derivative of the update needs it.
+    inner: dict[str, Tensor] = field(default_factory=dict)
+    outer: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    scalars: dict[str, Tensor] = field(default_factory=dict)
+
+    def stepped(self, k: int, name: str, loss: Tensor, norm: Tensor | None) -> None:
+        name = name if name not in self.inner else f"{name} (step {k + 1})"
+        self.inner[name] = self.scalars[f"the loss of {name}"] = loss
+        if norm is not None:
+            self.scalars[f"the gradient of {name}"] = norm
+
+    def measured(self, k: int, name: str, loss: Tensor, norm: Tensor | None) -> None:
+        self.outer[k, name] = self.scalars[f"the outer loss of {name} after step {k}"] = loss
+        if norm is not None:
+            self.scalars[f"the outer gradient of {name} after step {k}"] = norm
+
+
+class Carrier(Protocol):
+    """What carries the virtual weights; `k` updates have been taken."""
+
+    k: int
+
+    def descend(self, term: Term) -> tuple[Tensor, Tensor | None]:
+        """Add a term's gradient to that of the step; its detached loss and the size of its gradient."""
+        ...
+
+    def update(self) -> None:
+        """Take the step on what was added: phi_k becomes phi_{k+1}."""
+        ...
+
+    def measure(self, term: Term) -> tuple[Tensor, Tensor | None]:
+        """Add a term of the outer loss at phi_k; as `descend`."""
+        ...
+
+
+def virtual_update(carrier: Carrier, terms: Sequence[Term], record: Record) -> None:
+    """phi_{k+1} = U(phi_k, sum_i w_i grad L_i(phi_k)): the one place where a virtual update is taken (Eq. 3;
+    with several terms Eq. 5). One term at a time is in memory.
     """
+    for term in terms:
+        record.stepped(carrier.k, term.name, *carrier.descend(term))
+    carrier.update()
 
-    phi: list[Tensor]
-    state: State
-    grads: list[Tensor] | None = None
-    buffers: list[list[Tensor]] = field(default_factory=list)
-    random: list[RandomState] = field(default_factory=list)
-    losses: list[Tensor] = field(default_factory=list)
-    graphs: list[list[Tensor]] = field(default_factory=list)
-    leaves: list[Tensor] = field(default_factory=list)
+
+def walk(
+    carrier: Carrier, steps: Sequence[Sequence[Term]], outer: Mapping[int, Sequence[Term]], record: Record
+) -> None:
+    """All virtual updates, and the outer losses wherever there are some."""
+    for k in range(len(steps) + 1):
+        for term in outer.get(k, ()):
+            record.measured(k, term.name, *carrier.measure(term))
+        if k < len(steps):
+            virtual_update(carrier, steps[k], record)
 
 
 class Sum:
@@ -158,193 +142,126 @@ class Sum:
 
     def total(self, reduce: Reduce | None = None) -> list[Tensor]:
         """The sum, averaged over the processes by `reduce`."""
-        if reduce is not None:
+        if reduce is not None and self._total:
             self._total = self._total if self._owned else clones(self._total)
             reduce(self._total)
         return self._total
 
 
-class Forward:
-    """A trajectory while it is walked; afterwards, what there is to know of it.
+@dataclass
+class Step:
+    """What is kept of an inner step until the adjoint comes back to it.
 
-    Args:
-        recording: whether an adjoint follows, so that the steps must be remembered.
+    Of each term: the buffers and the random state before it, its loss, and if `kept` the gradients with their
+    graph. `grads` (the step's gradient) is kept only if the derivative of the update needs it.
     """
 
-    def __init__(self, setting: Setting, state: State, *, recording: bool) -> None:
-        self._setting = setting
-        self._recording = recording
-        self._scalars: dict[str, Tensor] = {}
-        self._checked = False
-        self.phi: list[Tensor] = [p.detach() for p in setting.theta]
+    phi: list[Tensor]
+    state: State
+    kept: bool = False
+    grads: list[Tensor] | None = None
+    buffers: list[list[Tensor]] = field(default_factory=list)
+    random: list[RandomState] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    graphs: list[list[Tensor]] = field(default_factory=list)
+    leaves: list[Tensor] = field(default_factory=list)
+
+
+class Remembering(Protocol):
+    """What remembers steps for an adjoint (`dilkit.meta.tape.Tape`)."""
+
+    def keeps(self, k: int) -> bool: ...
+
+    def counting(self) -> AbstractContextManager[object]: ...
+
+    def remember(self, step: Step) -> None: ...
+
+
+class Swapped:
+    """Virtual weights that are swapped into the module for each pass: nothing of it is copied or changed.
+
+    Args:
+        state: the inner optimiser's, to start from.
+        tape: what remembers the steps for the adjoint; None where none follows.
+        start: phi_0; theta by default.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        state: State,
+        tape: Remembering | None = None,
+        start: Sequence[Tensor] | None = None,
+    ) -> None:
+        self._setting, self._tape = setting, tape
+        self.k = 0
+        self.phi: list[Tensor] = [p.detach() for p in start or setting.theta]
         self.state = state
-        self.buffers: list[Tensor] = setting.slots.buffer_values()
-        self.steps: list[Step] = []
-        self.outer_grads: dict[int, list[Tensor]] = {}
-        self.inner_losses: dict[str, Tensor] = {}
-        self.outer_losses: dict[tuple[int, str], Tensor] = {}
+        self.buffers: list[Tensor] = clones(setting.slots.buffer_values())
+        self.outer: dict[int, Sum] = {}
+        self.outside = Sum()
+        self._begin()
+        self._first = True
 
-    def walk(self, steps: Sequence[Sequence[Term]], outer: Mapping[int, Sequence[Term]]) -> None:
-        """All inner steps, and the outer losses wherever there are some."""
-        keep = len(steps) if self._setting.keep == "all" else self._setting.keep
-        self._measure(0, outer)
-        for k, terms in enumerate(steps):
-            self._advance(k, terms, keep=self._recording and k >= len(steps) - keep)
-            self._measure(k + 1, outer)
-        require_finite(self._scalars, where=self._setting.where)
+    def _begin(self) -> None:
+        self._leaves: list[Tensor] = [nn.Parameter(p) for p in self.phi]
+        self._step = Step(self.phi, self.state, self._tape is not None and self._tape.keeps(self.k))
+        self._total = Sum()
 
-    def _advance(self, k: int, terms: Sequence[Term], *, keep: bool) -> None:
-        setting = self._setting
-        step = Step(self.phi, self.state)
-        leaves: list[Tensor] = [nn.Parameter(p) for p in self.phi]
-        total = Sum()
-        for term in terms:
-            if self._recording:
-                step.buffers.append(self._buffers_now())
-                step.random.append(random_state.capture(setting.devices))
-            grads, loss = self._pass(term, leaves, keep=keep)
-            if keep:
-                step.graphs.append(grads)
-                step.leaves = leaves
-                grads = [g.detach() for g in grads]
-            step.losses.append(loss)
-            name = term.name if term.name not in self.inner_losses else f"{term.name} (step {k + 1})"
-            self.inner_losses[name] = self._scalars[f"the loss of {name}"] = loss
-            self._scalars[f"the gradient of {name}"] = size(grads)
-            total.add(grads, term.weight)
-        grads = total.total(setting.reduce)
-        if self._recording:
-            step.grads = None if setting.optimizer.linear else grads
-            self.steps.append(step)
+    def descend(self, term: Term) -> tuple[Tensor, Tensor]:
+        step = self._step
+        if self._tape is not None:
+            step.buffers.append(self._buffers_now())
+            step.random.append(RandomState.now(self._setting.devices))
+        counting = self._tape.counting() if self._tape is not None and step.kept else nullcontext()
+        with counting:
+            grads, loss = self._pass(term, create_graph=step.kept, twice=self._tape is not None)
+        if step.kept:
+            step.graphs.append(grads)
+            step.leaves = self._leaves
+            grads = [g.detach() for g in grads]
+        step.losses.append(loss)
+        self._total.add(grads, term.weight)
+        return loss, size(grads)
+
+    def update(self) -> None:
+        setting, rule = self._setting, at_step(self._setting.rule, self.k)
+        grads = self._total.total(setting.reduce)
         with torch.no_grad():
-            phi, state = setting.optimizer.update(setting.names, self.phi, grads, self.state)
+            phi, state = rule.update(setting.names, self.phi, grads, self.state)
+        if self._tape is not None:
+            self._step.grads = None if rule.linear else grads
+            self._tape.remember(self._step)
         self.phi = [p.detach() for p in phi]
         self.state = [{key: value.detach() for key, value in s.items()} for s in state]
+        self.k += 1
+        self._begin()
 
-    def _measure(self, k: int, outer: Mapping[int, Sequence[Term]]) -> None:
-        """The outer losses at phi_k and the weighted sum of their gradients."""
-        if not outer.get(k):
-            return
-        leaves: list[Tensor] = [nn.Parameter(p) for p in self.phi]
-        total = Sum()
-        for term in outer[k]:
-            grads, loss = self._pass(term, leaves, keep=False)
-            self.outer_losses[k, term.name] = loss
-            self._scalars[f"the outer loss of {term.name} after step {k}"] = loss
-            self._scalars[f"the outer gradient of {term.name} after step {k}"] = size(grads)
-            total.add(grads, term.weight)
-        self.outer_grads[k] = total.total(self._setting.reduce)
+    def measure(self, term: Term) -> tuple[Tensor, Tensor]:
+        outside = list(self._setting.outside.values())
+        made, loss = self._pass(term, outside)
+        self.outer.setdefault(self.k, Sum()).add(made[: len(self.phi)], term.weight)
+        if outside:
+            self.outside.add(made[len(self.phi) :], term.weight)
+        return loss, size(made)
 
-    def _pass(self, term: Term, leaves: list[Tensor], *, keep: bool) -> tuple[list[Tensor], Tensor]:
-        """One forward and backward pass at `leaves`; the buffers move on."""
-        setting = self._setting
-        before = versions(leaves)
+    def _pass(
+        self, term: Term, outside: Sequence[Tensor] = (), *, create_graph: bool = False, twice: bool = False
+    ) -> tuple[list[Tensor], Tensor]:
+        """One forward and backward pass at the leaves, under every guard; the buffers move on."""
+        setting, leaves, before = self._setting, self._leaves, self._buffers_now()
+        untouched = Untouched(setting.names, leaves, values=self._first)
+        self._first = False
         if torch.is_autocast_enabled():
             torch.clear_autocast_cache()
-        differentiable = twice_differentiable(setting.net) if keep else nullcontext()
-        with setting.world(leaves, self._buffers_now()), differentiable:
+        differentiable = twice_differentiable(setting.net) if create_graph else nullcontext()
+        with setting.on(leaves, before, self.k), differentiable:
             loss = term.loss(setting.net)
-            _require_scalar(loss, term.name)
-            self.buffers = [b.detach().clone() for b in setting.slots.buffer_values()]
-            refuse_modified(setting.names, leaves, before)
-            if not self._checked:
-                refuse_outside_parameters(loss, dict(zip(setting.names, setting.theta, strict=True)))
-                self._checked = True
-            return gradient(loss, leaves, create_graph=keep), loss.detach()
+            require_scalar(loss, term.name)
+            self.buffers = setting.moved_buffers(before)
+            untouched.require()
+            setting.guard(loss, leaves, twice=twice)
+            return gradient(loss, [*leaves, *outside], create_graph=create_graph), loss.detach()
 
     def _buffers_now(self) -> list[Tensor]:
         return self._setting.slots.buffer_values() if self._setting.frozen_buffers else self.buffers
-
-
-def _require_scalar(loss: object, name: str) -> None:
-    if not isinstance(loss, Tensor) or loss.ndim != 0:
-        raise UsageError(
-            "a loss closure returns a scalar tensor",
-            where=name,
-            found=tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__,
-        )
-
-
-Shape = Literal["chain", "star"]
-Outer = Literal["all", "others", "same"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One trajectory: the terms of each inner step, and of the outer loss after step k, by k."""
-
-    steps: list[list[Term]]
-    outer: dict[int, list[Term]]
-
-
-def plan(
-    loss: Callable[[nn.Module, Any], Tensor],
-    batches: Mapping[str, Any] | Sequence[Any],
-    *,
-    shape: Shape,
-    outer: Outer,
-    outer_batches: Mapping[str, Any] | Sequence[Any] | None,
-    outer_loss: Callable[[nn.Module, Any], Tensor],
-    outer_weights: Sequence[float] | None,
-) -> list[Plan]:
-    """The trajectories of one meta-gradient (see `Meta.grad` for the arguments)."""
-    inside = _named(batches)
-    outside = inside if outer_batches is None else _named(outer_batches)
-    if not inside:
-        raise UsageError("a trajectory needs at least one batch")
-    _check(shape, outer, inside, outside, outer_weights)
-
-    def measured(label: str, weight: float) -> list[Term]:
-        chosen = {
-            "all": list(outside),
-            "same": [label],
-            "others": [name for name in outside if name != label],
-        }[outer]
-        return [Term(n, _on(outer_loss, outside[n]), weight / len(chosen)) for n in chosen]
-
-    steps = {name: [Term(name, _on(loss, batch))] for name, batch in inside.items()}
-    if shape == "star":
-        return [Plan([step], {1: measured(name, 1.0)}) for name, step in steps.items()]
-    weights = outer_weights or [0.0] * (len(inside) - 1) + [1.0]
-    after = {
-        k: measured(name, weight)
-        for k, (name, weight) in enumerate(zip(inside, weights, strict=True), start=1)
-        if weight
-    }
-    return [Plan(list(steps.values()), after)]
-
-
-def _check(
-    shape: Shape,
-    outer: Outer,
-    inside: Mapping[str, Any],
-    outside: Mapping[str, Any],
-    weights: Sequence[float] | None,
-) -> None:
-    for what, value, known in (
-        ("trajectory", shape, ("chain", "star")),
-        ("outer", outer, ("all", "others", "same")),
-    ):
-        if value not in known:
-            raise UsageError(f"unknown {what}", found=value, expected=", ".join(known))
-    missing = [] if outer == "all" else [name for name in inside if name not in outside]
-    if missing:
-        raise UsageError(
-            f"`outer={outer!r}` needs an outer batch of each name", found=sorted(outside), expected=missing
-        )
-    if outer == "others" and len(outside) < 2:
-        raise UsageError("`outer='others'` needs at least two batches")
-    if weights is not None and (shape == "star" or len(weights) != len(inside) or not any(weights)):
-        raise UsageError(
-            "`outer_weights` gives one weight for each step of a chain, not all zero",
-            found=list(weights),
-            expected=f"{len(inside)} numbers, with trajectory='chain'",
-        )
-
-
-def _named(batches: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
-    return dict(batches) if isinstance(batches, Mapping) else {str(i): b for i, b in enumerate(batches)}
-
-
-def _on(loss: Callable[[nn.Module, Any], Tensor], batch: Any) -> Callable[[nn.Module], Tensor]:
-    return lambda module: loss(module, batch)

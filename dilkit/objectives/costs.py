@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dilkit.confounders.episodes import Batch, Episode
-from dilkit.meta.check import measure
+from dilkit.meta.footprint import measure
 from dilkit.objectives import make_objective
 
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (

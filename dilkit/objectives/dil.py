@@ -128,11 +128,12 @@ class DilPf(Chained):
 class SecondOrderConfig(ObjectiveConfig):
     """What the exact variants share.
 
-    `hvp`, `keep`, `buffers`, `backend`: see `dilkit.meta.adjoint` and `dilkit.meta.backends`.
+    `keep`, `buffers`, `backend`: see `dilkit.meta.tape` and `dilkit.meta.backends`. `hvp` changes
+    nothing any more and stays so that older recipes are read: products are always by double backward.
     """
 
     inner: Inner = InnerSgd(lr=1e-2)
-    hvp: Literal["rr", "rof", "auto"] = "auto"
+    hvp: Literal["rr", "auto"] = "auto"
     keep: Annotated[int, Field(ge=0)] | Literal["all"] = 0
     buffers: Literal["isolate", "commit_last", "commit_mean", "frozen"] = "commit_mean"
     backend: Literal["native", "higher", "learn2learn"] = "native"
@@ -179,7 +180,6 @@ class DilSs(Exact):
             inner=rule_of(config.inner),
             trajectory=config.trajectory,
             outer=config.outer,
-            hvp=config.hvp,
             keep=config.keep,
             buffers=config.buffers,
             backend=config.backend,
@@ -207,29 +207,22 @@ class DilPs(Exact):
         """Parallel, second order (Eq. 5): one pooled step."""
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
-        import torch
-
-        from dilkit.meta.backends import engine_for
-        from dilkit.meta.trajectory import Term
+        from dilkit.meta.api import Meta
 
         config = self.config
-        engine = engine_for(
-            config.backend,
-            net,
-            rule_of(config.inner),
-            hvp=config.hvp,
+        got = Meta(net).grad(
+            self.loss,
+            episode.batches(),
+            inner=rule_of(config.inner),
+            trajectory="pooled",
             keep=config.keep,
             buffers=config.buffers,
+            backend=config.backend,
             reduce=self.reduce,
             where=f"step {episode.step}",
         )
-        weight = 1 / len(episode.labels)
-        terms = [Term(label, on(self.loss, batch), weight) for label, batch in episode.batches().items()]
-        got = engine.run([terms], {1: terms})
-        engine.settle([got])
         made = summed_up(got.grads, got.inner)
-        outer = torch.stack(list(got.outer.values())).mean()
-        return Gradients(made.grads, made.loss, made.log | {"loss/outer": outer})
+        return Gradients(made.grads, made.loss, made.log | {"loss/outer": got.loss})
 
     def passes(self, n: int) -> int:
         return n * (1 + HVP_PASSES) + n

@@ -30,7 +30,6 @@ from dilkit.objectives.base import (
     accumulated,
     combined,
     each_gradient,
-    on,
     private_grads,
     require_finite_each,
     rule_of,
@@ -305,7 +304,7 @@ class InvariantGradients(Objective):
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         import torch
 
-        from dilkit.meta.guards import capture, replayed
+        from dilkit.meta.guards import RandomState, replayed
         from dilkit.meta.hvp import twice_differentiable
 
         where, batches = f"step {episode.step}", episode.batches()
@@ -313,7 +312,7 @@ class InvariantGradients(Objective):
         grads: dict[str, dict[str, Tensor]] = {}
         losses: dict[str, Tensor] = {}
         for label, batch in batches.items():
-            drawn[label] = capture(devices_of(net))
+            drawn[label] = RandomState.now(devices_of(net))
             own, loss = each_gradient(net, self.loss, {label: batch}, reduce=self.reduce, where=where)
             grads |= own
             losses |= loss
@@ -416,22 +415,25 @@ class Mldg(Objective):
         order: Literal["exact", "first"] = "exact"
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
-        from dilkit.meta.backends import engine_for
-        from dilkit.meta.trajectory import Term
+        from dilkit.meta.api import Meta
 
         config, where = self.config, f"step {episode.step}"
         test = held_out(episode.labels, config.held_out, seed=self.seed, step=episode.step)
         inside = {label: episode.batch(label) for label in episode.labels if label not in test}
         outside = {label: episode.batch(label) for label in test}
         plain = mean_gradient(net, self.loss, inside, reduce=self.reduce, where=where)
-        engine = engine_for("native", net, rule_of(config.inner), reduce=self.reduce, where=where)
-        got = engine.run(
-            [[Term(label, on(self.loss, batch), 1 / len(inside)) for label, batch in inside.items()]],
-            {1: [Term(label, on(self.loss, batch), 1 / len(outside)) for label, batch in outside.items()]},
+        got = Meta(net).grad(
+            self.loss,
+            inside,
+            inner=rule_of(config.inner),
+            trajectory="pooled",
             order="exact" if config.order == "exact" else "fomaml",
+            outer_batches=outside,
+            reduce=self.reduce,
+            where=where,
         )
         losses = {label.removeprefix("loss/"): loss for label, loss in plain.log.items()}
-        losses |= {name: loss for (_, name), loss in got.outer.items()}
+        losses |= {name: loss for (*_, name), loss in got.outer.items()}
         direction = combined([plain.grads, got.grads], [1.0, config.beta])
         return summed_up(direction, {label: losses[label] for label in episode.labels})
 
@@ -534,7 +536,7 @@ class Matching(Objective):
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         import torch
 
-        from dilkit.meta.guards import capture, replayed
+        from dilkit.meta.guards import RandomState, replayed
 
         batches, where, drawn = episode.batches(), f"step {episode.step}", {}
         if episode.step < self.config.after:
@@ -542,7 +544,7 @@ class Matching(Objective):
         kept = [b.detach().clone() for b in net.buffers()]
         found = []
         for label, batch in batches.items():
-            drawn[label] = capture(devices_of(net))
+            drawn[label] = RandomState.now(devices_of(net))
             found.append(self.observed(net, batch)[1].detach())
         with torch.no_grad():
             for b, value in zip(net.buffers(), kept, strict=True):

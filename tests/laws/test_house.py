@@ -29,9 +29,6 @@ KNOWN: dict[str, dict[str, str]] = {
     "albumentations in one file": {
         "dilkit/distortions/_albumentations.py": "one bridge in two files",
     },
-    "meta needs torch alone": {
-        "dilkit/meta/guards.py": "saves NumPy's random state",
-    },
     "one place": {
         "dilkit/training/engine.py": "its own device chooser",
         "dilkit/training/loop.py": "asks for CUDA itself",
@@ -44,17 +41,12 @@ KNOWN: dict[str, dict[str, str]] = {
         "dilkit/confounders/format.py": "Outbox, Pages, Head, strips",
         "dilkit/confounders/plan.py": "View",
         "dilkit/experiments/compare.py": "Tell",
-        "dilkit/meta/check.py": "Ledger",
         "dilkit/training/callbacks.py": "Tell, Keeper",
         "dilkit/training/run.py": "keeper, Trial",
     },
     "no homonyms": {
         "dilkit/distortions/algebra.py": "digest, load, check",
         "dilkit/distortions/families/_curves.py": "power",
-        "dilkit/meta/backends/learn2learn.py": "load",
-        "dilkit/meta/check.py": "Held",
-        "dilkit/meta/guards.py": "versions, restore",
-        "dilkit/meta/trajectory.py": "Plan, plan",
         "dilkit/models/dncnn.py": "DnCNN",
         "dilkit/models/nafnet.py": "NAFNet",
         "dilkit/models/swinir.py": "SwinIR",

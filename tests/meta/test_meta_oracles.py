@@ -36,8 +36,7 @@ def quadratics(n, dim=5):
     return out
 
 
-@pytest.mark.parametrize("hvp", ["rr", "rof"])
-def test_quadratics_in_closed_form(hvp):
+def test_quadratics_in_closed_form():
     torch.manual_seed(0)
     net, data, a = Quadratic(), quadratics(4), 0.1
     eye, w = torch.eye(5).double(), net.w.detach()
@@ -45,14 +44,14 @@ def test_quadratics_in_closed_form(hvp):
     for m, c in data.values():
         jacobian, phi = (eye - a * m) @ jacobian, phi - a * m @ (phi - c)
     outer = sum(m @ (phi - c) for m, c in data.values()) / 4
-    got = dilkit.meta.of(net).grad(quadratic, data, inner=a, hvp=hvp)
+    got = dilkit.meta.of(net).grad(quadratic, data, inner=a)
     assert (got.grads["w"] - jacobian.T @ outer).norm() <= 1e-13 * outer.norm()
 
     want = torch.zeros(5).double()
     for m, c in data.values():
         phi = w - a * m @ (w - c)
         want += (eye - a * m) @ sum(n @ (phi - d) for n, d in data.values()) / 4
-    got = dilkit.meta.of(net).grad(quadratic, data, inner=a, trajectory="star", hvp=hvp)
+    got = dilkit.meta.of(net).grad(quadratic, data, inner=a, trajectory="star")
     assert (got.grads["w"] - want).norm() <= 1e-13 * want.norm()
 
 
@@ -212,15 +211,3 @@ def test_functional_call_ties_an_aliased_module_wrongly_and_we_do_not():
     with dilkit.meta.of(net).at(phi):
         ours = net(x)
     assert torch.allclose(ours, functional_call(twin, phi, (x,)), rtol=1e-12)
-
-
-def test_forward_mode_is_wrong_through_batch_norm_and_is_not_used_there():
-    from dilkit.errors import DilkitError
-
-    net, twin = build("batch norm, train")
-    want, _ = meta_gradient(twin, charbonnier, batches(), sgd, star=False)
-    with pytest.raises(DilkitError, match="they are off by"):
-        dilkit.meta.of(net).grad(charbonnier, batches(), inner=0.05, hvp="rof")
-    for _ in range(2):
-        got = dilkit.meta.of(net).grad(charbonnier, batches(), inner=0.05)
-        assert relative_error(got.grads, want) < 1e-12

@@ -105,7 +105,7 @@ def test_global_generators_are_replayed_and_left_as_if_untouched():
     kept = grad(net, keep="all")
     after = torch.rand(1), random.random(), np.random.rand()  # noqa: NPY002
     torch.manual_seed(3), random.seed(3), np.random.seed(3)  # noqa: NPY002
-    replayed = grad(net, hvp="rr")
+    replayed = grad(net)
     assert (torch.rand(1), random.random(), np.random.rand()) == after  # noqa: NPY002
     for name, g in kept.grads.items():
         torch.testing.assert_close(replayed.grads[name], g, rtol=1e-11, atol=1e-15)

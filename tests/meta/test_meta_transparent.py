@@ -143,7 +143,7 @@ def test_reduce_averages_what_two_processes_walk():
     """Two halves of a batch with averaged gradients equal the whole batch on one process."""
     net = Decorated().double().eval()
     whole = {k: (x.double(), y.double()) for k, (x, y) in batches().items()}
-    want = net.meta.grad(loss, whole, inner=0.1, hvp="rr").grads
+    want = net.meta.grad(loss, whole, inner=0.1).grads
 
     import threading
 
@@ -159,7 +159,7 @@ def test_reduce_averages_what_two_processes_walk():
             barrier.wait()
 
         twin = copy.deepcopy(net)
-        out[rank] = dilkit.meta.of(twin).grad(loss, halves[rank], inner=0.1, hvp="rr", reduce=reduce).grads
+        out[rank] = dilkit.meta.of(twin).grad(loss, halves[rank], inner=0.1, reduce=reduce).grads
 
     threads = [threading.Thread(target=functools.partial(work, r)) for r in range(2)]
     for t in threads:
@@ -171,15 +171,23 @@ def test_reduce_averages_what_two_processes_walk():
         assert torch.equal(out[0][name], out[1][name])
 
 
-def test_a_net_that_uses_the_name_meta_keeps_it():
-    class Owner(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.meta = nn.Linear(1, 1)
+class Owner(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.meta = value
 
-    net = dilkit.meta(Owner)()
-    assert isinstance(net.meta, nn.Linear)
-    assert dilkit.meta.of(net).theta().keys() == {"meta.weight", "meta.bias"}
+
+@pytest.mark.parametrize("value", [nn.Linear(1, 1), 3])
+def test_a_meta_of_the_users_own_is_refused_by_name(value):
+    class Class(Owner):
+        pass
+
+    with pytest.raises(UsageError, match=r"Class (has|sets) a `meta` of its own"):
+        dilkit.meta(Class)(value).meta  # noqa: B018
+    with pytest.raises(UsageError, match="this Owner already has an attribute `meta`"):
+        dilkit.meta(Owner(value))
+    if isinstance(value, nn.Module):
+        assert dilkit.meta.of(Owner(value)).theta().keys() == {"meta.weight", "meta.bias"}
 
     class Method(nn.Module):
         def meta(self):
@@ -187,6 +195,14 @@ def test_a_net_that_uses_the_name_meta_keeps_it():
 
     with pytest.raises(UsageError, match="already has"):
         dilkit.meta(Method)
+
+
+def test_an_instance_gives_its_class_nothing():
+    net = dilkit.meta(nn.Sequential(nn.Linear(2, 2)))
+    assert net.meta.theta() and not hasattr(nn.Sequential(), "meta")
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):  # noqa: S301
+        assert twin.meta._net is twin
+    assert list(net.state_dict()) == ["0.weight", "0.bias"]
 
 
 @pytest.mark.parametrize("what", [3, int, "net"])

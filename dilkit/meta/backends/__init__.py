@@ -8,19 +8,22 @@ from typing import Any, Literal, Protocol
 
 from torch import nn
 
-from dilkit.errors import UsageError, nearest
+from dilkit.meta.guards import one_of
 from dilkit.meta.inner import Inner, State
 from dilkit.meta.trajectory import Order, Term, Trajectory
 
-Backend = Literal["native", "higher", "learn2learn"]
+Backend = Literal["native", "unrolled", "higher", "learn2learn"]
 _ENGINES = {
-    "native": ("dilkit.meta.adjoint", "Engine"),
-    "higher": ("dilkit.meta.backends.higher", "HigherEngine"),
-    "learn2learn": ("dilkit.meta.backends.learn2learn", "Learn2LearnEngine"),
+    "native": ("dilkit.meta.backends.native", "Engine"),
+    "unrolled": ("dilkit.meta.backends.unrolled", "Unrolled"),
+    "higher": ("dilkit.meta.backends.higher", "Higher"),
+    "learn2learn": ("dilkit.meta.backends.learn2learn", "Learn2Learn"),
 }
 
 
 class AnyEngine(Protocol):
+    """What all engines do (see `dilkit.meta.backends.native.Engine`)."""
+
     def run(
         self,
         steps: Sequence[Sequence[Term]],
@@ -33,17 +36,14 @@ class AnyEngine(Protocol):
     def settle(self, trajectories: Sequence[Trajectory]) -> None: ...
 
 
-def engine_for(backend: str, net: nn.Module, optimizer: Inner, **options: Any) -> AnyEngine:
+def engine_for(backend: str, net: nn.Module, rule: Inner, **options: Any) -> AnyEngine:
     """The engine of that name; the library behind it is imported here, not before.
 
     Raises:
         UsageError: an unknown name, a library that is not installed, or a request it cannot serve (the
             message names the backend that can).
     """
-    if backend not in _ENGINES:
-        raise UsageError(
-            f"unknown backend {backend!r}", expected=", ".join(_ENGINES), nearest=nearest(backend, _ENGINES)
-        )
+    one_of("backend", backend, list(_ENGINES))
     module, cls = _ENGINES[backend]
-    made: AnyEngine = getattr(importlib.import_module(module), cls)(net, optimizer, **options)
+    made: AnyEngine = getattr(importlib.import_module(module), cls)(net, rule, **options)
     return made

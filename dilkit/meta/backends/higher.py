@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from dilkit.errors import UsageError
-from dilkit.meta.backends.unrolled import UnrolledEngine
-from dilkit.meta.inner import Adam, Sgd, TorchOptimizer
+from dilkit.meta.backends.unrolled import Unrolled
+from dilkit.meta.inner import Adam, Sgd, State, TorchOptimizer
 
 _CLASSES = ("Adadelta", "Adagrad", "Adamax", "ASGD", "RMSprop", "Rprop")
 
 
-class HigherEngine(UnrolledEngine):
+class Higher(Unrolled):
     """SGD with momentum, Adam and AdamW, and the further classes `higher` knows; one learning rate, fixed or
     learnable. It drops forward hooks: modules that have some are refused.
     """
@@ -32,6 +32,9 @@ class HigherEngine(UnrolledEngine):
         if getattr(optimizer, "maximize", False):
             raise self.refusal("maximize=True (it would ignore it)")
         lr = getattr(optimizer, "lr", None)
+        learned = [n for n in optimizer.hyper() if n != "lr"]
+        if learned:
+            raise self.refusal(f"a learnable {learned[0]}")
         if not isinstance(lr, int | float) and not (isinstance(lr, Tensor) and lr.numel() == 1):
             raise self.refusal("a learning rate for each tensor or element")
         self._lr: float | Tensor = lr
@@ -54,7 +57,9 @@ class HigherEngine(UnrolledEngine):
         raise self.refusal(f"the inner optimiser {what}")
 
     @contextmanager
-    def walk(self, *, exact: bool) -> Iterator[_Walk]:
+    def stepper(self, *, exact: bool, state: State | None) -> Iterator[_Stepper]:
+        if state is not None and any(state):
+            raise self.refusal("a carried inner state")
         net = self.setting.net
         if not exact and any(not p.requires_grad for p in net.parameters()):
             raise self.refusal("frozen parameters in first order (it would train them)")
@@ -68,22 +73,20 @@ class HigherEngine(UnrolledEngine):
             track_higher_grads=exact,
         ) as (module, stepper):
             trainable = [p.requires_grad for p in net.parameters()]
-            yield _Walk(module, stepper, trainable, self.optimizer)
+            yield _Stepper(module, stepper, trainable, self.setting.rule)
 
 
-class _Walk:
+class _Stepper:
     def __init__(self, module: nn.Module, stepper: Any, trainable: list[bool], rule: Any) -> None:
         self.module = module
         self._stepper = stepper
         self._trainable = trainable
         self._rule = rule
-        self._count = 0
 
-    def step(self, loss: Tensor) -> None:
-        self._count += 1
+    def step(self, loss: Tensor, k: int) -> None:
         override = {}
         if isinstance(self._rule, Adam):  # higher adds eps before the bias correction, torch after it
-            override = {"eps": [self._rule.eps * (1 - self._rule.betas[1] ** self._count) ** 0.5]}
+            override = {"eps": [self._rule.eps * (1 - self._rule.betas[1] ** (k + 1)) ** 0.5]}
         self._stepper.step(loss, override=override or None)
 
     def params(self) -> list[Tensor]:

@@ -14,11 +14,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from dilkit.errors import UsageError
-from dilkit.meta.backends.unrolled import UnrolledEngine
-from dilkit.meta.inner import Learned, Sgd
+from dilkit.meta.backends.unrolled import Unrolled
+from dilkit.meta.inner import Learned, Sgd, State, is_on
 
 
-class Learn2LearnEngine(UnrolledEngine):
+class Learn2Learn(Unrolled):
     """Plain SGD: with one learning rate by `MAML`, with one for each tensor or element by `MetaSGD`, and with
     transformed gradients (`dilkit.meta.Learned`) by `GBML`.
     """
@@ -27,10 +27,13 @@ class Learn2LearnEngine(UnrolledEngine):
 
     def __init__(self, net: nn.Module, optimizer: Any, **options: Any) -> None:
         super().__init__(net, optimizer, **options)
-        self._library = load()
+        self._library = load_learn2learn()
         plain = isinstance(optimizer, Sgd) and not (
-            optimizer.momentum or optimizer.weight_decay or optimizer.maximize
+            is_on(optimizer.momentum) or is_on(optimizer.weight_decay) or optimizer.maximize
         )
+        learned = [n for n in optimizer.hyper() if n.split(".")[0] not in ("lr",) and ".transform." not in n]
+        if learned:
+            raise self.refusal(f"a learnable {learned[0]}")
         if not plain and not isinstance(optimizer, Learned):
             raise self.refusal("any inner optimiser but plain SGD", "higher")
         if isinstance(optimizer.lr, Mapping):
@@ -42,8 +45,10 @@ class Learn2LearnEngine(UnrolledEngine):
                 raise self.refusal("MetaSGD on modules with frozen parameters")
 
     @contextmanager
-    def walk(self, *, exact: bool) -> Iterator[_Walk]:
-        net, rule, library = self.setting.net, self.optimizer, self._library
+    def stepper(self, *, exact: bool, state: State | None) -> Iterator[_Stepper]:
+        if state is not None and any(state):
+            raise self.refusal("a carried inner state")
+        net, rule, library = self.setting.net, self.setting.rule, self._library
         lr = rule.lr  # type: ignore[attr-defined]
         if isinstance(rule, Learned):
             by_id = {id(p): rule.transforms.get(n) for n, p in net.named_parameters()}
@@ -60,15 +65,15 @@ class Learn2LearnEngine(UnrolledEngine):
             learner = library.MetaSGD(net, lrs=lrs, first_order=not exact)
         else:
             learner = library.MAML(net, lr=lr, first_order=not exact, allow_unused=True, allow_nograd=True)
-        yield _Walk(learner.clone(), [p.requires_grad for p in net.parameters()])
+        yield _Stepper(learner.clone(), [p.requires_grad for p in net.parameters()])
 
 
-class _Walk:
+class _Stepper:
     def __init__(self, learner: Any, trainable: list[bool]) -> None:
         self.module: nn.Module = learner
         self._trainable = trainable
 
-    def step(self, loss: Tensor) -> None:
+    def step(self, loss: Tensor, k: int) -> None:
         self.module.adapt(loss)  # type: ignore[operator]
 
     def params(self) -> list[Tensor]:
@@ -76,7 +81,7 @@ class _Walk:
         return [p for p, on in zip(virtual, self._trainable, strict=True) if on]
 
 
-def load() -> Any:
+def load_learn2learn() -> Any:
     """`learn2learn.algorithms`, without the vision, text and gym parts that its top level would import."""
     if "learn2learn.algorithms" in sys.modules:
         return sys.modules["learn2learn.algorithms"]
