@@ -41,7 +41,7 @@ import simplejpeg
 from dilkit.confounders.build import augment
 from dilkit.confounders.images import expand, read_image
 from dilkit.distortions import SampleKey, as_float, confounder_set, pixel_hash
-from dilkit.distortions._memory import keep_freed_memory
+from dilkit.distortions.render import keep_freed_memory
 
 FOUR = "awgn[5, 10, 15, 20] >> clip >> quantize"
 EIGHT = f"({FOUR}) | (gaussian_blur(2) | poisson(2) | speckle(0.024)) >> clip >> quantize | jpeg(30)"

@@ -28,8 +28,7 @@ import numpy as np
 import skimage.data
 
 from dilkit.distortions import SampleKey, as_float, parse
-from dilkit.distortions._memory import keep_freed_memory
-from dilkit.distortions.render import to_levels
+from dilkit.distortions.render import keep_freed_memory, to_levels
 
 SIZE = 256
 Run = Callable[[], Any]

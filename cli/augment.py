@@ -221,7 +221,7 @@ def available_cores() -> int:
 
 def _make(sources: list[str], distort: list[str], out: Path, **settings: Any) -> None:
     from dilkit.confounders.build import augment
-    from dilkit.distortions._memory import keep_freed_memory
+    from dilkit.distortions.render import keep_freed_memory
 
     keep_freed_memory()
     before = signal.signal(signal.SIGTERM, terminate)

@@ -84,10 +84,10 @@ _Listing = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
 def _distortions() -> _Listing:
-    from dilkit.distortions.catalogue import distortions, locality
+    from dilkit.distortions import distortions
 
     head = ("name", "family", "degree", "locality", "summary")
-    return head, [(k.name, k.family, k.degree or "", locality(k), k.summary) for k in distortions()]
+    return head, [(k.name, k.family, k.degree or "", k.localities, k.summary) for k in distortions()]
 
 
 def _presets() -> _Listing:
@@ -134,14 +134,14 @@ _LISTS: dict[Kind, Callable[[], _Listing]] = {
 
 
 def _explain_distortion(name: str, as_json: bool) -> None:
-    from dilkit.distortions.catalogue import describe_distortion, describe_preset
+    from dilkit.distortions import REGISTRY, describe_preset
     from dilkit.distortions.presets import PRESETS
 
-    _show_facts(describe_preset(name) if name in PRESETS else describe_distortion(name), as_json)
+    _show_facts(describe_preset(name) if name in PRESETS else REGISTRY.get(name).describe(), as_json)
 
 
 def _explain_preset(name: str, as_json: bool) -> None:
-    from dilkit.distortions.catalogue import describe_preset
+    from dilkit.distortions import describe_preset
 
     _show_facts(describe_preset(name), as_json)
 

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.metadata import EntryPoint, entry_points
@@ -22,6 +23,9 @@ T = TypeVar("T")
 
 PLUGINS = "DILKIT_PLUGINS"
 """Environment variable with plug-in files, written as PATH is. `--plugin` sets it for worker processes."""
+
+_ORIGIN: ContextVar[str] = ContextVar("origin", default="")
+"""Whose code runs, while a plug-in is loaded."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Registry(Generic[T]):
         check: raises a UsageError where a thing does not keep the contract of its kind.
         is_one: whether an object that an entry point gives is one thing (else it is a module that registers
             itself, or several things).
+        command: what lists them all, named where a name is unknown: `dilkit ls distortions`.
     """
 
     def __init__(
@@ -60,25 +65,31 @@ class Registry(Generic[T]):
         own: Mapping[str, str] | None = None,
         check: Callable[[str, T], None] = lambda name, value: None,
         is_one: Callable[[Any], bool] = callable,
+        command: str = "",
     ) -> None:
         self.kind = kind
         self.group = f"dilkit.{kind}s"
-        self._check, self._is_one = check, is_one
+        self._check, self._is_one, self._command = check, is_one, command
         self._entries: dict[str, Entry[T]] = {
             name: Entry(name, path, "dilkit") for name, path in (own or {}).items()
         }
         self._complete = self._loading = False
         self._lock = threading.RLock()
 
-    def add(self, value: T, name: str | None = None, *, origin: str = "dilkit") -> T:
+    def add(self, value: T, name: str | None = None, *, origin: str = "") -> T:
         """Register a thing under its own `name` or the one given; the same thing may come again.
+
+        Args:
+            origin: who brings it; found out where it is not said: the plug-in that is being loaded, `dilkit`
+                for what is defined in it, or else the module that the thing is defined in.
 
         Raises:
             UsageError: the name is missing or taken, or the thing breaks the contract of its kind.
         """
         key = name or getattr(value, "name", None) or getattr(value, "__name__", None)
         if not isinstance(key, str):
-            raise UsageError(f"a {self.kind} needs a name", found=repr(value))
+            raise UsageError(f"a {self.kind} needs a name", found=repr(key or value))
+        origin = origin or _ORIGIN.get() or _home(value)
         with self._lock:
             present = self._entries.get(key)
             if present is not None and self._same(present, value):
@@ -103,8 +114,9 @@ class Registry(Generic[T]):
         if found is None:
             raise UsageError(
                 f"unknown {self.kind} {name!r}",
-                expected=", ".join(sorted(self.names)) or "none is registered",
+                expected=None if self._command else ", ".join(sorted(self.names)) or "none is registered",
                 nearest=nearest(name, self.names),
+                remedy=f"`{self._command}` lists them" if self._command else None,
             )
         return found
 
@@ -119,6 +131,10 @@ class Registry(Generic[T]):
         """All names, those of installed plug-ins included."""
         self._load_plugins()
         return tuple(self._entries)
+
+    def values(self) -> tuple[T, ...]:
+        """All things, those of installed plug-ins included."""
+        return tuple(self._value(name) for name in self.names)
 
     @property
     def loaded(self) -> Mapping[str, Entry[T]]:
@@ -175,6 +191,7 @@ class Registry(Generic[T]):
 
     def _load(self, point: EntryPoint) -> None:
         package = point.dist.name if point.dist else "unknown"
+        token = _ORIGIN.set(package)
         try:
             for name, value in self._things(point):
                 self.add(value, name, origin=package)
@@ -185,12 +202,14 @@ class Registry(Generic[T]):
                 found=point.value,
                 remedy="repair or uninstall that package",
             ) from error
+        finally:
+            _ORIGIN.reset(token)
 
     def _things(self, point: EntryPoint) -> Iterable[tuple[str | None, T]]:
         """An entry point gives one thing, several, or a module that calls `dilkit.register` itself."""
         found = point.load()
         if isinstance(found, ModuleType):
-            return ()
+            return ()  # its import has registered them
         if self._is_one(found):
             return (((None if hasattr(found, "name") else point.name), found),)
         values = tuple(found)
@@ -228,6 +247,15 @@ def import_named(path: str, where: str) -> Any:
     return getattr(found, attribute)
 
 
+def _home(value: object) -> str:
+    """`dilkit` for what is defined in it, else the module that a thing (or what it applies) is defined in."""
+    module = getattr(value, "__module__", "")
+    if not hasattr(value, "__qualname__"):  # an instance: of a class of dilkit's, but whose function?
+        module = getattr(getattr(value, "apply", None), "__module__", module)
+    module = module or "__main__"
+    return "dilkit" if module.partition(".")[0] == "dilkit" else module
+
+
 def load_plugin(path: str | Path) -> ModuleType:
     """Run a file of the user's own, which calls `dilkit.register`; a file is run once a process.
 
@@ -245,9 +273,12 @@ def load_plugin(path: str | Path) -> ModuleType:
         raise UsageError("there is no such plug-in file", where=path, expected="a Python file: FILE.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    token = _ORIGIN.set(str(file))
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise UsageError(f"the plug-in failed: {type(error).__name__}: {error}", where=path) from error
+    finally:
+        _ORIGIN.reset(token)
     return module

@@ -41,7 +41,7 @@ from dilkit.confounders.format import Outbox, Region, Regions, cut, regions, to_
 from dilkit.confounders.images import Failure, Pixels, UnreadableImage, expand, failure, survey
 from dilkit.confounders.plan import Plan, as_settings, make_plan, renderer
 from dilkit.distortions import ConfounderSet, SampleKey, Word, as_float, confounder_set, pixel_hash
-from dilkit.distortions._memory import keep_freed_memory
+from dilkit.distortions.render import keep_freed_memory
 from dilkit.errors import DilkitError, UsageError, reason
 
 Done = tuple[str, int]

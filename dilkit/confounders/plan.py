@@ -269,7 +269,11 @@ class Plan:
     def identity(self) -> str:
         """What must be equal for a run to continue another's work."""
         digest = blake2b(digest_size=16)
-        digest.update(json.dumps([vars(self.settings), self.confounders.hash, self.clean_dtype]).encode())
+        digest.update(
+            json.dumps(
+                [vars(self.settings), self.confounders.hash, *self.confounders.names, self.clean_dtype]
+            ).encode()
+        )
         digest.update("\0".join(image.name for image in self.images).encode())
         digest.update(self.image.tobytes() + self.box.tobytes())
         return digest.hexdigest()

@@ -2,15 +2,18 @@
 
 Every registered distortion is an attribute of this module: `from dilkit.distortions import awgn, jpeg`.
 
-    words.py         the values: words and confounder sets, of steps.py; canonical.py their identity
-    algebra.py       the operations and their laws; operators.py gives them to Python's signs
-    text.py          values to text; parser.py text to values; presets.py texts with names
-    sampling.py      words to pixels: keys, choices, windows; draw.py the random fields
-    eight_bit.py     between [0, 1] and whole levels
-    primitive.py     what a kind is, and the registry; registration.py its conditions; plugins.py the rest
-    locality.py      how far an output pixel looks
-    novelty.py       whether a distortion was met in training
-    foreign.py       albumentations' transforms as words; interchange.py whole pipelines, both ways
+    algebra.py       kinds, words, sets, the operations and their laws, the registry
+    grammar.py       text to values, with errors that point; presets.py texts with names
+    render.py        choices to pixels, in windows; randomness.py keys and random fields
+    params.py        ranges and laws of parameters, and how far an output pixel looks
+    symmetry.py      groups that carry one degree to another
+    novelty.py       whether a distortion was met in training, or is reached from there
+    albumentations.py   albumentations' transforms as words, words as its transforms, whole pipelines both
+    ways families/        the distortions themselves
+
+Each file imports only what stands below it: params, randomness < render < symmetry < presets < algebra <
+    grammar,
+families < novelty, albumentations.
 """
 
 from __future__ import annotations
@@ -18,34 +21,34 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from dilkit.distortions import albumentations
 from dilkit.distortions.albumentations import from_albumentations, to_albumentations
 from dilkit.distortions.algebra import (
     REGISTRY,
     ConfounderSet,
     Expression,
-    Image,
+    Extent,
     KindError,
     Mix,
-    Param,
     Primitive,
     PrimitiveKind,
-    Registry,
     Shuffle,
     Word,
     clean,
-    confounder_set,
+    distortions,
     interleave,
     mix,
     none,
     prob,
     shuffle,
 )
-from dilkit.distortions.grammar import ExpressionError, parse
+from dilkit.distortions.grammar import ExpressionError, confounder_set, describe_preset, parse
 from dilkit.distortions.params import (
     GLOBAL,
     POINT,
     Law,
     Locality,
+    Param,
     choice,
     integers,
     inverse_uniform,
@@ -53,8 +56,9 @@ from dilkit.distortions.params import (
     root_uniform,
     uniform,
 )
-from dilkit.distortions.randomness import Draw, Window
-from dilkit.distortions.render import SampleKey, as_float, pixel_hash
+from dilkit.distortions.randomness import Draw, SampleKey, Window, pixel_hash
+from dilkit.distortions.render import Image, as_float
+from dilkit.distortions.symmetry import Symmetry
 
 importlib.import_module(f"{__name__}.families")  # each family registers its kinds
 
@@ -64,14 +68,14 @@ register = REGISTRY.add
 
 def __getattr__(name: str) -> Any:
     if name == "Distort":  # a word as an albumentations transform; it imports that library
-        return importlib.import_module("dilkit.distortions._albumentations").Distort
+        return albumentations.Distort
     if not name.startswith("_") and (kind := REGISTRY.find(name)) is not None:
         return kind
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *(kind.name for kind in REGISTRY.loaded), "Distort"})
+    return sorted({*globals(), *REGISTRY.loaded, "Distort"})
 
 
 __all__ = [
@@ -82,6 +86,7 @@ __all__ = [
     "Draw",
     "Expression",
     "ExpressionError",
+    "Extent",
     "Image",
     "KindError",
     "Law",
@@ -90,15 +95,17 @@ __all__ = [
     "Param",
     "Primitive",
     "PrimitiveKind",
-    "Registry",
     "SampleKey",
     "Shuffle",
+    "Symmetry",
     "Window",
     "Word",
     "as_float",
     "choice",
     "clean",
     "confounder_set",
+    "describe_preset",
+    "distortions",
     "from_albumentations",
     "integers",
     "interleave",

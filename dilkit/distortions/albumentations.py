@@ -1,6 +1,10 @@
-"""`alb("MotionBlur", blur_limit=(3, 15))`: any albumentations transform, always applied, as a distortion.
+"""albumentations both ways; the one file that names it, and it imports it only when something of it is
+needed.
 
-Both ways with albumentations: words as `A.Compose` trees, and trees (or their dicts) as words.
+    alb("MotionBlur", blur_limit=(3, 15))     any transform of the library's, always applied, as a distortion
+    Distort("gaussian_blur(2) >> awgn(25)")   any word as an `ImageOnlyTransform`
+    Awgn(sigma=25), Jpeg(quality=30) ...      every kind as one: attributes of this module, by class name
+    to_albumentations, from_albumentations    words as `A.Compose` trees, and trees (or their dicts) as words
 
 Inside a tree albumentations draws the branches and orders, so pixels differ from `Word.apply`; what a word
 *is* comes back whole: `from_albumentations(to_albumentations(word))` has its hash.
@@ -8,25 +12,27 @@ Inside a tree albumentations draws the branches and orders, so pixels differ fro
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import os
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from fractions import Fraction
 from functools import cache
 from itertools import combinations
 from math import comb
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dilkit.distortions.algebra import (
     MAX_STEPS,
     REGISTRY,
     ConfounderSet,
     Expression,
-    Image,
     Mix,
-    Param,
-    ParameterError,
     Primitive,
     PrimitiveKind,
     Shuffle,
@@ -34,8 +40,9 @@ from dilkit.distortions.algebra import (
     Weighted,
     Word,
     as_expression,
+    as_word,
+    class_name,
     clean,
-    confounder_set,
     dumps,
     exact_weight,
     mix,
@@ -43,41 +50,88 @@ from dilkit.distortions.algebra import (
     value_form,
 )
 from dilkit.distortions.families.resampling import resize
-from dilkit.distortions.params import GLOBAL
-from dilkit.distortions.randomness import Draw
+from dilkit.distortions.grammar import confounder_set, parse
+from dilkit.distortions.params import GLOBAL, Param, ParameterError, make_law
+from dilkit.distortions.randomness import Draw, SampleKey, pixel_hash
+from dilkit.distortions.render import Image, as_float, to_levels
 from dilkit.errors import DilkitError, UsageError, nearest
+
+_KEEP_GEOMETRY = frozenset(
+    (
+        *("CoarseDropout", "ConstrainedCoarseDropout", "Erasing", "FrequencyMasking", "GridDropout"),
+        *("NoOp", "PixelDropout", "TimeMasking", "XYMasking"),
+    )
+)
+"""Transforms that the library counts as spatial, but that leave every pixel where it is."""
+
+_NEEDS = {
+    "FDA": "reference images",
+    "HistogramMatching": "reference images",
+    "PixelDistributionAdaptation": "reference images",
+    "TemplateTransform": "template images",
+    "TextImage": "a font file and texts as metadata",
+    "OverlayElements": "images as metadata",
+    "Mosaic": "other images as metadata",
+    "MaskDropout": "a mask",
+    "CropNonEmptyMaskIfExists": "a mask",
+    "AtLeastOneBBoxRandomCrop": "boxes",
+    "BBoxSafeRandomCrop": "boxes",
+    "RandomCropNearBBox": "boxes",
+    "RandomSizedBBoxSafeCrop": "boxes",
+}
+"""Transforms that need more than an image, which a distortion has not."""
+
+
+@cache
+def library() -> ModuleType:
+    """albumentations, imported when first needed."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks a package index for news
+    return importlib.import_module("albumentations")
 
 
 class AlbumentationsKind(PrimitiveKind):
-    """Its parameters are those of the transform that its first argument names."""
+    """Its parameters are those of the transform that its first argument names, and `spatial`."""
 
     def bind(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         name = self._by_name(args, {k: v for k, v in kwargs.items() if k == "transform"}).get("transform")
         if not isinstance(name, str):
             raise ParameterError("alb needs the name of a transform", expected='such as alb("MotionBlur")')
-        given = {k: v for k, v in kwargs.items() if k != "transform"}
+        given = {k: v for k, v in kwargs.items() if k not in ("transform", "spatial")}
         if "p" in given:
             raise ParameterError(
                 "alb is always applied", parameter="p", remedy=f'write prob({given["p"]}, alb("{name}", ...))'
             )
+        if name in _NEEDS:
+            raise ParameterError(
+                f"{name} needs {_NEEDS[name]}, which a distortion does not have",
+                parameter=0,
+                remedy="register a distortion of your own that brings them",
+            )
         settled = arguments(name, **given)
         if arguments(name, **settled) != settled:
             raise UsageError(f"albumentations cannot make {name} again from its own arguments", found=settled)
-        return {"transform": name, **settled}
+        allowed = kwargs.get("spatial", False)
+        if not isinstance(allowed, bool):
+            raise ParameterError("spatial is True or False", parameter="spatial", found=repr(allowed))
+        spatial = issubclass(getattr(library(), name), library().DualTransform) and name not in _KEEP_GEOMETRY
+        if spatial and not allowed:
+            raise ParameterError(
+                f"{name} moves pixels, so the distorted image would no longer match the clean one",
+                parameter=0,
+                remedy=f'alb("{name}", ..., spatial=True) allows it',
+            )
+        return {"transform": name, **({"spatial": True} if spatial else {}), **settled}
+
+    def example(self) -> dict[str, Any]:
+        return {"transform": "MotionBlur"}
 
     def defaults(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         return _defaults(params["transform"])
 
-    def transform(self, *args: Any, root_seed: int | None = None, p: float = 1.0, **kwargs: Any) -> Any:
-        from dilkit.distortions._albumentations import Distort
-
-        return Distort(str(self(*args, **kwargs)), root_seed=root_seed, p=p)
-
 
 def build(name: str, arguments: Mapping[str, Any]) -> Any:
     """The transform itself, applied always; wrong names and values raise a ParameterError."""
-    from dilkit.distortions._albumentations import A
-
+    A = library()
     abstract = (A.BasicTransform, A.DualTransform, A.ImageOnlyTransform, A.Transform3D)
     known_classes = (c for c in vars(A).values() if isinstance(c, type) and issubclass(c, A.BasicTransform))
     classes: dict[str, Any] = {c.__name__: c for c in known_classes if c not in abstract}
@@ -148,7 +202,7 @@ def _tupled(value: Any) -> Any:
 
 def instance(params: Mapping[str, Any]) -> Any:
     """The transform that the parameters of `alb` stand for."""
-    rest = {key: _tupled(value) for key, value in params.items() if key != "transform"}
+    rest = {key: _tupled(value) for key, value in params.items() if key not in ("transform", "spatial")}
     return build(params["transform"], rest)
 
 
@@ -178,6 +232,120 @@ alb = REGISTRY.add(
 )
 
 
+@cache
+def _classes() -> SimpleNamespace:
+    """`WordTransform`, `KindTransform` and `Distort`: subclasses of the library's, made when it is
+    imported.
+    """
+
+    class WordTransform(library().ImageOnlyTransform):  # type: ignore[misc]
+        """A word as a transform; uint8 images are made float, distorted, clipped and rounded.
+
+        Args:
+            root_seed: with it, the bits of `word.apply(image, SampleKey(root_seed, pixel_hash(image)))`;
+                without, a seed is drawn from the pipeline's generator for every image.
+            p: the probability of being applied.
+        """
+
+        word: Word
+
+        def __init__(self, root_seed: int | None = None, p: float = 1.0) -> None:
+            super().__init__(p=p)
+            self.root_seed = root_seed
+
+        def get_params(self) -> dict[str, Any]:
+            drawn = self.root_seed
+            return {"drawn_seed": int(self.random_generator.integers(2**63)) if drawn is None else drawn}
+
+        def apply(self, img: npt.NDArray[Any], drawn_seed: int, **params: Any) -> npt.NDArray[Any]:
+            key = SampleKey(drawn_seed, pixel_hash(img))
+            if img.dtype == np.uint8 and self.word.eight_bit:
+                return self.word.levels(img, key)
+            result = self.word.apply(as_float(img), key)
+            return to_levels(result) if img.dtype == np.uint8 else result
+
+    class Distort(WordTransform):
+        """Any word inside anybody's `A.Compose`: `Distort("gaussian_blur(2) >> awgn(25)")`."""
+
+        def __init__(
+            self, expression: str, root_seed: int | None = None, p: float = 1.0, strict: bool = True
+        ) -> None:
+            super().__init__(root_seed, p)
+            self.word = as_word(parse(expression), "the expression of a transform")
+            self.expression = str(self.word)
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _blank, ("",), self.__dict__
+
+    class KindTransform(WordTransform):
+        """What the transforms of single kinds share; `transform_class` makes one class per kind."""
+
+        kind: PrimitiveKind
+
+        def get_transform_init_args(self) -> dict[str, Any]:
+            params = {name: value_form(value) for name, value in self.word.steps[0].values}
+            return params | {"root_seed": self.root_seed}
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _blank, (self.kind.name,), self.__dict__
+
+    made = {"WordTransform": WordTransform, "Distort": Distort, "KindTransform": KindTransform}
+    for name, cls in made.items():
+        cls.__qualname__ = name
+    return SimpleNamespace(**made)
+
+
+def _blank(name: str) -> Any:
+    """An instance without its state of the transform class of the kind of that name; of `Distort` for
+    none.
+    """
+    cls = transform_class(REGISTRY.get(name)) if name else _classes().Distort
+    return cls.__new__(cls)
+
+
+@cache
+def transform_class(kind: PrimitiveKind) -> Any:
+    """The `ImageOnlyTransform` class of a kind: its parameters by name, `root_seed` and `p`.
+
+    With a `root_seed` it gives, for whichever image, the bits of the word under
+    `SampleKey(root_seed, pixel_hash(image))`; without, it draws a seed from the pipeline it is in. It is an
+    attribute of this module, too: `from dilkit.distortions.albumentations import Awgn`.
+    """
+    base = _classes().KindTransform
+
+    def __init__(
+        self: Any, root_seed: int | None = None, p: float = 1.0, strict: bool = True, **params: Any
+    ) -> None:
+        base.__mro__[1].__init__(self, root_seed, p)
+        self.word = kind(**{name: _law_revived(value) for name, value in params.items()})
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    names = [*(param.name for param in kind.params), "root_seed", "p"]
+    own = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    signature = inspect.Signature([*own, *(inspect.Parameter(name, keyword) for name in names)])
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    body = {"__init__": __init__, "__doc__": kind.summary, "__module__": __name__, "kind": kind}
+    return type(class_name(kind.name), (base,), body)
+
+
+def _law_revived(value: Any) -> Any:
+    """A parameter's value from its JSON form."""
+    if isinstance(value, Mapping) and set(value) == {"law", "args"}:
+        return make_law(value["law"], *map(_law_revived, value["args"]))
+    return value
+
+
+def __getattr__(name: str) -> Any:
+    """`Distort`, and the transform class of every kind."""
+    if name in ("Distort", "KindTransform", "WordTransform"):
+        return getattr(_classes(), name)
+    kinds = REGISTRY.values() if name[0].isupper() else ()
+    kind = next((kind for kind in kinds if class_name(kind.name) == name), None)
+    if kind is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return transform_class(kind)
+
+
 NEVER = "the pipeline has a OneOf of which every member has p=0"
 
 
@@ -197,9 +365,7 @@ def to_albumentations(expression: Any) -> Any:
     Returns:
         The pipeline; of a set, one pipeline per label.
     """
-    from dilkit.distortions._albumentations import A
-    from dilkit.distortions.grammar import parse
-
+    A = library()
     made = as_expression(parse(expression) if isinstance(expression, str) else expression)
     if isinstance(made, ConfounderSet):
         return {word.label: A.Compose(_steps(word)) for word in made}
@@ -207,11 +373,10 @@ def to_albumentations(expression: Any) -> Any:
 
 
 def _steps(word: Word) -> list[Any]:
-    from dilkit.distortions._albumentations import Distort
 
     looking = [index for index, step in enumerate(word.sequence) if any(map(_looks_back, step.primitives))]
     together = looking[-1] + 1 if looking else 0
-    first = [Distort(str(Word(word.sequence[:together])))] if together else []
+    first = [_classes().Distort(str(Word(word.sequence[:together])))] if together else []
     return first + [_step(step) for step in word.sequence[together:]]
 
 
@@ -220,13 +385,12 @@ def _looks_back(step: Primitive) -> bool:
 
 
 def _step(step: Step) -> Any:
-    from dilkit.distortions._albumentations import A, Distort, transform_class
-
+    A = library()
     if isinstance(step, Mix):
         unit = 10 ** len(str(max(weight for weight, _ in step.branches)))
         return A.OneOf([_sequence(word, _decimal(Fraction(w, unit))) for w, word in step.branches], p=1.0)
     if isinstance(step, Shuffle) and step.riffled:
-        return Distort(str(step))
+        return _classes().Distort(str(step))
     if isinstance(step, Shuffle):
         return A.RandomOrder([_sequence(word) for word in step.words], n=len(step.words), p=1.0)
     if step.kind is alb:
@@ -241,33 +405,33 @@ def _decimal(weight: Fraction) -> float:
 
 
 def _sequence(word: Word, p: float = 1.0) -> Any:
-    from dilkit.distortions._albumentations import A
-
+    A = library()
     return A.Sequential([_step(step) for step in word.sequence], p=p)
 
 
-def from_albumentations(source: Any) -> Expression:
+def from_albumentations(source: Any, *, spatial: bool = False) -> Expression:
     """The word that a pipeline draws from.
 
     Args:
         source: a transform, a pipeline (`Compose`, `Sequential`, `OneOf`, `SomeOf`, `RandomOrder`), what its
             `to_dict` gives, or a mapping of labels to any of them, which is a confounder set.
+        spatial: whether transforms that move pixels are taken, too.
 
     Raises:
         UsageError: something in it has no counterpart (boxes, key points, drawing with replacement).
     """
     if isinstance(source, Mapping) and "transform" not in source:
-        return confounder_set([from_albumentations(part) for part in source.values()])
+        return confounder_set([from_albumentations(part, spatial=spatial) for part in source.values()])
     if isinstance(source, Mapping):
         source = _revived(source)
-    return _node(source)
+    return _node(source, spatial)
 
 
 def _revived(source: Mapping[str, Any]) -> Any:
     """The pipeline that a dict describes."""
-    from dilkit.distortions._albumentations import A, register_all
-
-    register_all()
+    A = library()
+    for kind in REGISTRY.values():
+        transform_class(kind)  # so that from_dict knows them
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*not valid for transform", UserWarning)  # see _check_names
@@ -296,54 +460,50 @@ def _check_names(node: Any) -> None:
         refuse_unknown(type(node).__name__, unknown, known)
 
 
-def _node(node: Any) -> Word:
+def _node(node: Any, spatial: bool) -> Word:
     """What a node does when it is called without force."""
-    from dilkit.distortions._albumentations import A
-
+    A = library()
     if not isinstance(node, A.BaseCompose | A.BasicTransform):
         raise UsageError("not a pipeline of albumentations", found=type(node).__name__)
     if isinstance(node, A.SomeOf):
-        return _some_of(node)
-    return _perhaps(node.p, _forced(node))
+        return _some_of(node, spatial)
+    return _perhaps(node.p, _forced(node, spatial))
 
 
-def _forced(node: Any) -> Word:
+def _forced(node: Any, spatial: bool) -> Word:
     """What a node does under `force_apply`; its own probability is left out."""
-    from dilkit.distortions._albumentations import A, WordTransform
-
-    if isinstance(node, WordTransform):
+    A = library()
+    if isinstance(node, _classes().WordTransform):
         return node.word
     if isinstance(node, A.OneOf):
         if not any(member.p for member in node.transforms):
             raise UsageError(NEVER)
-        return mix(*(Weighted(exact_weight(t.p), _node_in_one_of(t)) for t in node.transforms))
+        return mix(*(Weighted(exact_weight(t.p), _node_in_one_of(t, spatial)) for t in node.transforms))
     if isinstance(node, A.Compose | A.Sequential):
         if getattr(node, "processors", None):
             raise UsageError("a distortion has no boxes or key points", found=type(node).__name__)
-        return _sequence_of(map(_node, node.transforms))
+        return _sequence_of(_node(member, spatial) for member in node.transforms)
     if isinstance(node, A.BasicTransform):
         known = type(node).InitSchema.model_fields  # some state what their base classes take as well
         settings = {k: v for k, v in node.get_transform_init_args().items() if k in known and k != "p"}
-        return REGISTRY.get("alb")(type(node).__name__, **settings)
+        return alb(type(node).__name__, spatial=spatial, **settings)
     raise UsageError(f"{type(node).__name__} has no counterpart among words")
 
 
-def _node_in_one_of(node: Any) -> Word:
+def _node_in_one_of(node: Any, spatial: bool) -> Word:
     """`OneOf` forces its choice, but `SomeOf` heeds its own probability all the same."""
-    from dilkit.distortions._albumentations import A
+    A = library()
+    return _node(node, spatial) if isinstance(node, A.SomeOf) else _forced(node, spatial)
 
-    return _node(node) if isinstance(node, A.SomeOf) else _forced(node)
 
-
-def _some_of(node: Any) -> Word:
-    from dilkit.distortions._albumentations import A
-
+def _some_of(node: Any, spatial: bool) -> Word:
+    A = library()
     if node.replace:
         raise UsageError(f"{type(node).__name__} with replacement has no counterpart among words")
     if comb(len(node.transforms), node.n) > MAX_STEPS:
         raise UsageError(f"{type(node).__name__} has too many selections", expected=f"at most {MAX_STEPS}")
     arrange = (lambda words: shuffle(*words)) if isinstance(node, A.RandomOrder) else _sequence_of
-    selections = combinations(map(_node, node.transforms), node.n)
+    selections = combinations((_node(member, spatial) for member in node.transforms), node.n)
     return _perhaps(node.p, mix(*(arrange(selection) for selection in selections)))
 
 

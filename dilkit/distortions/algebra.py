@@ -1,35 +1,18 @@
-"""The canonical form as JSON: what equality, order, hashes and keys are made of.
+"""The algebra of distortions: kinds, words, sets, the operations on them, and their text.
 
-The operators of the algebra, shared by kinds, words and confounder sets.
-
-Distortions of third parties: found by the entry-point group `dilkit.distortions` when first needed.
-
-In the plug-in's pyproject.toml:
-
-    [project.entry-points."dilkit.distortions"]
-    vhs = "vhs_noise:KINDS"
-
-where `KINDS` is a `PrimitiveKind`, several of them, or a module that calls `dilkit.register` itself.
-
-What a kind must be to be registered, so that its words can be written, read and made transforms of.
-
-What a primitive distortion is: a registered kind, its parameters, and how they are checked.
-
-The text of an expression, as short as it can be: `parse(str(x)) == x`.
-
-The steps of a word: primitives, `Mix` (a branch is drawn per sample), `Shuffle` (an order is).
-
-The values of the algebra: words and confounder sets, always in canonical form.
-
-A `Word` is a sequence of steps (steps.py), a `ConfounderSet` a finite set of words. Equal expressions are
-equal values, with equal hashes, labels and pixels.
-
-The operations of the algebra: a semiring of distortions.
+A `PrimitiveKind` is a registered distortion; called with its parameters it is a `Word` of one step. A `Word`
+is a
+sequence of steps: primitives, `Mix` (one branch is drawn per sample), `Shuffle` (an order is). A
+    `ConfounderSet` is
+a finite set of words. All are always in canonical form: equal expressions are equal values, with equal
+hashes, labels and pixels. The operations are a semiring:
 
 * `>>` is associative, `clean` is its unit, `none` annihilates; it distributes over `|` on both sides.
 * `|` is associative, commutative and idempotent, `none` is its unit; a word equals the set of it alone.
 * `d ** m >> d ** n == d ** (m + n)`, `d ** 0 == clean`.
 * `mix` and `shuffle` do not depend on the order of their arguments, `mix` not on the scale of its weights.
+
+`str(x)` is the shortest text; grammar.py reads it again: `parse(str(x)) == x`.
 """
 
 from __future__ import annotations
@@ -40,38 +23,39 @@ import keyword
 import math
 import operator
 import re
-import threading
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
-from itertools import chain, groupby, pairwise, product, takewhile
-from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from itertools import chain, groupby, pairwise, permutations, product, takewhile
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
-import numpy.typing as npt
 
-from dilkit.distortions import render as sampling
-from dilkit.distortions.params import LAWS, POINT, Always, Law, Locality, as_locality, as_python
+from dilkit.distortions import render
+from dilkit.distortions.params import (
+    LAWS,
+    POINT,
+    REQUIRED,
+    Law,
+    Locality,
+    Param,
+    ParameterError,
+    as_locality,
+    as_python,
+)
 from dilkit.distortions.presets import PRESETS
-from dilkit.distortions.randomness import Draw
-from dilkit.distortions.render import Levels
+from dilkit.distortions.randomness import SampleKey, Window, uniform_word
+from dilkit.distortions.render import MAX_PIXELS, Apply, ApplyLevels, Image, Levels, Resolved, Size
+from dilkit.distortions.symmetry import Symmetry
 from dilkit.errors import DilkitError, UsageError, nearest
+from dilkit.registry import Registry
 
-if TYPE_CHECKING:
-    from dilkit.distortions.randomness import Window
-    from dilkit.distortions.render import SampleKey, Size
-
+# -- canonical form ----------------------------------------------------------------------------------------
 
 SCHEME = b"dilkit-distort-1"
 """Part of every hash; it changes when the canonical form does."""
-
-
-def primitive(name: str, version: int, params: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": name, "params": {key: value_form(v) for key, v in params.items()}, "version": version}
 
 
 def value_form(value: Any) -> Any:
@@ -88,14 +72,11 @@ def value_form(value: Any) -> Any:
 
 
 def dumps(form: Any) -> str:
+    """JSON of one value only: sorted keys, no spaces."""
     return json.dumps(form, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16, person=SCHEME).hexdigest()
-
-
-def order(form: Any) -> tuple[Any, ...]:
+def sort_key(form: Any) -> tuple[Any, ...]:
     """A sorting key for JSON-able values of any types: numbers by size, texts by letters."""
     if form is None:
         return (0,)
@@ -106,15 +87,46 @@ def order(form: Any) -> tuple[Any, ...]:
     if isinstance(form, str):
         return (3, form)
     if isinstance(form, list):
-        return (4, tuple(order(item) for item in form))
-    return (5, tuple((key, order(form[key])) for key in sorted(form)))
+        return (4, tuple(sort_key(item) for item in form))
+    return (5, tuple((key, sort_key(form[key])) for key in sorted(form)))
 
 
-def corners(params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The parameters with every law at each of its extremes."""
-    sides = [value.extremes if isinstance(value, Law) else (value,) for value in params.values()]
-    for values in product(*sides):
-        yield dict(zip(params, values, strict=True))
+class Canonical:
+    """What everything with a canonical form shares: equality, hash and order follow from it.
+
+    Attributes:
+        names: what a user calls its words, where they have names of their own. Part of equality and of
+            labels, not
+            of the canonical form: `hash`, keys and pixels do not depend on it.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def canonical(self) -> Any:
+        raise NotImplementedError
+
+    @cached_property
+    def json(self) -> str:
+        """The canonical form as text: the one thing that identity is made of."""
+        return dumps(self.canonical())
+
+    @cached_property
+    def hash(self) -> str:
+        """blake2b of the canonical form, 32 hexadecimal digits."""
+        return hashlib.blake2b(self.json.encode(), digest_size=16, person=SCHEME).hexdigest()
+
+    @cached_property
+    def order(self) -> Any:
+        """A key that sorts by name, then by number."""
+        return sort_key(self.canonical())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Canonical):
+            return NotImplemented
+        return self.json == other.json and self.names == other.names
+
+    def __hash__(self) -> int:
+        return hash(self.json)
 
 
 class Operators:
@@ -124,233 +136,22 @@ class Operators:
     __array_ufunc__ = None
 
     def __rshift__(self, other: Any) -> Any:
-
         return then(self, other) if isinstance(other, Operators) else NotImplemented
 
     def __or__(self, other: Any) -> Any:
-
         return union(self, other) if isinstance(other, Operators) else NotImplemented
 
     def __sub__(self, other: Any) -> Any:
-
         return without(self, other) if isinstance(other, Operators) else NotImplemented
 
     def __pow__(self, times: Any) -> Any:
-
         return power(self, times)
 
     def __rmul__(self, weight: Any) -> Any:
-
         return Weighted.of(weight, self)
 
 
-GROUP = "dilkit.distortions"
-
-
-def load(add: Callable[[PrimitiveKind], PrimitiveKind]) -> None:
-    """Add the kinds of every installed plug-in; a broken one is named."""
-    for point in entry_points(group=GROUP):
-        try:
-            for kind in _kinds(point):
-                add(kind)
-        except Exception as error:
-            package = point.dist.name if point.dist else "unknown"
-            raise DilkitError(
-                f"the plug-in {point.name!r} cannot be loaded: {error}",
-                where=f"package {package}",
-                found=point.value,
-                remedy="repair or uninstall that package",
-            ) from error
-
-
-def _kinds(point: EntryPoint) -> Iterable[PrimitiveKind]:
-
-    found = point.load()
-    if isinstance(found, ModuleType):
-        return ()
-    if isinstance(found, PrimitiveKind):
-        return (found,)
-    kinds = tuple(found)
-    if not all(isinstance(kind, PrimitiveKind) for kind in kinds):
-        raise TypeError("it holds something that is no PrimitiveKind")
-    return kinds
-
-
-RESERVED = frozenset(
-    (
-        *("clean", "none", "mix", "shuffle", "interleave", "prob", *LAWS),
-        *(preset.identifier for preset in PRESETS.values()),
-    )
-)
-"""Names that the text form needs itself."""
-
-TYPES = (float, int, bool, str)
-"""What a parameter can be."""
-
-RESERVED_PARAMETERS = frozenset(("self", "p", "root_seed", "strict"))
-"""What the transforms of albumentations take besides."""
-
-RESERVED_CLASSES = frozenset(
-    (
-        *("A", "Any", "Distort", "KindTransform", "Mapping", "PrimitiveKind", "REGISTRY", "SampleKey"),
-        *("Word", "WordTransform"),
-    )
-)
-"""Names in the module that the transforms of all kinds are part of."""
-
-
-def class_name(name: str) -> str:
-    """How the albumentations transform of the kind of that name is called."""
-    return "".join(part.capitalize() for part in name.split("_"))
-
-
-def check(kind: PrimitiveKind, known: Collection[str]) -> None:
-    """Raises UsageError for what cannot stand beside the kinds of the known names."""
-    if not _writable(kind.name) or kind.name in RESERVED or kind.name.startswith("_"):
-        raise UsageError(
-            f"a distortion cannot be named {kind.name!r}", expected="an identifier that is not reserved"
-        )
-    if isinstance(kind.version, bool) or not isinstance(kind.version, int):
-        raise UsageError(f"the version of {kind.name!r} must be a whole number", found=repr(kind.version))
-    for param in kind.params:
-        _check_param(param, kind.name)
-    names = [param.name for param in kind.params]
-    if len(set(names)) < len(names) or (kind.degree is not None and kind.degree not in names):
-        raise UsageError(f"the degree of {kind.name!r} must be one of its parameters", found=kind.degree)
-    if kind.name in known:
-        raise UsageError(f"a distortion named {kind.name!r} is already registered")
-    _check_class(kind.name, known)
-
-
-def _writable(name: object) -> bool:
-    """Whether Python reads it as one name, and as no other one."""
-    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        return False
-    return unicodedata.normalize("NFKC", name) == name
-
-
-def _check_param(param: object, kind: str) -> None:
-
-    if not isinstance(param, Param):
-        raise UsageError(f"a parameter of {kind!r} must be a Param", found=repr(param))
-    if not _writable(param.name) or param.name in RESERVED_PARAMETERS:
-        raise UsageError(
-            f"a parameter of {kind!r} cannot be named {param.name!r}",
-            expected="an identifier that is not reserved",
-        )
-    if param.type not in TYPES:
-        raise UsageError(
-            f"the parameter {param.name} of {kind!r} has a type that it cannot have",
-            found=repr(param.type),
-            expected=", ".join(allowed.__name__ for allowed in TYPES),
-        )
-    if param.default is not REQUIRED:
-        param.check(param.default, kind)
-
-
-def _check_class(name: str, known: Collection[str]) -> None:
-    made = class_name(name)
-    other = next((taken for taken in known if class_name(taken) == made), None)
-    if other is not None or made in RESERVED_CLASSES:
-        raise UsageError(
-            f"the transform of a distortion named {name!r} would be called {made}",
-            found=f"that of {other!r} is" if other else f"another {made} in the module of the transforms",
-            remedy="choose another name",
-        )
-
-
-Image = npt.NDArray[np.float32]
-"""(H, W, 3) RGB float32, nominally in [0, 1]; noise may leave that range until `clip`."""
-
-Value = float | int | bool | str
-Apply = Callable[[Image, Mapping[str, Any], Draw], Image]
-"""(the image or its window, resolved parameters, the draw) -> the distorted image."""
-
-ApplyLevels = Callable[[Levels, Mapping[str, Any], Draw], Levels]
-
-REQUIRED: Any = object()
-
-
-class ParameterError(UsageError):
-    """A wrong argument; `parameter` names it (or gives its position), so that a parser can point at it."""
-
-    def __init__(self, message: str, *, parameter: str | int | None = None, **details: Any) -> None:
-        super().__init__(message, **details)
-        self.parameter = parameter
-
-
-@dataclass(frozen=True)
-class Param:
-    """One parameter of a primitive: its type, unit and range (both ends allowed)."""
-
-    name: str
-    type: type = float
-    default: Any = REQUIRED
-    low: float = -math.inf
-    high: float = math.inf
-    choices: tuple[Value, ...] = ()
-    unit: str = ""
-    doc: str = ""
-
-    def check(self, value: Any, kind: str) -> Any:
-        """The value in its exact form: 25 and 25.0 are one float.
-
-        A `Law` is accepted where all it can draw would be.
-        """
-        if isinstance(value, Law):
-            if self.type is not float and value.continuous:
-                raise self._refuse(value, kind)
-            return value.map(lambda drawn: self.check(drawn, kind))
-        exact = _exact(value, self.type)
-        if exact is None or (self.choices and exact not in self.choices):
-            close = nearest(value, [str(c) for c in self.choices]) if isinstance(value, str) else None
-            raise self._refuse(value, kind, nearest=close)
-        if not self.choices and self.type in (int, float) and not self.low <= exact <= self.high:
-            raise self._refuse(value, kind)
-        return exact
-
-    @property
-    def range(self) -> str:
-        """What may be given, in words: `a number from 0 to 255`."""
-        if self.choices:
-            return " or ".join(repr(c) for c in self.choices)
-        noun = {float: "a number", int: "a whole number", bool: "True or False", str: "a quoted word"}[
-            self.type
-        ]
-        low, high = math.isfinite(self.low), math.isfinite(self.high)
-        if low and high:
-            noun += f" from {self.low:g} to {self.high:g}"
-        elif low:
-            noun += f" of at least {self.low:g}"
-        elif high:
-            noun += f" of at most {self.high:g}"
-        return f"{noun} ({self.unit})" if self.unit else noun
-
-    def _refuse(self, value: Any, kind: str, nearest: str | None = None) -> ParameterError:
-        return ParameterError(
-            f"{kind} cannot take {self.name}={value if isinstance(value, Law) else repr(value)}",
-            parameter=self.name,
-            expected=self.range,
-            nearest=nearest,
-        )
-
-
-def _exact(value: Any, wanted: type) -> Any:
-    """`value` as exactly the `wanted` type, or None where it is not one."""
-    value = as_python(value)
-    if wanted in (bool, str):
-        return value if isinstance(value, wanted) else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    if not math.isfinite(number):
-        return None
-    if wanted is int:
-        return int(value) if number.is_integer() else None
-    return number + 0.0  # -0.0 is 0.0
+# -- kinds -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,6 +169,11 @@ class PrimitiveKind(Operators):
         levels: of a kind whose result is 8-bit by nature, the same on levels 0 .. 255:
             `apply(x, ...) == as_float(levels(to_levels(x), ...))`.
         source: where the definition comes from (paper, library, standard).
+        notes: where the pixels differ from those of the source, measured where that can be.
+        size_after: of a kind that changes the size: (resolved parameters, size of its input, size of the
+            clean image) -> size of its result, not decreasing in the sizes.
+        work: multiplications per pixel and channel, about; what refuses words that would run for hours.
+        symmetries: the groups that carry one of its degrees to another; see symmetry.py.
     """
 
     name: str
@@ -381,17 +187,20 @@ class PrimitiveKind(Operators):
     random: bool = False
     version: int = 1
     levels: ApplyLevels | None = None
+    notes: str = ""
+    size_after: Callable[[Mapping[str, Any], Size, Size], Size] | None = None
+    work: Callable[[Mapping[str, Any]], float] = lambda params: 10.0
+    symmetries: tuple[Symmetry, ...] = ()
 
     def __post_init__(self) -> None:
         if not callable(self.locality):
-            object.__setattr__(self, "locality", Always(as_locality(self.locality, self.name)))
+            always = as_locality(self.locality, self.name)
+            object.__setattr__(self, "locality", lambda params: always)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Word:
-
         return Word((Primitive(self, tuple(self.bind(*args, **kwargs).items())),))
 
     def __getitem__(self, degrees: Any) -> ConfounderSet:
-
         return sweep(self, degrees)
 
     def bind(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -409,15 +218,46 @@ class PrimitiveKind(Operators):
         """What the text form leaves out: the values that these parameters have when they are not given."""
         return {param.name: param.default for param in self.params if param.default is not REQUIRED}
 
-    def transform(self, *args: Any, root_seed: int | None = None, p: float = 1.0, **kwargs: Any) -> Any:
-        """This distortion as an albumentations `ImageOnlyTransform`.
+    def example(self) -> dict[str, Any]:
+        """Something allowed for every parameter that has no default."""
+        return {param.name: param.example for param in self.params if param.default is REQUIRED}
 
-        With a `root_seed` it gives, for whichever image, the bits of the word under
-        `SampleKey(root_seed, pixel_hash(image))`; without, it draws a seed from the pipeline it is in.
-        """
-        from dilkit.distortions._albumentations import transform_class
+    def describe(self) -> dict[str, Any]:
+        """What it does, its parameters, how far it looks, where it comes from; JSON-able."""
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "write": str(self(**self.example())),
+            "parameters": [
+                {
+                    "name": param.name,
+                    "takes": param.range,
+                    "default": None if param.default is REQUIRED else show_value(param.default),
+                    "meaning": param.doc,
+                }
+                for param in self.params
+            ],
+            "degree": self.degree,
+            "locality": self.localities,
+            "random": self.random,
+            "symmetries": "; ".join(map(str, self.symmetries)),
+            "family": self.family,
+            "source": self.source,
+            "notes": self.notes,
+            "version": self.version,
+        }
 
-        return transform_class(self)(**self.bind(*args, **kwargs), root_seed=root_seed, p=p)
+    @property
+    def localities(self) -> str:
+        """point, halo or global; several where it depends on the parameters: `point or halo`."""
+        free = {param.name: param.default for param in self.params} | self.example()
+        tried = [free]
+        for param in self.params:
+            if param.type is bool:
+                tried.append({**free, param.name: not free[param.name]})
+            elif param.type is float and param.name != self.degree and math.isfinite(param.high):
+                tried.append({**free, param.name: param.high})
+        return " or ".join(dict.fromkeys(self.locality(params).name for params in tried))
 
     def _by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         names = [param.name for param in self.params]
@@ -448,218 +288,163 @@ class PrimitiveKind(Operators):
         return kind_of, (self.name,)
 
 
-class Registry:
-    """Distortion kinds by name: those of the package, those registered since, those of installed plug-ins."""
+RESERVED = frozenset(
+    (
+        *("clean", "none", "mix", "shuffle", "interleave", "prob", *LAWS),
+        *(preset.identifier for preset in PRESETS.values()),
+    )
+)
+"""Names that the text form needs itself."""
 
-    def __init__(self) -> None:
-        self._kinds: dict[str, PrimitiveKind] = {}
-        self._complete = False
-        self._loading = False
-        self._lock = threading.RLock()
+TYPES = (float, int, bool, str)
+"""What a parameter can be."""
 
-    def add(self, kind: PrimitiveKind) -> PrimitiveKind:
-        """Register a kind and return it; a name can be taken once, but the same kind may come again."""
-        if not isinstance(kind, PrimitiveKind):
-            raise UsageError("only a PrimitiveKind can be registered", found=repr(kind))
-        with self._lock:
-            if self._kinds.get(kind.name) is not kind:
-                check(kind, self._kinds)
-                self._kinds[kind.name] = kind
-        return kind
+RESERVED_PARAMETERS = frozenset(("self", "p", "root_seed", "strict"))
+"""What the transforms of albumentations take besides."""
 
-    @property
-    def loaded(self) -> Collection[PrimitiveKind]:
-        """Those known so far, without plug-ins that nobody has asked for."""
-        return self._kinds.values()
-
-    @property
-    def kinds(self) -> Mapping[str, PrimitiveKind]:
-        """All of them; plug-ins are loaded when this is first asked.
-
-        Other threads wait for that; a plug-in that asks while it is loaded itself gets those known so far.
-        """
-        if not self._complete:
-            with self._lock:
-                self._load()
-        return MappingProxyType(self._kinds)
-
-    def _load(self) -> None:
-        if self._complete or self._loading:
-            return
-        self._loading = True
-        try:
-            load(self.add)
-            self._complete = True
-        finally:
-            self._loading = False
-
-    def find(self, name: str) -> PrimitiveKind | None:
-        """The kind of that name, if there is one; plug-ins are loaded only for a name that is not known."""
-        return self._kinds.get(name) or self.kinds.get(name)
-
-    def get(self, name: str) -> PrimitiveKind:
-        """The kind of that name; a UsageError if there is none."""
-        kind = self.find(name)
-        if kind is None:
-            raise UsageError(
-                f"unknown distortion {name!r}",
-                nearest=nearest(name, self.kinds),
-                remedy="`dilkit ls distortions` lists them",
-            )
-        return kind
+RESERVED_CLASSES = frozenset(("Distort", "KindTransform", "WordTransform"))
+"""Names beside the transforms of all kinds in albumentations.py; a test compares them with that module's."""
 
 
-REGISTRY = Registry()
+def class_name(name: str) -> str:
+    """How the albumentations transform of the kind of that name is called."""
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def check_kind(kind: PrimitiveKind, known: Collection[str]) -> None:
+    """Raises UsageError for what cannot stand beside the kinds of the known names: what its words could not
+    be written, read or made transforms of.
+    """
+    if not isinstance(kind, PrimitiveKind):
+        raise UsageError("only a PrimitiveKind can be registered", found=repr(kind))
+    if not _writable(kind.name) or kind.name in RESERVED or kind.name.startswith("_"):
+        raise UsageError(
+            f"a distortion cannot be named {kind.name!r}", expected="an identifier that is not reserved"
+        )
+    if isinstance(kind.version, bool) or not isinstance(kind.version, int):
+        raise UsageError(f"the version of {kind.name!r} must be a whole number", found=repr(kind.version))
+    for param in kind.params:
+        _check_param(param, kind.name)
+    names = [param.name for param in kind.params]
+    if len(set(names)) < len(names) or (kind.degree is not None and kind.degree not in names):
+        raise UsageError(f"the degree of {kind.name!r} must be one of its parameters", found=kind.degree)
+    made = class_name(kind.name)
+    other = next((taken for taken in known if class_name(taken) == made), None)
+    if other is not None or made in RESERVED_CLASSES:
+        raise UsageError(
+            f"the transform of a distortion named {kind.name!r} would be called {made}",
+            found=f"that of {other!r} is" if other else f"another {made} in the module of the transforms",
+            remedy="choose another name",
+        )
+
+
+def _writable(name: object) -> bool:
+    """Whether Python reads it as one name, and as no other one."""
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        return False
+    return unicodedata.normalize("NFKC", name) == name
+
+
+def _check_param(param: object, kind: str) -> None:
+    if not isinstance(param, Param):
+        raise UsageError(f"a parameter of {kind!r} must be a Param", found=repr(param))
+    if not _writable(param.name) or param.name in RESERVED_PARAMETERS:
+        raise UsageError(
+            f"a parameter of {kind!r} cannot be named {param.name!r}",
+            expected="an identifier that is not reserved",
+        )
+    if param.type not in TYPES:
+        raise UsageError(
+            f"the parameter {param.name} of {kind!r} has a type that it cannot have",
+            found=repr(param.type),
+            expected=", ".join(allowed.__name__ for allowed in TYPES),
+        )
+    if param.default is not REQUIRED:
+        param.check(param.default, kind)
+
+
+def new_registry() -> Registry[PrimitiveKind]:
+    """A registry of distortions, empty but for what installed plug-ins bring."""
+
+    def check(name: str, kind: PrimitiveKind) -> None:
+        check_kind(kind, registry.loaded)
+        if kind.name != name:
+            raise UsageError(f"the distortion {kind.name!r} cannot be registered as {name!r}")
+
+    registry: Registry[PrimitiveKind] = Registry(
+        "distortion",
+        check=check,
+        is_one=lambda value: isinstance(value, PrimitiveKind),
+        command="dilkit ls distortions",
+    )
+    return registry
+
+
+REGISTRY = new_registry()
+"""Distortion kinds by name: those of the package, those registered since, those of installed plug-ins."""
 
 
 def kind_of(name: str) -> PrimitiveKind:
-    """The registered kind of that name (kinds are pickled by name)."""
+    """The registered kind of that name; kinds are pickled by it."""
     return REGISTRY.get(name)
 
 
-MAX_LABEL = 72
-LEAST_WEIGHT = Fraction(1, 10**9)
-"""The smallest weight above 0 that a text may hold."""
+def distortions() -> list[PrimitiveKind]:
+    """Every kind, by family and name."""
+    return sorted(REGISTRY.values(), key=lambda kind: (kind.family, kind.name))
 
 
-def show_value(value: Any) -> str:
-    if isinstance(value, Law):
-        return f"{value.name}({', '.join(map(show_value, value.args))})"
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(show_value, value))}]"
-    return repr(value)
+# -- steps -------------------------------------------------------------------------------------------------
+
+MAX_WORDS = 1024
+"""The most words in one set."""
+MAX_STEPS = 1024
+"""The most primitives in one word, branches included."""
+MAX_SET_STEPS = 65_536
+"""The most primitives in all words of a product of sets."""
+MAX_DEPTH = 16
+"""The deepest nesting of `mix` and `shuffle`."""
+MAX_WORK = 100_000
+"""The most multiplications per pixel of the clean image and channel: about 10 s for 256 x 256 pixels."""
 
 
-def show_primitive(step: Primitive) -> str:
-    """The degree by position, the others by name; what has its default is left out."""
-    defaults = {name: value_form(value) for name, value in step.kind.defaults(step.params).items()}
-    given = [(k, v) for k, v in step.values if k not in defaults or value_form(v) != defaults[k]]
-    degree = [show_value(value) for name, value in given if name == step.kind.degree]
-    others = [f"{name}={show_value(value)}" for name, value in given if name != step.kind.degree]
-    return f"{step.name}({', '.join(degree + others)})" if given else step.name
+class KindError(UsageError, TypeError):
+    """Something that is no distortion where one was expected, or a set where one word was."""
 
 
-def show_word(word: Word) -> str:
-    return " >> ".join(_runs(map(str, word.sequence))) or "clean"
+@dataclass(frozen=True)
+class Extent:
+    """How large the images that a word makes can be, and its work at worst; see `Word.extent`.
+
+    Attributes:
+        clean: height and width of the clean image.
+        least, greatest: of all results that can be drawn, side by side.
+        pixels: of the largest image that can occur on the way.
+        work: multiplications per channel.
+    """
+
+    clean: Size
+    least: Size
+    greatest: Size
+    pixels: int
+    work: float = 0.0
+
+    @classmethod
+    def of(cls, size: Size) -> Extent:
+        return cls(size, size, size, size[0] * size[1])
+
+    def either(self, other: Extent) -> Extent:
+        """That of one or the other."""
+        low = min(self.least[0], other.least[0]), min(self.least[1], other.least[1])
+        high = max(self.greatest[0], other.greatest[0]), max(self.greatest[1], other.greatest[1])
+        return Extent(self.clean, low, high, max(self.pixels, other.pixels), max(self.work, other.work))
 
 
-def _runs(steps: Iterable[str]) -> Iterator[str]:
-    for step, run in groupby(steps):
-        times = sum(1 for _ in run)
-        yield step if times == 1 else f"{step} ** {times}"
-
-
-def show_mix(mix: Mix) -> str:
-    weights = [weight for weight, _ in mix.branches]
-    if len(weights) == 2 and not mix.branches[0][1].sequence:
-        chance = Fraction(weights[1], sum(weights))
-        if chance >= LEAST_WEIGHT and Fraction(repr(float(chance))) == chance:
-            return f"prob({show_value(float(chance))}, {mix.branches[1][1]})"
-    branches = (str(word) if weight == 1 else f"{weight}*{_factor(word)}" for weight, word in mix.branches)
-    return f"mix({', '.join(branches)})"
-
-
-def _factor(word: Word) -> str:
-    return f"({word})" if len(word.sequence) > 1 else str(word)
-
-
-def show_shuffle(shuffle: Shuffle) -> str:
-    return f"{shuffle.name}({', '.join(map(str, shuffle.words))})"
-
-
-def show_set(words: ConfounderSet) -> str:
-    """Neighbours that differ in the degree of one step alone are a sweep."""
-    shown: list[str] = []
-    left = list(words)
-    while left:
-        place = _swept(*left[:2]) if len(left) > 1 else None
-        count = 1
-        while place is not None and count < len(left) and _swept(*left[count - 1 : count + 1]) == place:
-            count += 1
-        shown.append(show_word(left[0]) if place is None else _show_sweep(left[:count], place))
-        left = left[count:]
-    return " | ".join(shown) or "none"
-
-
-def _swept(a: Word, b: Word) -> int | None:
-    """The one place where two words differ, if a sweep can write both."""
-    if len(a.sequence) != len(b.sequence):
-        return None
-    pairs = [(x, y) for x, y in zip(a.sequence, b.sequence, strict=True)]
-    places = [place for place, (x, y) in enumerate(pairs) if x.json != y.json]
-    if len(places) != 1 or not all(map(_sweepable, pairs[places[0]])):
-        return None
-    x, y = pairs[places[0]]
-    return places[0] if x.name == y.name else None  # type: ignore[union-attr]
-
-
-def _sweepable(step: Step) -> bool:
-    """Whether it has but a numeric degree."""
-
-    if not isinstance(step, Primitive) or isinstance(step.degree, bool):
-        return False
-    bare = (step.name, f"{step.name}({show_value(step.degree)})")
-    return isinstance(step.degree, (int, float)) and str(step) in bare
-
-
-def _show_sweep(words: list[Word], place: int) -> str:
-    steps = [word.sequence[place] for word in words]
-    sweep = f"{steps[0].name}[{_degrees([step.degree for step in steps])}]"  # type: ignore[union-attr]
-    before, after = words[0].sequence[:place], words[0].sequence[place + 1 :]
-    return " >> ".join([*_runs(map(str, before)), sweep, *_runs(map(str, after))])
-
-
-def _degrees(degrees: list[float]) -> str:
-    exact = [Fraction(repr(degree)) for degree in degrees]
-    steps = {b - a for a, b in pairwise(exact)}
-    if len(degrees) > 4 and len(steps) == 1:
-        step = float(steps.pop())
-        return f"{show_value(degrees[0])}:{show_value(degrees[-1])}:{show_value(step)}"
-    return ", ".join(map(show_value, degrees))
-
-
-_WORDED = re.compile(r"'(?!None'|True'|False')([^\W\d]\w*)'")
-"""A quoted word that cannot be taken for another value without its quotes."""
-_READABLE = re.compile(r"[\w.,=()\[\]*>:~-]+")
-
-
-def label(word: Word) -> str:
-    """The text without spaces and quotes; where it is long or holds what a path cannot, cut, with a hash."""
-    short = _WORDED.sub(r"\1", str(word)).replace(" ", "")
-    if len(short) <= MAX_LABEL and _READABLE.fullmatch(short):
-        return short
-    plain = "".join(_READABLE.findall(short))
-    return f"{plain[: MAX_LABEL - 12]}~{word.hash[:8]}"
-
-
-class Canonical:
-    """What everything with a canonical form shares: equality, hash and order follow from it."""
-
-    def canonical(self) -> Any:
-        raise NotImplementedError
-
-    @cached_property
-    def json(self) -> str:
-        """The canonical form as text: the one thing that identity is made of."""
-        return dumps(self.canonical())
-
-    @cached_property
-    def hash(self) -> str:
-        """blake2b of the canonical form, 32 hexadecimal digits."""
-        return digest(self.json)
-
-    @cached_property
-    def order(self) -> Any:
-        """A key that sorts by name, then by number."""
-        return order(self.canonical())
-
-    def __eq__(self, other: object) -> bool:
-        return self.json == other.json if isinstance(other, Canonical) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.json)
+def corners(params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The parameters with every law at each of its extremes."""
+    sides = [value.extremes if isinstance(value, Law) else (value,) for value in params.values()]
+    for values in product(*sides):
+        yield dict(zip(params, values, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -706,13 +491,44 @@ class Primitive(Canonical):
         return widest
 
     def canonical(self) -> Any:
-        return primitive(self.kind.name, self.kind.version, self.params)
+        return self._form(self.params)
 
     @cached_property
     def common_json(self) -> str:
         """The canonical form without the degree: what the key of a common coupling is made of."""
         rest = {name: value for name, value in self.values if name != self.kind.degree}
-        return dumps(primitive(self.kind.name, self.kind.version, rest))
+        return dumps(self._form(rest))
+
+    def _form(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        values = {name: value_form(value) for name, value in params.items()}
+        return {"name": self.kind.name, "params": values, "version": self.kind.version}
+
+    def resolve(self, key: SampleKey, place: tuple[int, ...]) -> Iterator[Resolved]:
+        """Itself, each law replaced by what it draws."""
+        token, settled = key.derive(self, place), self.params
+        for param in self.kind.params:
+            law = settled[param.name]
+            if isinstance(law, Law):
+                settled[param.name] = param.type(law.sample(uniform_word(token, param.name)))
+        yield Resolved(self.kind, settled, token)
+
+    @cached_property
+    def heaviest(self) -> float:
+        """Multiplications per pixel and channel, at most."""
+        return max(float(self.kind.work(params)) for params in corners(self.params))
+
+    def extent(self, before: Extent) -> Extent:
+        """What can come after it of what came before."""
+        low, high, after = before.least, before.greatest, self.kind.size_after
+        if after is not None:
+            small = [after(params, before.least, before.clean) for params in corners(self.params)]
+            large = [after(params, before.greatest, before.clean) for params in corners(self.params)]
+            low = min(size[0] for size in small), min(size[1] for size in small)
+            high = max(size[0] for size in large), max(size[1] for size in large)
+        area = max(before.greatest[0] * before.greatest[1], high[0] * high[1])
+        return Extent(
+            before.clean, low, high, max(before.pixels, area), before.work + self.heaviest * float(area)
+        )
 
     def __str__(self) -> str:
         return show_primitive(self)
@@ -745,7 +561,7 @@ class Mix(Canonical):
     def locality(self) -> Locality:
         widest = POINT
         for _, word in self.branches:
-            widest = widest | word.reach
+            widest = widest | word.locality
         return widest
 
     def canonical(self) -> Any:
@@ -759,6 +575,25 @@ class Mix(Canonical):
     def common_branches(self) -> tuple[tuple[int, Word], ...]:
         """The branches in the order of a common coupling: the degree comes last."""
         return tuple(sorted(self.branches, key=lambda branch: branch[1].common_order))
+
+    def resolve(self, key: SampleKey, place: tuple[int, ...]) -> Iterator[Resolved]:
+        """The primitives of the branch that is drawn."""
+        branches = self.common_branches if key.coupling == "common" else self.branches
+        token = key.derive(self, place)
+        point = int.from_bytes(token, "big") * sum(weight for weight, _ in branches) >> 8 * len(token)
+        for weight, word in branches:
+            point -= weight
+            if point < 0:
+                yield from word.resolve(key, place)
+                return
+
+    def extent(self, before: Extent) -> Extent:
+        """That of any branch."""
+        made = [word.after(before) for _, word in self.branches]
+        whole = made[0]
+        for other in made[1:]:
+            whole = whole.either(other)
+        return whole
 
     def __str__(self) -> str:
         return show_mix(self)
@@ -796,7 +631,7 @@ class Shuffle(Canonical):
     def locality(self) -> Locality:
         total = POINT
         for word in self.words:
-            total = total + word.reach
+            total = total + word.locality
         return total
 
     def canonical(self) -> Any:
@@ -811,29 +646,65 @@ class Shuffle(Canonical):
         """The words in the order of a common coupling: the degree comes last."""
         return tuple(sorted(self.words, key=lambda word: word.common_order))
 
+    def resolve(self, key: SampleKey, place: tuple[int, ...]) -> Iterator[Resolved]:
+        """The primitives in the order that is drawn, all orders alike: slots are sorted by random numbers."""
+        words = self.common_words if key.coupling == "common" else self.words
+        token, sizes = key.derive(self, place), [len(word.sequence) for word in words]
+        slots = [member for member, size in enumerate(sizes) for _ in range(size if self.riffled else 1)]
+        drawn = [slots[k] for k in sorted(range(len(slots)), key=lambda k: uniform_word(token, str(k)))]
+        following = [iter(range(size)) for size in sizes]
+        for member in drawn:
+            for index in following[member]:
+                yield from words[member].sequence[index].resolve(key, (*place, member, index))
+                if self.riffled:
+                    break
+
+    def extent(self, before: Extent) -> Extent:
+        """That of any order: exact where one word alone changes the size, or where few do as blocks."""
+        movers = [word for word in self.words if any(step.kind.size_after for step in word.steps)]
+        if len(movers) > 1 and not self.riffled and len(movers) < 5:
+            orders = [
+                Word(tuple(chain.from_iterable(word.sequence for word in o))) for o in permutations(movers)
+            ]
+            sized = Mix(tuple((1, word) for word in orders)).extent(before)
+        else:
+            sized = before
+            for _ in movers:  # any order of k words is within k rounds of all of them
+                for word in movers:
+                    sized = word.after(sized) if len(movers) == 1 else sized.either(word.after(sized))
+        heaviest = sum(step.heaviest for word in self.words for step in word.steps)
+        return Extent(
+            before.clean, sized.least, sized.greatest, sized.pixels, before.work + heaviest * sized.pixels
+        )
+
     def __str__(self) -> str:
-        return show_shuffle(self)
+        return f"{self.name}({', '.join(map(str, self.words))})"
 
 
 Step = Primitive | Mix | Shuffle
 
 
-MAX_WORDS = 1024
-"""The most words in one set."""
-MAX_STEPS = 1024
-"""The most primitives in one word, branches included."""
-MAX_SET_STEPS = 65_536
-"""The most primitives in all words of a product of sets."""
-MAX_DEPTH = 16
-"""The deepest nesting of `mix` and `shuffle`."""
-
-
-class KindError(UsageError, TypeError):
-    """Something that is no distortion where one was expected, or a set where one word was."""
-
+# -- words and sets ----------------------------------------------------------------------------------------
 
 _CLOSING = {"clip", "quantize"}
 """Primitives that leave the 8-bit grid where it is, and together bring anything onto it."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
+_NO_NAMES = frozenset(("clean", "none", "given"))
+
+
+def check_name(name: str) -> str:
+    """The name, if a confounder can be called so: 1 to 40 letters, digits, `_`, `.` and `-`, a letter first.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if not _NAME.fullmatch(name) or name in _NO_NAMES:
+        raise UsageError(
+            f"a confounder cannot be called {name!r}",
+            expected="1 to 40 of A-Z, a-z, 0-9, _, . and -, a letter first; not clean, none or given",
+        )
+    return name
 
 
 def _is_closing(step: Step) -> bool:
@@ -846,9 +717,13 @@ class Word(Canonical, Operators):
 
     Attributes:
         sequence: the steps; no step is itself a sequence.
+        name: what the user calls it, or nothing: its label. It is the name of this word alone, not of what is
+            made
+            of it: `>>` (but with `clean`), `**`, `mix` and `shuffle` leave it out.
     """
 
     sequence: tuple[Step, ...] = ()
+    name: str = ""
 
     def __post_init__(self) -> None:
         if self.size > MAX_STEPS:
@@ -857,6 +732,18 @@ class Word(Canonical, Operators):
             )
         if self.depth > MAX_DEPTH:
             raise UsageError("mix and shuffle are nested too deeply", expected=f"at most {MAX_DEPTH} levels")
+        if self.name:
+            check_name(self.name)
+            if not self.sequence:
+                raise UsageError(f"`clean` cannot be called {self.name!r}: it keeps its own name")
+
+    @property
+    def names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.name,) if self.name else ()
+
+    def named(self, name: str) -> Word:
+        """The same distortion under a name of the user's (under none, if it is empty)."""
+        return self if name == self.name else Word(self.sequence, name)
 
     @cached_property
     def size(self) -> int:
@@ -872,21 +759,37 @@ class Word(Canonical, Operators):
         return tuple(chain.from_iterable(step.primitives for step in self.sequence))
 
     @cached_property
-    def reach(self) -> Locality:
+    def locality(self) -> Locality:
+        """How far an output pixel of the whole word looks, at the widest."""
         total = POINT
         for step in self.sequence:
             total = total + step.locality
         return total
 
-    @property
-    def locality(self) -> Locality:
-        """How far an output pixel of the whole word looks, at the widest."""
-        return self.reach
-
     @cached_property
     def label(self) -> str:
-        """Short, stable, readable, unique: `gaussian_blur(2)>>awgn(25)`; never with a '/'."""
-        return label(self)
+        """Its name; without one its text, short, stable, readable, unique: `gaussian_blur(2)>>awgn(25)`.
+
+        The text without spaces and quotes; where that is longer than 72 characters or holds what a path
+        cannot, cut, with 8 digits of the hash. Never with a '/'.
+        """
+        if self.name:
+            return self.name
+        short = _WORDED.sub(r"\1", str(self)).replace(" ", "")
+        if len(short) <= MAX_LABEL and _READABLE.fullmatch(short):
+            return short
+        return f"{''.join(_READABLE.findall(short))[: MAX_LABEL - 12]}~{self.hash[:8]}"
+
+    @cached_property
+    def short_label(self) -> str:
+        """For tables and plots: the label, or where that is longer than 28 characters the first distortions
+        in it and
+        6 digits of the hash: `mix(interleave,~1f2e3d`.
+        """
+        if len(self.label) <= 28:
+            return self.label
+        bare = re.sub(r"(?<=\w)\([^()]*\)", "", self.label.rpartition("~")[0] or self.label)
+        return f"{bare[:21]}~{self.hash[:6]}"
 
     @cached_property
     def order(self) -> Any:
@@ -907,6 +810,70 @@ class Word(Canonical, Operators):
         parts = [step.canonical() for step in self.sequence]
         return parts[0] if len(parts) == 1 else {"then": parts}
 
+    def resolve(
+        self, key: SampleKey, place: tuple[int, ...] = (), stop: int | None = None
+    ) -> Iterator[Resolved]:
+        """The primitives that it comes to for one sample, in order, or those of its first `stop` steps."""
+        for index, step in enumerate(self.sequence[:stop]):
+            yield from step.resolve(key, (*place, index))
+
+    def after(self, before: Extent) -> Extent:
+        """What can come after it of what came before."""
+        for step in self.sequence:
+            before = step.extent(before)
+        return before
+
+    @cached_property
+    def _extents(self) -> dict[Size, Extent]:
+        return {}
+
+    def extent(self, height: int, width: int) -> Extent:
+        """How large the images can be that it makes of a clean image of that size, and the work, at worst.
+
+        Nothing is computed: this is known before the first image.
+
+        Raises:
+            UsageError: an image could pass 2**26 pixels, or the work 100,000 multiplications per clean pixel
+                and channel (about 10 s for 256 x 256 pixels).
+        """
+        made = self._extents.get((height, width))
+        if made is None:
+            made = self.after(Extent.of((height, width)))
+            if made.pixels > MAX_PIXELS:
+                raise UsageError(
+                    "the distortion makes images that are too large",
+                    where=self.label,
+                    found=f"up to {made.pixels} pixels from a clean image of {height} x {width}",
+                    expected=f"at most {MAX_PIXELS} pixels",
+                )
+            if made.work > MAX_WORK * height * width:
+                raise UsageError(
+                    "the distortion is too much work",
+                    where=self.label,
+                    found=f"about {made.work / (height * width):.0f} multiplications per clean pixel",
+                    expected=f"at most {MAX_WORK}",
+                )
+            self._extents[height, width] = made
+        return made
+
+    def output_size(self, height: int, width: int) -> Size:
+        """The size of its result for a clean image of that size, whatever is drawn.
+
+        Raises:
+            UsageError: it could have several sizes, or be too large; see `extent`.
+        """
+        made = self.extent(height, width)
+        if made.least != made.greatest:
+            low, high = (f"{size[0]} x {size[1]}" for size in (made.least, made.greatest))
+            raise UsageError(
+                "the distortion can give images of several sizes",
+                where=self.label,
+                found=f"from {low} to {high}, from a clean image of {height} x {width}",
+                expected="one size",
+                remedy="resize(1, of='clean') at its end brings the size of the clean image back",
+            )
+        return made.greatest
+
     def apply(
         self, image: Image, key: SampleKey, window: Window | None = None, size: Size | None = None
     ) -> Image:
@@ -923,10 +890,13 @@ class Word(Canonical, Operators):
             says so. Point and halo primitives after the last global one compute no more than is needed.
 
         Raises:
-            UsageError: the image has another type or shape, or the window leaves it.
+            UsageError: the image has another type or shape, the window leaves it, or the word is refused for
+                its size or work (see `extent`).
             DilkitError: the whole result has not the given size.
         """
-        return sampling.apply(self, image, key, window, size)
+        render.require_image(image)
+        self.extent(*image.shape[:2])
+        return render.run(list(self.resolve(key)), image, self.label, window, size)
 
     @cached_property
     def closing(self) -> tuple[Primitive, ...]:
@@ -960,16 +930,32 @@ class Word(Canonical, Operators):
         Raises:
             DilkitError: a result that is not on the 8-bit grid, or no number.
         """
-        return sampling.levels(self, image, key, window, size)
+        render.require_image(image, np.uint8, np.float32)
+        self.extent(*image.shape[:2])
+        todo = list(self.resolve(key, stop=len(self.sequence) - len(self.closing)))
+        in_levels = bool(todo) and todo[-1].kind.levels is not None
+        if self.closing and not self.rounds and not in_levels:
+            todo = list(self.resolve(key))  # a clip or quantize alone does something
+        if in_levels:
+            given: Any = image if len(todo) == 1 else render.as_float(image)
+            return render.run(todo, given, self.label, window, size, in_levels=True)
+        made = render.run(todo, render.as_float(image), self.label, window, size)
+        render.require_numbers(made, self.label)
+        if self.rounds:
+            return render.rounded(np.clip(made, np.float32(0), np.float32(1), out=made))
+        whole = render.rounded(made)
+        if not np.array_equal(render.as_float(whole), made):
+            raise DilkitError("the result is not on the 8-bit grid, so it has no levels", where=self.label)
+        return whole
 
     def __str__(self) -> str:
-        return show_word(self)
+        return f"{self.name} = {show_word(self)}" if self.name else show_word(self)
 
     def __repr__(self) -> str:
         return f"parse({str(self)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Word, (self.sequence,)
+        return Word, (self.sequence, self.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -980,12 +966,27 @@ class ConfounderSet(Canonical, Operators):
 
     @classmethod
     def of(cls, words: Iterable[Word]) -> ConfounderSet:
-        unique = {word.json: word for word in words}
+        unique: dict[str, Word] = {}
+        for word in words:
+            present = unique.setdefault(word.json, word)
+            if word.name and not present.name:
+                unique[word.json] = word
+            elif word.name and word.name != present.name:
+                raise UsageError(f"one distortion has two names: {present.name} and {word.name}")
         if len(unique) > MAX_WORDS:
             raise UsageError(
                 f"a set of {len(unique)} distortions is too large", expected=f"at most {MAX_WORDS}"
             )
-        return cls(tuple(sorted(unique.values(), key=lambda word: word.order)))
+        made = cls(tuple(sorted(unique.values(), key=lambda word: word.order)))
+        if made.names and len(set(made.labels)) < len(made):
+            twice = next(label for label in made.labels if made.labels.count(label) > 1)
+            raise UsageError(f"two distortions are called {twice!r}")
+        return made
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:  # type: ignore[override]
+        found = tuple(word.name for word in self.words)
+        return found if any(found) else ()
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -1004,7 +1005,9 @@ class ConfounderSet(Canonical, Operators):
         return len(self.words)
 
     def __contains__(self, item: object) -> bool:
-        return item in self.words or item in self.labels
+        if isinstance(item, Word):  # whatever it is called
+            return any(word.json == item.json for word in self.words)
+        return item in self.labels
 
     @overload
     def __getitem__(self, label: str | SupportsIndex) -> Word: ...
@@ -1042,6 +1045,10 @@ none = ConfounderSet()
 """The empty set: the unit of `|`; it annihilates under `>>`."""
 
 
+# -- operations --------------------------------------------------------------------------------------------
+
+LEAST_WEIGHT = Fraction(1, 10**9)
+"""The smallest weight above 0 that a text may hold."""
 MAX_WEIGHT = 10**30
 """The largest weight, once those of a mix are whole numbers without a common divisor."""
 
@@ -1055,7 +1062,7 @@ class Weighted:
 
     @classmethod
     def of(cls, weight: Any, word: Any) -> Weighted:
-        return cls(exact_weight(weight), as_word(word, "a branch of mix"))
+        return cls(exact_weight(weight), as_word(word, "a branch of mix").named(""))
 
 
 def exact_weight(value: Any) -> Fraction:
@@ -1112,7 +1119,9 @@ def then(first: Any, second: Any) -> Expression:
     """`first >> second`: over sets, every pair."""
     a, b = as_expression(first), as_expression(second)
     if isinstance(a, Word) and isinstance(b, Word):
-        return Word(a.sequence + b.sequence) if b.sequence else a
+        if not a.sequence or not b.sequence:
+            return a if a.sequence else b
+        return Word(a.sequence + b.sequence)
     left, right = words_of(a), words_of(b)
     if len(left) * len(right) > MAX_WORDS:
         raise UsageError(
@@ -1124,7 +1133,7 @@ def then(first: Any, second: Any) -> Expression:
             f"a set with {steps} primitives is too large",
             expected=f"at most {MAX_SET_STEPS} in all its words",
         )
-    return ConfounderSet.of(Word(x.sequence + y.sequence) for x in left for y in right)
+    return ConfounderSet.of(chain.from_iterable(words_of(then(x, y)) for x in left for y in right))
 
 
 def union(first: Any, second: Any) -> ConfounderSet:
@@ -1133,9 +1142,11 @@ def union(first: Any, second: Any) -> ConfounderSet:
 
 
 def without(first: Any, second: Any) -> ConfounderSet:
-    """`first - second`: the words of the first that are not in the second (hold-outs)."""
-    left_out = set(words_of(second))
-    return ConfounderSet.of(word for word in words_of(first) if word not in left_out)
+    """`first - second`: the words of the first that are not in the second, whatever they are called
+    (hold-outs).
+    """
+    left_out = {word.json for word in words_of(second)}
+    return ConfounderSet.of(word for word in words_of(first) if word.json not in left_out)
 
 
 def power(base: Any, times: Any) -> Expression:
@@ -1148,7 +1159,7 @@ def power(base: Any, times: Any) -> Expression:
             raise UsageError(
                 f"a word of {made.size * times} distortions is too long", expected=f"at most {MAX_STEPS}"
             )
-        return Word(made.sequence * times) if made.sequence else made
+        return made if times == 1 or not made.sequence else Word(made.sequence * times)
     if times > MAX_STEPS:
         raise UsageError(f"the power {times} is too high", expected=f"at most {MAX_STEPS}")
     if times < 2:
@@ -1163,11 +1174,13 @@ def sweep(kind: PrimitiveKind, degrees: Any) -> ConfounderSet:
     if kind.degree is None:
         raise KindError(f"{kind.name} has no degree to sweep", remedy=f"write {kind.name}(...)")
     members = degrees if isinstance(degrees, tuple) else (degrees,)
-    values = chain.from_iterable(_range(d, kind.name) if isinstance(d, slice) else (d,) for d in members)
+    values = chain.from_iterable(
+        _degree_range(d, kind.name) if isinstance(d, slice) else (d,) for d in members
+    )
     return ConfounderSet.of(kind(value) for value in values)
 
 
-def _range(degrees: slice, name: str) -> list[float]:
+def _degree_range(degrees: slice, name: str) -> list[float]:
     ends = [as_python(end) for end in (degrees.start, degrees.stop, degrees.step)]
     ends[2] = 1 if ends[2] is None else ends[2]
     if any(isinstance(e, bool) or not isinstance(e, (int, float)) or not math.isfinite(e) for e in ends):
@@ -1189,7 +1202,7 @@ def mix(*branches: Any) -> Word:
     weights: dict[Word, Fraction] = {}
     for branch in branches:
         weighted = branch if isinstance(branch, Weighted) else Weighted.of(1, branch)
-        for share, word in _flat(weighted):
+        for share, word in _flattened(weighted):
             weights[word] = weights.get(word, Fraction(0)) + share
     drawn = {word: weight for word, weight in weights.items() if weight > 0}
     if not drawn:
@@ -1205,7 +1218,7 @@ def mix(*branches: Any) -> Word:
     return Word((Mix(tuple((weight // common, word) for word, weight in ordered)),))
 
 
-def _flat(weighted: Weighted) -> Iterator[tuple[Fraction, Word]]:
+def _flattened(weighted: Weighted) -> Iterator[tuple[Fraction, Word]]:
     """A branch that is itself a mix gives its own branches."""
     steps = weighted.word.sequence
     if len(steps) == 1 and isinstance(steps[0], Mix):
@@ -1220,7 +1233,7 @@ def _flat(weighted: Weighted) -> Iterator[tuple[Fraction, Word]]:
 def prob(p: float, word: Any) -> Word:
     """The word with probability p, else `clean`."""
     chance = exact_chance(p)
-    made = as_word(word, "the argument of prob")
+    made = as_word(word, "the argument of prob").named("")
     return mix(Weighted(chance, made), Weighted(1 - chance, clean))
 
 
@@ -1235,19 +1248,111 @@ def interleave(*words: Any) -> Word:
 
 
 def _arranged(words: tuple[Any, ...], make: Callable[[tuple[Word, ...]], Shuffle]) -> Word:
-    made = [as_word(word, "an argument of shuffle or interleave") for word in words]
+    made = [as_word(word, "an argument of shuffle or interleave").named("") for word in words]
     kept = sorted((word for word in made if word.sequence), key=lambda word: word.order)
     if len(kept) <= 1:
         return kept[0] if kept else clean
     return Word((make(tuple(kept)),))
 
 
-def confounder_set(expr: str | Expression | PrimitiveKind | Sequence[Any]) -> ConfounderSet:
-    """Anything that means distortions, as a set: a text, a word, a set, or a list of them (it means `|`)."""
-    if isinstance(expr, str):
-        from dilkit.distortions.grammar import parse
+# -- text --------------------------------------------------------------------------------------------------
 
-        return ConfounderSet.of(words_of(parse(expr)))
-    if isinstance(expr, (list, tuple)):
-        return ConfounderSet.of(chain.from_iterable(confounder_set(part).words for part in expr))
-    return ConfounderSet.of(words_of(expr))
+MAX_LABEL = 72
+_WORDED = re.compile(r"'(?!None'|True'|False')([^\W\d]\w*)'")
+"""A quoted word that cannot be taken for another value without its quotes."""
+_READABLE = re.compile(r"[\w.,=()\[\]*>:~-]+")
+
+
+def show_value(value: Any) -> str:
+    """A parameter's value as it is written."""
+    if isinstance(value, Law):
+        return f"{value.name}({', '.join(map(show_value, value.args))})"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(show_value, value))}]"
+    return repr(value)
+
+
+def show_primitive(step: Primitive) -> str:
+    """The degree by position, the others by name; what has its default is left out."""
+    defaults = {name: value_form(value) for name, value in step.kind.defaults(step.params).items()}
+    given = [(k, v) for k, v in step.values if k not in defaults or value_form(v) != defaults[k]]
+    degree = [show_value(value) for name, value in given if name == step.kind.degree]
+    others = [f"{name}={show_value(value)}" for name, value in given if name != step.kind.degree]
+    return f"{step.name}({', '.join(degree + others)})" if given else step.name
+
+
+def show_word(word: Word) -> str:
+    """The steps, without the name; a run of equal ones as a power."""
+    return " >> ".join(_runs(map(str, word.sequence))) or "clean"
+
+
+def _runs(steps: Iterable[str]) -> Iterator[str]:
+    for step, run in groupby(steps):
+        times = sum(1 for _ in run)
+        yield step if times == 1 else f"{step} ** {times}"
+
+
+def show_mix(mix: Mix) -> str:
+    """`prob(...)` of a word and `clean`, where the probability is a short decimal; `mix(...)` else."""
+    weights = [weight for weight, _ in mix.branches]
+    if len(weights) == 2 and not mix.branches[0][1].sequence:
+        chance = Fraction(weights[1], sum(weights))
+        if chance >= LEAST_WEIGHT and Fraction(repr(float(chance))) == chance:
+            return f"prob({show_value(float(chance))}, {mix.branches[1][1]})"
+    branches = (
+        str(word) if weight == 1 else f"{weight}*{f'({word})' if len(word.sequence) > 1 else word}"
+        for weight, word in mix.branches
+    )
+    return f"mix({', '.join(branches)})"
+
+
+def show_set(words: ConfounderSet) -> str:
+    """Neighbours without names that differ in the degree of one step alone are a sweep."""
+    shown: list[str] = []
+    left = list(words)
+    while left:
+        place = _swept_place(*left[:2]) if len(left) > 1 else None
+        count = 1
+        while place is not None and count < len(left) and _swept_place(*left[count - 1 : count + 1]) == place:
+            count += 1
+        shown.append(str(left[0]) if place is None else _show_sweep(left[:count], place))
+        left = left[count:]
+    return " | ".join(shown) or "none"
+
+
+def _swept_place(a: Word, b: Word) -> int | None:
+    """The one place where two words differ, if a sweep can write both."""
+    if len(a.sequence) != len(b.sequence) or a.name or b.name:
+        return None
+    pairs = [(x, y) for x, y in zip(a.sequence, b.sequence, strict=True)]
+    places = [place for place, (x, y) in enumerate(pairs) if x.json != y.json]
+    if len(places) != 1 or not all(map(_sweepable, pairs[places[0]])):
+        return None
+    x, y = pairs[places[0]]
+    return places[0] if x.name == y.name else None  # type: ignore[union-attr]
+
+
+def _sweepable(step: Step) -> bool:
+    """Whether it has but a numeric degree."""
+    if not isinstance(step, Primitive) or isinstance(step.degree, bool):
+        return False
+    bare = (step.name, f"{step.name}({show_value(step.degree)})")
+    return isinstance(step.degree, (int, float)) and str(step) in bare
+
+
+def _show_sweep(words: list[Word], place: int) -> str:
+    steps = [word.sequence[place] for word in words]
+    sweep = f"{steps[0].name}[{_degrees([step.degree for step in steps])}]"  # type: ignore[union-attr]
+    before, after = words[0].sequence[:place], words[0].sequence[place + 1 :]
+    return " >> ".join([*_runs(map(str, before)), sweep, *_runs(map(str, after))])
+
+
+def _degrees(degrees: list[float]) -> str:
+    exact = [Fraction(repr(degree)) for degree in degrees]
+    steps = {b - a for a, b in pairwise(exact)}
+    if len(degrees) > 4 and len(steps) == 1:
+        step = float(steps.pop())
+        return f"{show_value(degrees[0])}:{show_value(degrees[-1])}:{show_value(step)}"
+    return ", ".join(map(show_value, degrees))

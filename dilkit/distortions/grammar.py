@@ -1,8 +1,8 @@
-"""Mistakes in an expression, shown with carets under them.
+"""From text to words and sets: a Python expression, read by `ast` with a whitelist and never evaluated.
 
-Where in a text the nodes of its syntax tree stand, so that errors point there.
-
-From text to words and sets: a Python expression, read by `ast` with a whitelist and never evaluated.
+Names of confounders come before the expression of each: `hard = bsrgan | rain = rain(0.01)`. Mistakes are
+    shown with
+carets under them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ast
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -22,15 +22,14 @@ from dilkit.distortions.algebra import (
     ConfounderSet,
     Expression,
     KindError,
-    ParameterError,
     PrimitiveKind,
     Weighted,
     Word,
     clean,
     none,
 )
-from dilkit.distortions.params import LAWS, Law, make
-from dilkit.distortions.presets import PRESETS
+from dilkit.distortions.params import LAWS, Law, ParameterError, make_law
+from dilkit.distortions.presets import PRESETS, Preset
 from dilkit.errors import UsageError, nearest
 
 
@@ -152,10 +151,49 @@ def parse(text: str) -> Expression:
     return _Reader(text).read()
 
 
+def confounder_set(expr: str | Expression | PrimitiveKind | Sequence[Any]) -> ConfounderSet:
+    """Anything that means distortions, as a set: a text, a word, a set, or a list of them (it means `|`)."""
+    if isinstance(expr, str):
+        return ConfounderSet.of(algebra.words_of(parse(expr)))
+    if isinstance(expr, (list, tuple)):
+        return ConfounderSet.of(chain.from_iterable(confounder_set(part).words for part in expr))
+    return ConfounderSet.of(algebra.words_of(expr))
+
+
+def describe_preset(name: str) -> dict[str, Any]:
+    """One preset: its expression in full, its hash, its parameters, its source, where it departs from it;
+    JSON-able.
+
+    Raises:
+        UsageError: there is no such preset; the nearest name is given.
+    """
+    found = PRESETS.get(name.replace("_", "-"))
+    if found is None:
+        raise UsageError(
+            f"no preset is called {name!r}",
+            nearest=nearest(name, PRESETS),
+            remedy="`dilkit ls presets` lists them",
+        )
+    made = parse(found.text)  # without the name of the preset
+    return {
+        "name": found.name,
+        "summary": found.summary,
+        "parameters": [
+            {"name": p.name, "takes": p.range, "default": str(p.default), "meaning": p.doc}
+            for p in found.params
+        ],
+        "expression": str(made),
+        "hash": made.hash,
+        "source": found.source,
+        "notes": found.notes,
+    }
+
+
 @cache
-def preset(name: str) -> Expression:
-    """The expression that a preset stands for."""
-    return parse(PRESETS[name].text)
+def _expanded(preset: Preset, given: tuple[tuple[str, Any], ...]) -> Expression:
+    """The expression that a preset stands for; one word is called as the preset is."""
+    made = parse(preset.text_for(dict(given)))
+    return made.named(preset.label_for(dict(given))) if isinstance(made, Word) else made
 
 
 def _plain(found: re.Match[str]) -> str:
@@ -163,10 +201,40 @@ def _plain(found: re.Match[str]) -> str:
     return " " * len(word) if word.startswith("#") else _PRESETS.get(word, word)
 
 
+_NAMING = "a name comes before a whole confounder: hard = bsrgan | wet = rain(0.01)"
+_NAMED = re.compile(r"\s*([^\s=|()\[\]'\"]+)\s*=(?!=)")
+
+
+def _names(text: str, plain: str) -> Iterator[tuple[int, tuple[int, int, str]]]:
+    """(which alternative, (start, end with its sign, name)) of the names before the parts between outermost
+    `|`.
+    """
+    starts, depth, quote = [0], 0, ""
+    for place, sign in enumerate(plain):
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"":
+            quote = sign
+        elif sign in "([":
+            depth += 1
+        elif sign in ")]":
+            depth -= 1
+        elif sign == "|" and depth == 0:
+            starts.append(place + 1)
+    for index, start in enumerate(starts):
+        if (found := _NAMED.match(plain, start)) is not None:
+            yield index, (found.start(1), found.end(), text[found.start(1) : found.end(1)])
+
+
 class _Reader(Located):
     def __init__(self, text: str) -> None:
-        plain = _SPECIAL.sub(_plain, text)
-        super().__init__("".join(" " if c.isspace() else c for c in plain))
+        plain = "".join(" " if c.isspace() else c for c in _SPECIAL.sub(_plain, text))
+        self.names = dict(_names(text, plain)) if "=" in plain and len(text) <= MAX_TEXT else {}
+        super().__init__("".join(" " if c.isspace() else c for c in text))
+        for start, end, _ in self.names.values():
+            plain = plain[:start] + " " * (end - start) + plain[end:]
+        self.code = plain.lstrip()
+        self.offset = len(plain) - len(self.code)
         self.work = 0
 
     def read(self) -> Expression:
@@ -187,7 +255,7 @@ class _Reader(Located):
                 raise UsageError(
                     "the expression is too large", expected=f"at most {MAX_NODES} names and signs"
                 )
-            return self.words(self.operand(tree), tree)
+            return self.with_names(tree) if self.names else self.words(self.operand(tree), tree)
         except SyntaxError as error:
             column = max(0, (error.offset or 1) - 1) + self.offset
             raise ExpressionError(
@@ -195,6 +263,9 @@ class _Reader(Located):
                 text=self.text,
                 start=min(column, len(self.text)),
                 end=column + 1,
+                remedy=_NAMING
+                if re.search(r"(?<![=(\w])\s*=(?!=)", self.code) and "=" in error.msg
+                else None,
             ) from None
         except (RecursionError, MemoryError):
             raise UsageError("the expression is nested too deeply") from None
@@ -214,6 +285,29 @@ class _Reader(Located):
             self.work += sum(1 + word.size for word in algebra.words_of(made))
             if self.work > MAX_WORK:
                 raise UsageError("the expression comes to too many distortions", found=self.text[:80] + "...")
+
+    def with_names(self, tree: ast.expr) -> Expression:
+        """The alternatives, each under its name."""
+        nodes: list[ast.expr] = []
+        while isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.BitOr):
+            nodes.append(tree.right)
+            tree = tree.left
+        nodes = [tree, *reversed(nodes)]
+        if len(nodes) <= max(self.names):
+            start, end, _ = self.names[max(self.names)]
+            raise ExpressionError("this name is of no confounder", text=self.text, start=start, end=end)
+        made = [self.words(self.operand(node), node) for node in nodes]
+        for index, (start, end, name) in self.names.items():
+            words = algebra.words_of(made[index])
+            try:
+                if len(words) != 1:
+                    raise UsageError(f"a name is for one distortion, not for a set of {len(words)}")
+                made[index] = words[0].named(name)
+            except UsageError as error:
+                raise ExpressionError(
+                    error.message, text=self.text, start=start, end=end, expected=error.expected
+                ) from None
+        return made[0] if len(made) == 1 else self.joined(nodes[0], made[0], made[1:])
 
     # -- distortions --------------------------------------------------------------------------------------
 
@@ -286,7 +380,7 @@ class _Reader(Located):
         if node.id in _CONSTANTS:
             return _CONSTANTS[node.id]
         if node.id in _BY_IDENTIFIER:
-            return self.at(node, preset, _BY_IDENTIFIER[node.id].name)
+            return self.at(node, _expanded, _BY_IDENTIFIER[node.id], ())
         return self.words(self.kind(node), node)
 
     def kind(self, node: ast.expr) -> PrimitiveKind:
@@ -301,10 +395,12 @@ class _Reader(Located):
         if node.id in _CONSTANTS or node.id in _FORMS:
             raise self.error(node, f"{node.id} cannot stand here")
         if node.id in _BY_IDENTIFIER:
-            raise self.error(node, "a preset takes neither arguments nor degrees")
+            raise self.error(
+                node, "a preset takes no degrees", expected="its parameters by name, if it has any"
+            )
         if (kind := REGISTRY.find(node.id)) is not None:
             return kind
-        known = [*REGISTRY.kinds, *_CONSTANTS, *_FORMS, *_PRESETS]
+        known = [*REGISTRY.names, *_CONSTANTS, *_FORMS, *_PRESETS]
         dashed = re.match(r"[\w-]*", self.text[self.span(node)[0] :])
         raise self.error(
             node,
@@ -319,12 +415,27 @@ class _Reader(Located):
                 raise self.error(keyword, "** is not allowed here")
         if isinstance(node.func, ast.Name) and node.func.id in _FORMS:
             return self.form(node, node.func.id)
+        if isinstance(node.func, ast.Name) and node.func.id in _BY_IDENTIFIER:
+            return self.preset(node, _BY_IDENTIFIER[node.func.id])
         kind = self.kind(node.func)
         args = [self.value(arg) for arg in node.args]
         kwargs = {keyword.arg: self.value(keyword.value) for keyword in node.keywords if keyword.arg}
         if len(kwargs) < len(node.keywords):
             raise self.error(node, "an argument is given twice")
         return self.at(node, kind, *args, **kwargs)
+
+    def preset(self, node: ast.Call, preset: Preset) -> Expression:
+        if node.args:
+            raise self.error(
+                node.args[0], "a preset takes its parameters by name", expected="bsrgan(scale=2)"
+            )
+        given = {keyword.arg: self.value(keyword.value) for keyword in node.keywords if keyword.arg}
+        if len(given) < len(node.keywords):
+            raise self.error(node, "an argument is given twice")
+        for name, value in given.items():
+            if isinstance(value, Law | list):
+                raise self.error(node, f"{preset.name} takes a plain value", found=f"{name}={value}")
+        return self.at(node, _expanded, preset, tuple(given.items()))
 
     def form(self, node: ast.Call, name: str) -> Word:
         if node.keywords:
@@ -370,7 +481,7 @@ class _Reader(Located):
             case ast.List() | ast.Tuple():
                 return [self.value(item) for item in node.elts]
             case ast.Call(func=ast.Name(id=name)) if name in LAWS and not node.keywords:
-                return self.at(node, make, name, *(self.plain(arg) for arg in node.args))
+                return self.at(node, make_law, name, *(self.plain(arg) for arg in node.args))
         called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
         raise self.error(
             node,

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from itertools import chain, islice, permutations, product
 from typing import Any, Literal
 
-from dilkit.distortions import ConfounderSet, Law, Mix, Primitive, Shuffle, Word
+from dilkit.distortions.algebra import ConfounderSet, Mix, Primitive, Shuffle, Step, Word
+from dilkit.distortions.params import Law
 
 Novelty = Literal["seen", "degree", "type", "clean", "unknown"]
 """`degree`: the type was trained on, at other degrees. `clean`: no distortion, and none such in training.
 `unknown`: it is not known what the net was trained on."""
 
-Step = Primitive | Mix | Shuffle
 Chain = tuple[Primitive, ...]
 _VARIANTS = 5000
 _POLICY = ("clip", "quantize")

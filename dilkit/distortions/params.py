@@ -1,18 +1,23 @@
-"""Laws of chance for parameters: `awgn(uniform(1, 30))` draws its sigma anew for every sample.
-
-How far an output pixel of a distortion looks: what windows are grown by.
+"""What the parameters of a distortion may be: ranges, laws of chance (`awgn(uniform(1, 30))` draws its sigma
+anew for every sample), and how far an output pixel looks, which windows are grown by.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from dilkit.errors import UsageError
+from dilkit.errors import UsageError, nearest
+
+Value = float | int | bool | str
+
+REQUIRED: Any = object()
+"""The default of a parameter that has none."""
+
 
 SCALES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
     "uniform": (float, float),
@@ -41,7 +46,7 @@ class Law:
 
     def map(self, check: Callable[[Any], Any]) -> Any:
         """The same law of checked values; its extremes are checked, so all between them is allowed."""
-        return make(self.name, *(check(value) for value in self.args))
+        return make_law(self.name, *(check(value) for value in self.args))
 
     def sample(self, word: int) -> Any:
         """The value that a uniform 64-bit word stands for."""
@@ -72,7 +77,7 @@ def as_python(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def make(name: str, *args: Any) -> Any:
+def make_law(name: str, *args: Any) -> Any:
     """The law of that name; a law with one possible value is that value."""
     args = tuple(map(as_python, args))
     if name == "choice":
@@ -104,37 +109,129 @@ def make(name: str, *args: Any) -> Any:
 
 def uniform(low: float, high: float) -> Any:
     """Every number between `low` and `high` alike."""
-    return make("uniform", low, high)
+    return make_law("uniform", low, high)
 
 
 def loguniform(low: float, high: float) -> Any:
     """Every ratio alike: the logarithm is uniform."""
-    return make("loguniform", low, high)
+    return make_law("loguniform", low, high)
 
 
 def inverse_uniform(low: float, high: float) -> Any:
     """The reciprocal is uniform: inverse_uniform(0.25, 1) is 1 / uniform(1, 4)."""
-    return make("inverse_uniform", low, high)
+    return make_law("inverse_uniform", low, high)
 
 
 def root_uniform(low: float, high: float) -> Any:
     """The square is uniform: a standard deviation whose variance is uniform."""
-    return make("root_uniform", low, high)
+    return make_law("root_uniform", low, high)
 
 
 def integers(low: int, high: int) -> Any:
     """Every whole number from `low` to `high`, both included, alike."""
-    return make("integers", low, high)
+    return make_law("integers", low, high)
 
 
 def choice(*values: Any) -> Any:
     """Every value alike; a value given twice is twice as likely."""
-    return make("choice", *values)
+    return make_law("choice", *values)
 
 
 LAWS: dict[str, Callable[..., Any]] = {
     law.__name__: law for law in (uniform, loguniform, inverse_uniform, root_uniform, integers, choice)
 }
+
+
+class ParameterError(UsageError):
+    """A wrong argument; `parameter` names it (or gives its position), so that a parser can point at it."""
+
+    def __init__(self, message: str, *, parameter: str | int | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.parameter = parameter
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter of a primitive: its type, unit and range (both ends allowed)."""
+
+    name: str
+    type: type = float
+    default: Any = REQUIRED
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[Value, ...] = ()
+    unit: str = ""
+    doc: str = ""
+
+    def check(self, value: Any, kind: str) -> Any:
+        """The value in its exact form: 25 and 25.0 are one float.
+
+        A `Law` is accepted where all it can draw would be.
+        """
+        if isinstance(value, Law):
+            if self.type is not float and value.continuous:
+                raise self._refuse(value, kind)
+            return value.map(lambda drawn: self.check(drawn, kind))
+        exact = self._exact(value)
+        if exact is None or (self.choices and exact not in self.choices):
+            close = nearest(value, [str(c) for c in self.choices]) if isinstance(value, str) else None
+            raise self._refuse(value, kind, nearest=close)
+        if not self.choices and self.type in (int, float) and not self.low <= exact <= self.high:
+            raise self._refuse(value, kind)
+        return exact
+
+    @property
+    def range(self) -> str:
+        """What may be given, in words: `a number from 0 to 255`."""
+        if self.choices:
+            return " or ".join(repr(c) for c in self.choices)
+        noun = {float: "a number", int: "a whole number", bool: "True or False", str: "a quoted word"}[
+            self.type
+        ]
+        low, high = math.isfinite(self.low), math.isfinite(self.high)
+        if low and high:
+            noun += f" from {self.low:g} to {self.high:g}"
+        elif low:
+            noun += f" of at least {self.low:g}"
+        elif high:
+            noun += f" of at most {self.high:g}"
+        return f"{noun} ({self.unit})" if self.unit else noun
+
+    @property
+    def example(self) -> Any:
+        """Something allowed, for a parameter that must be given."""
+        if self.choices:
+            return self.choices[0]
+        if self.type in (str, bool):
+            return self.type()
+        low, high = max(self.low, -1e6), min(self.high, 1e6)
+        value = low + (high - low) / 4
+        return round(value) if self.type is int else float(f"{value:.2g}")
+
+    def _exact(self, value: Any) -> Any:
+        """`value` as exactly the type wanted, or None where it is not one."""
+        wanted, value = self.type, as_python(value)
+        if wanted in (bool, str):
+            return value if isinstance(value, wanted) else None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None
+        try:
+            number = float(value)
+        except OverflowError:
+            return None
+        if not math.isfinite(number):
+            return None
+        if wanted is int:
+            return int(value) if number.is_integer() else None
+        return number + 0.0  # -0.0 is 0.0
+
+    def _refuse(self, value: Any, kind: str, nearest: str | None = None) -> ParameterError:
+        return ParameterError(
+            f"{kind} cannot take {self.name}={value if isinstance(value, Law) else repr(value)}",
+            parameter=self.name,
+            expected=self.range,
+            nearest=nearest,
+        )
 
 
 @dataclass(frozen=True)
@@ -172,13 +269,3 @@ def as_locality(value: Any, kind: str) -> Locality:
             expected="a halo of at least 0 pixels, GLOBAL, or a function of the parameters",
         )
     return made
-
-
-@dataclass(frozen=True)
-class Always:
-    """The locality that a kind has whatever its parameters are."""
-
-    locality: Locality
-
-    def __call__(self, params: Mapping[str, Any]) -> Locality:
-        return self.locality

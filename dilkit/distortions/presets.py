@@ -6,31 +6,75 @@ A preset is a name for a text, with the source of its numbers; what departs from
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from dilkit.distortions.params import Param, ParameterError
+from dilkit.errors import nearest
 
 METHODS = "method=choice('area', 'bilinear', 'bicubic')"
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A named expression.
+    """A named expression, which may take parameters: `bsrgan(scale=2)`.
 
     Attributes:
-        text: the expression.
+        write: the expression for given parameters, or the expression.
         source: where its numbers come from.
         notes: where it departs from that source.
+        params: what it takes, by name; all have defaults.
     """
 
     name: str
     summary: str
-    text: str
+    write: Callable[[Mapping[str, Any]], str] | str
     source: str
     notes: str = ""
+    params: tuple[Param, ...] = ()
 
     @property
     def identifier(self) -> str:
         """The name as Python could read it: real_esrgan_1."""
         return self.name.replace("-", "_")
+
+    @property
+    def text(self) -> str:
+        """The expression at the default parameters."""
+        return self.text_for({})
+
+    def text_for(self, given: Mapping[str, Any]) -> str:
+        """The expression for these parameters.
+
+        Raises:
+            ParameterError: it has no such parameter, or the value is out of range.
+        """
+        settled = {param.name: param.default for param in self.params} | self._checked(given)
+        return self.write if isinstance(self.write, str) else self.write(settled)
+
+    def label_for(self, given: Mapping[str, Any]) -> str:
+        """What the word is called that it stands for: its name, and parameters that are not at their
+        defaults.
+        """
+        defaults = {param.name: param.default for param in self.params}
+        others = [f"-{k}-{v}" for k, v in self._checked(given).items() if v != defaults[k]]
+        return "".join([self.name, *others])
+
+    def _checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        known = [param.name for param in self.params]
+        for name in given:
+            if name not in known:
+                raise ParameterError(
+                    f"{self.name} has no parameter {name!r}",
+                    parameter=name,
+                    expected=", ".join(known) or "no parameters",
+                    nearest=nearest(name, known),
+                )
+        return {p.name: p.check(given[p.name], self.name) for p in self.params if p.name in given}
+
+
+_SCALE = Param("scale", int, default=4, low=1, high=4, doc="how many times smaller the result is")
 
 
 def _weighted(*branches: tuple[float, str]) -> str:
@@ -66,9 +110,9 @@ def _resize(down: float, up: float, shares: tuple[float, float, float], of: str,
     """Up, down or kept: up to `up`, down to `down`, as parts of 1 / scale."""
     tail = f"{METHODS}, of='{of}') >> clip"
     return _weighted(
-        (shares[0], f"resize(uniform({1 / scale:g}, {up / scale:g}), {tail}"),
-        (shares[1], f"resize(uniform({down / scale:g}, {1 / scale:g}), {tail}"),
-        (shares[2], f"resize({1 / scale:g}, {tail}" if of == "clean" else "clean"),
+        (shares[0], f"resize(uniform({1 / scale:.12g}, {up / scale:.12g}), {tail}"),
+        (shares[1], f"resize(uniform({down / scale:.12g}, {1 / scale:.12g}), {tail}"),
+        (shares[2], f"resize({1 / scale:.12g}, {tail}" if of == "clean" else "clean"),
     )
 
 
@@ -81,22 +125,32 @@ def _noise(sigma: float, alpha: float) -> str:
 
 
 _JPEG = "jpeg(integers(30, 95))"
-_TO_QUARTER = f"resize(0.25, {METHODS}, of='clean') >> clip"
 _FIRST = " >> ".join([_kernels(3), _resize(0.15, 1.5, (0.2, 0.7, 0.1), "image", 1), _noise(30, 3), _JPEG])
-_SECOND = " >> ".join(
-    [f"prob(0.8, {_kernels(1.5)})", _resize(0.3, 1.2, (0.3, 0.4, 0.3), "clean", 4), _noise(25, 2.5)]
-)
-_LAST_SINC = f"{_TO_QUARTER} >> prob(0.8, sinc(uniform(1.0472, 3.1415), radius=integers(3, 10)))"
-_LAST = f"mix({_LAST_SINC} >> {_JPEG}, {_JPEG} >> {_LAST_SINC})"
-_ESRGAN = "Real-ESRGAN (Wang et al., ICCVW 2021), section 3 and its released options, scale 4"
+
+
+def _to_scale(scale: int) -> str:
+    return f"resize({1 / scale:.12g}, {METHODS}, of='clean') >> clip"
+
+
+def _real_esrgan_1(params: Mapping[str, Any]) -> str:
+    return f"{_FIRST} >> {_to_scale(params['scale'])} >> quantize"
+
+
+def _real_esrgan_2(params: Mapping[str, Any]) -> str:
+    scale = params["scale"]
+    steps = [
+        f"prob(0.8, {_kernels(1.5)})",
+        _resize(0.3, 1.2, (0.3, 0.4, 0.3), "clean", scale),
+        _noise(25, 2.5),
+    ]
+    sinc = f"{_to_scale(scale)} >> prob(0.8, sinc(uniform(1.0472, 3.1415), radius=integers(3, 10)))"
+    return " >> ".join([_FIRST, *steps, f"mix({sinc} >> {_JPEG}, {_JPEG} >> {sinc}) >> clip >> quantize"])
+
+
+_ESRGAN = "Real-ESRGAN (Wang et al., ICCVW 2021), section 3 and its released options"
 
 # -- BSRGAN ------------------------------------------------------------------------------------------------
 
-_BSRGAN_LAST_RESIZE = _weighted(
-    (1, "resize(0.25, method='area', of='clean')"),
-    (1, "resize(0.25, method='bilinear', of='clean')"),
-    (1, "resize(0.25, of='clean') >> clip"),
-)
 _BSRGAN_NOISE = _weighted(
     (0.4, "awgn(integers(2, 25)) >> clip"),
     (0.4, "awgn(integers(2, 25), channels='grey') >> clip"),
@@ -106,8 +160,9 @@ _BSRGAN_CAMERA = "prob(0.25, camera_noise(loguniform(0.0001, 0.012)) >> clip)"
 _HALF = f"mix(resize(0.5, {METHODS}), resize(0.5, method='antialiased')) >> clip"
 
 
-def _bsrgan(scale: int) -> str:
-    """The chain of an image that is still `scale` times too large.
+def _bsrgan_chain(scale: int, of_clean: float) -> str:
+    """The chain of an image that is still `scale` times too large; the result is `of_clean` as large as the
+    clean one.
 
     Its nearest resize samples a kernel which is shifted to the middle of each scale x scale pixels: bilinear
     values between the pixels there are the same.
@@ -118,18 +173,31 @@ def _bsrgan(scale: int) -> str:
         (1, f"gaussian_blur(uniform(0.05, {2 + 0.2 * scale:g}), radius=integers(3, 12))"),
     )
     nearest = (
-        f"gaussian_blur(uniform(0.1, {0.6 * scale:g}), radius=12) >> resize({1 / scale:g}, method='bilinear')"
+        f"gaussian_blur(uniform(0.1, {0.6 * scale:g}), radius=12) >> "
+        f"resize({1 / scale:.12g}, method='bilinear')"
     )
     resize = _weighted(
-        (0.75, f"resize(inverse_uniform({0.5 / scale:g}, 1), {METHODS}) >> clip"), (0.25, nearest)
+        (0.75, f"resize(inverse_uniform({0.5 / scale:.12g}, 1), {METHODS}) >> clip"), (0.25, nearest)
+    )
+    last = _weighted(
+        (1, f"resize({of_clean:.12g}, method='area', of='clean')"),
+        (1, f"resize({of_clean:.12g}, method='bilinear', of='clean')"),
+        (1, f"resize({of_clean:.12g}, of='clean') >> clip"),
     )
     return (
-        f"interleave({blur}, {blur}, {resize} >> {_BSRGAN_LAST_RESIZE}, {_BSRGAN_NOISE}, "
+        f"interleave({blur}, {blur}, {resize} >> {last}, {_BSRGAN_NOISE}, "
         f"prob(0.9, {_JPEG}), {_BSRGAN_CAMERA}) >> {_JPEG}"
     )
 
 
-_BSRGAN = _weighted((0.75, _bsrgan(4)), (0.25, f"{_HALF} >> {_bsrgan(2)}"))
+def _bsrgan(params: Mapping[str, Any]) -> str:
+    """At scale 4, one time in four the image is first halved and the chain is that of scale 2."""
+    scale = params["scale"]
+    chain = _bsrgan_chain(scale, 1 / scale)
+    if scale != 4:
+        return chain
+    return _weighted((0.75, chain), (0.25, f"{_HALF} >> {_bsrgan_chain(2, 1 / scale)}"))
+
 
 # -- hybrid distortions, cameras, common corruptions -------------------------------------------------------
 
@@ -270,26 +338,29 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "bsrgan",
-            "Blind super-resolution x4: a random order of blurs, resizes, noise, JPEG and camera noise.",
-            _BSRGAN,
-            "BSRGAN (Zhang et al., ICCV 2021), scale 4",
+            "Blind super-resolution: a random order of blurs, resizes, noise, JPEG and camera noise.",
+            _bsrgan,
+            "BSRGAN (Zhang et al., ICCV 2021)",
             "The camera is sensor noise in place of a learned pipeline. Noise correlated between channels "
             "has the drawn sigma in their mean; theirs is 25 times the root of eigenvalues U(0, 1), whatever "
-            "was drawn, its covariances made positive.",
+            "was drawn, its covariances made positive. With scale=1 the size stays.",
+            (_SCALE,),
         ),
         Preset(
             "real-esrgan-1",
-            "Blind super-resolution x4: blur, resize, noise, JPEG.",
-            f"{_FIRST} >> {_TO_QUARTER} >> quantize",
+            "Blind super-resolution: blur, resize, noise, JPEG.",
+            _real_esrgan_1,
             _ESRGAN,
             "JPEG is the real encoder, of whole qualities.",
+            (_SCALE,),
         ),
         Preset(
             "real-esrgan-2",
-            "Blind super-resolution x4: blur, resize, noise, JPEG, twice over, and a last sinc filter.",
-            f"{_FIRST} >> {_SECOND} >> {_LAST} >> clip >> quantize",
+            "Blind super-resolution: blur, resize, noise, JPEG, twice over, and a last sinc filter.",
+            _real_esrgan_2,
             _ESRGAN,
             "JPEG is the real encoder, of whole qualities.",
+            (_SCALE,),
         ),
         Preset(
             "clipdenoising-poisson",

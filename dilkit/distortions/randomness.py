@@ -1,4 +1,5 @@
-"""Randomness that depends on what is distorted and how, never on who does it or when.
+"""Randomness that depends on what is distorted and how, never on who does it or when: keys, and fields made
+from them.
 
 Raw 64-bit words of PCG64 (whose stream NumPy promises for good) are read as uint16 and mapped by a fixed
 65,536-entry quantile table, so the same key gives the same bits under any build of NumPy; `advance` reaches
@@ -10,16 +11,16 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from dilkit.errors import DilkitError
+from dilkit.errors import DilkitError, UsageError
 
 Field = npt.NDArray[np.float32]
 """(h, w, channels) float32."""
@@ -32,6 +33,89 @@ _PIECE = 1 << 17
 """Elements of a field made at a time: few calls, and the bits are in the cache when they are looked up."""
 _BAND = 1 << 15
 """Elements of a band: what a primitive needs in between stays in the cache and costs no fresh memory."""
+
+
+class Keyed(Protocol):
+    """A step of a word, as far as keys know it."""
+
+    @property
+    def json(self) -> str:
+        """Its canonical form."""
+
+    @property
+    def common_json(self) -> str:
+        """Its canonical form without degrees."""
+
+
+@dataclass(frozen=True)
+class SampleKey:
+    """What all random numbers of one sample derive from, with the expression and the position in it.
+
+    Attributes:
+        seed: the root seed of the data set.
+        pixels: `pixel_hash` of the whole clean image.
+        replicate: which of several samples of the same image.
+        coupling: `common` leaves the degree out, so awgn(5) and awgn(20) share one noise field: the literal
+            counterfactual of the paper's section 3.2. Branches and orders are then drawn without regard to
+            the degrees, too, as long as the words differ in something else.
+
+    Raises:
+        UsageError: a field is of another type, or the coupling is unknown.
+    """
+
+    seed: int
+    pixels: bytes
+    replicate: int = 0
+    coupling: Literal["independent", "common"] = "independent"
+
+    def __post_init__(self) -> None:
+        if self.coupling not in ("independent", "common"):
+            raise UsageError(f"unknown coupling {self.coupling!r}", expected="independent or common")
+        if type(self.seed) is not int:
+            object.__setattr__(self, "seed", _whole_number(self.seed, "the seed of a sample"))
+        if type(self.replicate) is not int:
+            object.__setattr__(self, "replicate", _whole_number(self.replicate, "the replicate of a sample"))
+        if not isinstance(self.pixels, bytes):
+            raise UsageError(
+                "the pixels of a sample key are bytes",
+                found=type(self.pixels).__name__,
+                remedy="give pixel_hash(image)",
+            )
+
+    def derive(self, step: Keyed, position: Sequence[int]) -> bytes:
+        """The key of one step at a position in the flattened word (a path, inside `mix` and `shuffle`)."""
+        form = step.common_json if self.coupling == "common" else step.json
+        fields = f'[{self.seed},"{self.pixels.hex()}",{form},{list(position)},{self.replicate}]'
+        return blake2b(fields.encode(), digest_size=32, person=b"dilkit-draw-1").digest()
+
+
+def _whole_number(value: Any, name: str) -> int:
+    """A whole number of NumPy's as one of Python's."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise UsageError(f"{name} must be a whole number", found=repr(value))
+    return int(value)
+
+
+def uniform_word(token: bytes, purpose: str) -> int:
+    """A uniform 64-bit number that a step draws under its key: of a parameter, or of a place in an order."""
+    return int.from_bytes(blake2b(token + purpose.encode(), digest_size=8).digest(), "big")
+
+
+def pixel_hash(image: npt.NDArray[Any]) -> bytes:
+    """16 bytes that name the content of an image, uint8 or float32, whichever way it is held:
+
+    `pixel_hash(u) == pixel_hash(as_float(u))`.
+    """
+    if image.dtype == np.float32 and image.size:
+        levels = np.rint(image * np.float32(255))
+        if np.array_equal(levels / np.float32(255), image) and levels.min() >= 0 and levels.max() <= 255:
+            image = levels.astype(np.uint8)
+    elif image.dtype != np.uint8 or not image.size:
+        found = f"{image.dtype} {image.shape}"
+        raise UsageError("an image has no pixel hash", found=found, expected="pixels of uint8 or float32")
+    state = blake2b(f"{image.dtype} {image.shape}".encode(), digest_size=16, person=b"dilkit-pixels-1")
+    state.update(np.ascontiguousarray(image).data)
+    return state.digest()
 
 
 class Window(NamedTuple):

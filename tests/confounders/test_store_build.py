@@ -21,6 +21,7 @@ from dilkit.confounders.store import Store
 from dilkit.distortions import REGISTRY, PrimitiveKind, SampleKey, as_float, awgn, parse, pixel_hash
 from dilkit.distortions.randomness import Window
 from dilkit.errors import DilkitError, UsageError
+from dilkit.registry import Entry
 
 WORDS = "awgn[5, 25] | awgn(15) >> clip >> quantize | gaussian_blur(1)"
 
@@ -202,7 +203,7 @@ def test_senseless_settings_are_refused(tmp_path: Path, change: dict[str, object
         "mix(clean, downsample(2))",
         "resize(uniform(0.5, 1))",
         "resize(2)",
-        "alb('RandomCrop', height=32, width=32)",
+        "alb('RandomCrop', height=32, width=32, spatial=True)",
     ],
 )
 def test_a_word_whose_size_is_not_always_the_same_share_is_refused(tmp_path: Path, words: str) -> None:
@@ -300,7 +301,7 @@ def test_a_dataset_of_a_plugin_that_is_not_here_reads_but_is_not_made_again(
 ) -> None:
     kind = PrimitiveKind("tape", "", "", "", (), lambda image, params, draw: 1 - image)
     with monkeypatch.context() as patch:
-        patch.setitem(REGISTRY._kinds, "tape", kind)
+        patch.setitem(REGISTRY._entries, "tape", Entry("tape", kind, "a test"))
         store = Store(augment("deadleaves:1@32", "tape", tmp_path / "x.h5", tile=32, stride=32).path)
     assert store.view(0, "tape").shape == (32, 32, 3)
     with pytest.raises(DilkitError, match=r"x.h5: the distortion 'tape' cannot be made here(.|\n)*plug-in"):

@@ -30,10 +30,11 @@ from dilkit.distortions import (
     to_albumentations,
     uniform,
 )
-from dilkit.distortions._albumentations import A, Distort, transform_class
+from dilkit.distortions.albumentations import Distort, library, transform_class
 from dilkit.distortions.algebra import REQUIRED
 from dilkit.errors import UsageError
 
+A = library()
 U8 = np.random.default_rng(7).integers(0, 256, (48, 48, 3), dtype=np.uint8)
 IMAGE = as_float(U8)
 
@@ -50,11 +51,11 @@ def _arguments(kind):
     return {param.name: pick(param) for param in kind.params if param.default is REQUIRED}
 
 
-@pytest.mark.parametrize("name", [name for name in REGISTRY.kinds if name != "alb"])
+@pytest.mark.parametrize("name", [name for name in REGISTRY if name != "alb"])
 def test_every_kind_is_a_transform_with_the_bits_of_its_word(name):
     kind = REGISTRY.get(name)
     params = _arguments(kind)
-    transform = kind.transform(**params, root_seed=5)
+    transform = transform_class(kind)(**params, root_seed=5)
     assert isinstance(transform, A.ImageOnlyTransform)
     word = kind(**params).apply(IMAGE, SampleKey(5, pixel_hash(IMAGE)))
     revived = A.from_dict(json.loads(json.dumps(A.to_dict(transform))))
@@ -64,15 +65,13 @@ def test_every_kind_is_a_transform_with_the_bits_of_its_word(name):
 
 
 def test_uint8_images_come_back_as_uint8():
-    made = awgn.transform(25, root_seed=5)(image=U8)["image"]
+    made = transform_class(awgn)(sigma=25, root_seed=5)(image=U8)["image"]
     word = (awgn(25) >> clip).apply(IMAGE, SampleKey(5, pixel_hash(U8)))
     assert made.dtype == np.uint8
     np.testing.assert_array_equal(made, np.rint(word * 255))
 
 
 def test_wrong_arguments_of_a_transform_are_refused():
-    with pytest.raises(UsageError, match="did you mean: sigma"):
-        awgn.transform(sigm=5)
     with pytest.raises(UsageError, match="did you mean: sigma"):
         transform_class(awgn)(sigm=5)
 
@@ -96,7 +95,7 @@ def test_without_a_root_seed_the_pipeline_draws_it():
 
 
 def test_a_new_process_reads_a_pipeline():
-    text = json.dumps(A.to_dict(A.Compose([awgn.transform(25, root_seed=3)])))
+    text = json.dumps(A.to_dict(A.Compose([transform_class(awgn)(sigma=25, root_seed=3)])))
     code = (
         "import sys, json; from dilkit.distortions import from_albumentations; "
         "print(from_albumentations(json.loads(sys.argv[1])))"
@@ -177,8 +176,8 @@ def test_pipelines_of_others_become_words():
     ("transform", "text"),
     [
         (lambda: A.RGBShift(r_shift_limit=(3, 4), p=1), "alb('RGBShift', r_shift_limit=[3, 4])"),
-        (lambda: A.SafeRotate(limit=(3, 30), p=1), "alb('SafeRotate', limit=[3, 30])"),
-        (lambda: A.PadIfNeeded(min_height=64, p=1), "alb('PadIfNeeded', min_height=64)"),
+        (lambda: A.SafeRotate(limit=(3, 30), p=1), "alb('SafeRotate', spatial=True, limit=[3, 30])"),
+        (lambda: A.PadIfNeeded(min_height=64, p=1), "alb('PadIfNeeded', spatial=True, min_height=64)"),
         (lambda: A.PlasmaShadow(p=1), "alb('PlasmaShadow')"),
         (lambda: A.FrequencyMasking(freq_mask_param=5, p=1), "alb('FrequencyMasking', freq_mask_param=5)"),
         (lambda: A.TimeMasking(p=1), "alb('TimeMasking')"),
@@ -186,10 +185,39 @@ def test_pipelines_of_others_become_words():
 )
 @pytest.mark.filterwarnings("ignore:.*specialized version:UserWarning")
 def test_a_transform_that_states_more_than_it_takes_becomes_a_word(transform, text):
-    made = from_albumentations(A.Compose([transform()]))
+    made = from_albumentations(A.Compose([transform()]), spatial=True)
     assert str(made) == text
-    assert from_albumentations(to_albumentations(made)) == made
-    assert from_albumentations(json.loads(json.dumps(A.to_dict(transform())))) == made
+    assert parse(text) == made
+    assert from_albumentations(to_albumentations(made), spatial=True) == made
+    assert from_albumentations(json.loads(json.dumps(A.to_dict(transform()))), spatial=True) == made
+
+
+@pytest.mark.parametrize("name", ["HorizontalFlip", "Rotate", "RandomCrop", "Affine", "D4", "GridDistortion"])
+def test_transforms_that_move_pixels_are_refused_unless_they_are_asked_for(name):
+    settings = {"height": 8, "width": 8} if name == "RandomCrop" else {}
+    with pytest.raises(UsageError, match=r"no longer match the clean one(.|\n)*spatial=True"):
+        REGISTRY.get("alb")(name, **settings)
+    with pytest.raises(UsageError, match="no longer match the clean one"):
+        from_albumentations(A.Compose([getattr(A, name)(**settings)]))
+    word = REGISTRY.get("alb")(name, **settings, spatial=True)
+    assert parse(str(word)) == word
+    assert word.apply(IMAGE, SampleKey(0, b"")).ndim == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("FDA", "reference images"),
+        ("HistogramMatching", "reference images"),
+        ("TextImage", "a font"),
+        ("OverlayElements", "images as metadata"),
+        ("MaskDropout", "a mask"),
+        ("BBoxSafeRandomCrop", "boxes"),
+    ],
+)
+def test_transforms_that_need_more_than_an_image_say_so(name, needs):
+    with pytest.raises(UsageError, match=f"{name} needs {needs}"):
+        parse(f"alb('{name}')")
 
 
 def _dict(name, **fields):
@@ -227,7 +255,7 @@ def test_a_choice_of_nothing_is_refused():
         (lambda: A.Compose([A.Blur()], bbox_params={"format": "coco", "label_fields": []}), "boxes"),
         (lambda: A.SelectiveChannelTransform([A.Blur()]), "no counterpart"),
         (lambda: {"transform": {"__class_fullname__": "Nothing", "p": 1.0}}, "unknown class"),
-        (lambda: A.FDA(reference_images=[U8], read_fn=lambda x: x), "cannot be written down"),
+        (lambda: A.FDA(reference_images=[U8], read_fn=lambda x: x), "needs reference images"),
         (lambda: A.Lambda(image=np.flipud), "cannot be written down"),
         (lambda: "awgn(5)", "not a pipeline"),
     ],
@@ -273,8 +301,8 @@ def test_importing_the_algebra_does_not_import_albumentations():
 
 
 def test_laws_of_chance_pass_through():
-    transform = awgn.transform(uniform(1, 30), root_seed=2)
+    transform = transform_class(awgn)(sigma=uniform(1, 30), root_seed=2)
     assert from_albumentations(A.to_dict(transform)) == awgn(uniform(1, 30))
     word = awgn(uniform(1, 30)).apply(IMAGE, SampleKey(2, pixel_hash(IMAGE)))
     assert transform(image=IMAGE)["image"].tobytes() == word.tobytes()
-    assert jpeg.transform(30).kind is jpeg
+    assert transform_class(jpeg)(quality=30).kind is jpeg

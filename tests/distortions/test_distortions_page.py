@@ -31,7 +31,7 @@ def test_the_examples_run():
         assert np.array_equal(known["noisy"][64:96, 64:96], known["crop"])
         assert str(parse("darken[0.5, 1]")) == "darken[0.5, 1]"
     finally:
-        REGISTRY._kinds.pop("darken", None)
+        REGISTRY._entries.pop("darken", None)
 
 
 def test_the_error_is_the_one_shown():

@@ -42,7 +42,7 @@ def test_levels_are_the_floats(
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in REGISTRY.loaded if kind.levels], ids=lambda kind: kind.name
+    "kind", [kind for kind in REGISTRY.values() if kind.levels], ids=lambda kind: kind.name
 )
 def test_a_kind_that_works_on_levels_leaves_its_input_alone(kind) -> None:
     image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)

@@ -32,7 +32,6 @@ from dilkit.distortions import (
     shuffle,
     uniform,
 )
-from dilkit.distortions.render import plan
 from dilkit.errors import DilkitError, UsageError
 
 U8 = np.random.default_rng(7).integers(0, 256, (40, 48, 3), dtype=np.uint8)
@@ -41,7 +40,7 @@ PIXELS = pixel_hash(IMAGE)
 
 
 def keys(word, **fields):
-    return [planned.key for planned in plan(word, SampleKey(**{"seed": 0, "pixels": PIXELS} | fields))]
+    return [resolved.key for resolved in word.resolve(SampleKey(**{"seed": 0, "pixels": PIXELS} | fields))]
 
 
 def test_the_key_is_what_the_documentation_says():
@@ -84,7 +83,7 @@ def test_a_common_coupling_draws_the_same_branches_and_orders(text):
     """Also where the degree changes the order in which branches are written."""
     for seed in range(100):
         key = SampleKey(seed, PIXELS, coupling="common")
-        low, high = (list(plan(parse(text.format(quality)), key)) for quality in (30, 60))
+        low, high = (list(parse(text.format(quality)).resolve(key)) for quality in (30, 60))
         assert [p.key for p in low] == [p.key for p in high]
         assert [p.params.get("subsampling") for p in low] == [p.params.get("subsampling") for p in high]
 
@@ -127,26 +126,26 @@ def test_the_input_is_left_alone_and_the_result_is_new():
 
 def test_branches_are_drawn_by_their_weights():
     word = mix(1 * awgn(1), 2 * awgn(2), 5 * awgn(3))
-    drawn = Counter(next(plan(word, SampleKey(seed, PIXELS))).params["sigma"] for seed in range(4000))
+    drawn = Counter(next(word.resolve(SampleKey(seed, PIXELS))).params["sigma"] for seed in range(4000))
     for sigma, weight in ((1, 1), (2, 2), (3, 5)):
         assert drawn[sigma] / 4000 == pytest.approx(weight / 8, abs=0.03)
 
 
 def test_orders_are_drawn_alike():
     word = shuffle(awgn(1), awgn(2), awgn(3))
-    drawn = Counter(tuple(p.params["sigma"] for p in plan(word, SampleKey(s, PIXELS))) for s in range(3000))
+    drawn = Counter(tuple(p.params["sigma"] for p in word.resolve(SampleKey(s, PIXELS))) for s in range(3000))
     assert len(drawn) == 6
     assert all(count / 3000 == pytest.approx(1 / 6, abs=0.03) for count in drawn.values())
 
 
 def test_interleavings_are_drawn_alike_and_keep_the_order_of_each():
     word = interleave(awgn(1) >> awgn(2), awgn(3) >> awgn(4))
-    drawn = Counter(tuple(p.params["sigma"] for p in plan(word, SampleKey(s, PIXELS))) for s in range(3000))
+    drawn = Counter(tuple(p.params["sigma"] for p in word.resolve(SampleKey(s, PIXELS))) for s in range(3000))
     assert len(drawn) == 6  # 4! / (2! 2!)
     assert all(order.index(1) < order.index(2) and order.index(3) < order.index(4) for order in drawn)
     assert all(count / 3000 == pytest.approx(1 / 6, abs=0.03) for count in drawn.values())
     blocks = shuffle(awgn(1) >> awgn(2), awgn(3) >> awgn(4))
-    drawn = Counter(tuple(p.params["sigma"] for p in plan(blocks, SampleKey(s, PIXELS))) for s in range(99))
+    drawn = Counter(tuple(p.params["sigma"] for p in blocks.resolve(SampleKey(s, PIXELS))) for s in range(99))
     assert set(drawn) == {(1, 2, 3, 4), (3, 4, 1, 2)}
 
 
@@ -167,7 +166,7 @@ def test_every_primitive_of_a_sample_has_its_own_key():
     ],
 )
 def test_continuous_laws_are_uniform_in_what_they_say(made, uniform_in):
-    drawn = [next(plan(awgn(made), SampleKey(s, PIXELS))).params["sigma"] for s in range(2000)]
+    drawn = [next(awgn(made).resolve(SampleKey(s, PIXELS))).params["sigma"] for s in range(2000)]
     assert 1 <= min(drawn) < 1.2
     assert 8 < max(drawn) <= 9
     low, high = sorted((uniform_in(1.0), uniform_in(9.0)))
@@ -176,16 +175,16 @@ def test_continuous_laws_are_uniform_in_what_they_say(made, uniform_in):
 
 
 def test_parameters_are_drawn_by_their_laws():
-    drawn = [next(plan(awgn(uniform(10, 30)), SampleKey(s, PIXELS))).params["sigma"] for s in range(2000)]
+    drawn = [next(awgn(uniform(10, 30)).resolve(SampleKey(s, PIXELS))).params["sigma"] for s in range(2000)]
     assert 10 <= min(drawn) < 10.2
     assert 29.8 < max(drawn) <= 30
     assert np.mean(drawn) == pytest.approx(20, abs=0.5)
     whole = Counter(
-        next(plan(jpeg(integers(30, 33)), SampleKey(s, PIXELS))).params["quality"] for s in range(2000)
+        next(jpeg(integers(30, 33)).resolve(SampleKey(s, PIXELS))).params["quality"] for s in range(2000)
     )
     assert set(whole) == {30, 31, 32, 33}
     assert {type(quality) for quality in whole} == {int}
-    assert type(next(plan(awgn(integers(1, 9)), SampleKey(0, PIXELS))).params["sigma"]) is float
+    assert type(next(awgn(integers(1, 9)).resolve(SampleKey(0, PIXELS))).params["sigma"]) is float
     assert min(whole.values()) > 400
 
 
@@ -253,7 +252,8 @@ def test_keys_and_choices_are_frozen():
     word = word >> interleave(kind(7) >> kind(8), kind(9))
     word = word >> kind(uniform(0, 1)) >> kind(choice(1, 2, 3)) >> kind(integers(0, 9))
     drawn = [
-        (p.params["depth"], p.key[:3].hex()) for p in plan(word, SampleKey(7, bytes(range(16)), replicate=1))
+        (p.params["depth"], p.key[:3].hex())
+        for p in word.resolve(SampleKey(7, bytes(range(16)), replicate=1))
     ]
     assert drawn == [
         (2.0, "55c1a5"),

@@ -7,7 +7,7 @@ CODE = """
 import resource
 import numpy as np
 from dilkit.distortions import SampleKey, parse
-from dilkit.distortions._memory import keep_freed_memory
+from dilkit.distortions.render import keep_freed_memory
 
 kept = keep_freed_memory()
 word, image = parse("motion_blur(15, angle=30)"), np.zeros((256, 256, 3), np.float32)

@@ -20,21 +20,14 @@ KNOWN: dict[str, dict[str, str]] = {
         "dilkit/experiments/compare.py": "its table is made by report",
     },
     "no circle": {
-        "dilkit/distortions/_albumentations.py": "the bridge, the grammar and the algebra know each other",
         "dilkit/experiments/compare.py": "its table is made by report",
     },
     "torch where allowed": {
         "dilkit/report/crops.py": "runs nets; report is to be given pictures",
     },
-    "albumentations in one file": {
-        "dilkit/distortions/_albumentations.py": "one bridge in two files",
-    },
     "one place": {
         "dilkit/training/engine.py": "its own device chooser",
         "dilkit/training/loop.py": "asks for CUDA itself",
-    },
-    "module names once": {
-        "dilkit/distortions/albumentations.py": "one bridge in two files",
     },
     "plain names": {
         "dilkit/confounders/build.py": "Draft, Desk, Crew",
@@ -45,8 +38,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "dilkit/training/run.py": "keeper, Trial",
     },
     "no homonyms": {
-        "dilkit/distortions/algebra.py": "digest, load, check",
-        "dilkit/distortions/families/_curves.py": "power",
         "dilkit/models/dncnn.py": "DnCNN",
         "dilkit/models/nafnet.py": "NAFNet",
         "dilkit/models/swinir.py": "SwinIR",

@@ -109,7 +109,7 @@ def test_a_view_is_stored_as_the_word_makes_it(word: str, values: npt.NDArray[np
 @pytest.mark.parametrize("ending", ["", " >> clip >> quantize"])
 def test_values_that_are_no_numbers_are_refused(ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     word = parse("brightness(0.1)" + ending)
-    monkeypatch.setitem(REGISTRY.kinds["brightness"].__dict__, "apply", lambda image, *_: image / 0 * 0)
+    monkeypatch.setitem(REGISTRY.get("brightness").__dict__, "apply", lambda image, *_: image / 0 * 0)
     with pytest.raises(DilkitError, match="no numbers"), np.errstate(all="ignore"):
         renderer(word, storage_dtype(word).name)(np.ones((4, 4, 3), np.float32), SampleKey(0, b""), None)
 
@@ -142,7 +142,7 @@ def test_a_point_or_halo_word_does_not_touch_the_whole_image(
     _, virtual = pair(0, "independent")
     seen: list[tuple[int, ...]] = []
     for name in ("awgn", "gaussian_blur"):
-        kind = REGISTRY.kinds[name]
+        kind = REGISTRY.get(name)
         apply = kind.apply
         monkeypatch.setitem(
             kind.__dict__,

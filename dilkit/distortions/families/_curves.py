@@ -42,7 +42,7 @@ def linear_to_srgb() -> Curve:
 
 
 @functools.lru_cache(maxsize=64)
-def power(base: float, scale: float, exponent: float) -> Curve:
+def power_curve(base: float, scale: float, exponent: float) -> Curve:
     """scale (base x) ** exponent."""
     return Curve(lambda x: scale * (base * x) ** exponent)
 

@@ -18,11 +18,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dilkit.distortions.algebra import REGISTRY, Image, Param, PrimitiveKind
+from dilkit.distortions.algebra import REGISTRY, PrimitiveKind
 from dilkit.distortions.families import _kernels
 from dilkit.distortions.families._filters import correlate, separable
-from dilkit.distortions.params import GLOBAL, Locality
+from dilkit.distortions.params import GLOBAL, Locality, Param
 from dilkit.distortions.randomness import Draw
+from dilkit.distortions.render import Image
 
 _SIGMA = Param("sigma", float, low=0.05, high=64, unit="px", doc="standard deviation")
 _ALONG = replace(_SIGMA, doc="width along the axis, of the law whose samples are the kernel")

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dilkit.distortions.algebra import REGISTRY, Image, Param, PrimitiveKind
+from dilkit.distortions.algebra import REGISTRY, PrimitiveKind
 from dilkit.distortions.families import _curves
 from dilkit.distortions.families._filters import correlate
-from dilkit.distortions.params import POINT, Locality
+from dilkit.distortions.params import POINT, Locality, Param
 from dilkit.distortions.randomness import Draw
+from dilkit.distortions.render import Image
 
 Planes = npt.NDArray[np.float32]
 

@@ -11,10 +11,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image as Pil
 
-from dilkit.distortions.algebra import REGISTRY, Apply, ApplyLevels, Param, PrimitiveKind
-from dilkit.distortions.params import GLOBAL, Locality
+from dilkit.distortions.algebra import REGISTRY, PrimitiveKind
+from dilkit.distortions.params import GLOBAL, Locality, Param
 from dilkit.distortions.randomness import Draw, Window
-from dilkit.distortions.render import Levels, as_float, to_levels
+from dilkit.distortions.render import Apply, ApplyLevels, Levels, as_float, to_levels
 
 _BLOCK = 16
 _HALO = _BLOCK + 4

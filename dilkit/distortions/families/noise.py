@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from dilkit.distortions.algebra import REGISTRY, Image, Param, PrimitiveKind
+from dilkit.distortions.algebra import REGISTRY, PrimitiveKind
 from dilkit.distortions.families import _poisson
 from dilkit.distortions.families._filters import inner
-from dilkit.distortions.params import GLOBAL, POINT, Locality
+from dilkit.distortions.params import GLOBAL, POINT, Locality, Param
 from dilkit.distortions.randomness import Draw
-from dilkit.distortions.render import as_float, to_levels
+from dilkit.distortions.render import Image, as_float, to_levels
 
 _GREY = (0.299, 0.587, 0.114)
 _INFINITE = np.float32(np.inf)

@@ -8,10 +8,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dilkit.distortions.algebra import REGISTRY, Image, Param, PrimitiveKind
-from dilkit.distortions.families._curves import power
-from dilkit.distortions.params import GLOBAL
+from dilkit.distortions.algebra import REGISTRY, PrimitiveKind
+from dilkit.distortions.families._curves import power_curve
+from dilkit.distortions.params import GLOBAL, Param
 from dilkit.distortions.randomness import Draw
+from dilkit.distortions.render import Image
 
 
 def _clip(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
@@ -43,7 +44,7 @@ def _contrast(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
 
 
 def _low_light(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
-    return power(params["alpha"], params["beta"], params["gamma"])(image)
+    return power_curve(params["alpha"], params["beta"], params["gamma"])(image)
 
 
 clip = REGISTRY.add(

@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 from PIL import Image as Pil
 
-from dilkit.distortions.algebra import REGISTRY, Image, Param, PrimitiveKind
-from dilkit.distortions.params import GLOBAL
+from dilkit.distortions.algebra import REGISTRY, PrimitiveKind
+from dilkit.distortions.params import GLOBAL, Param
 from dilkit.distortions.randomness import Draw
+from dilkit.distortions.render import Image
 from dilkit.errors import UsageError
 
 METHODS = {

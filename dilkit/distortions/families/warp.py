@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dilkit.distortions.algebra import REGISTRY, Image, Param, PrimitiveKind
+from dilkit.distortions.algebra import REGISTRY, PrimitiveKind
 from dilkit.distortions.families import _kernels
 from dilkit.distortions.families._filters import separable
 from dilkit.distortions.families._lattice import Plane, smooth
-from dilkit.distortions.params import GLOBAL, Locality
+from dilkit.distortions.params import GLOBAL, Locality, Param
 from dilkit.distortions.randomness import Draw
+from dilkit.distortions.render import Image
 
 Index = npt.NDArray[np.intp]
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from dilkit.distortions.algebra import REGISTRY, Image, Param, PrimitiveKind
+from dilkit.distortions.algebra import REGISTRY, PrimitiveKind
 from dilkit.distortions.families import _curves, _kernels
 from dilkit.distortions.families._filters import inner
 from dilkit.distortions.families._lattice import plasma
+from dilkit.distortions.params import Param
 from dilkit.distortions.randomness import Draw
+from dilkit.distortions.render import Image
 
 
 def _rain(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dilkit.distortions.algebra import REGISTRY, Image, Param, PrimitiveKind
+from dilkit.distortions.algebra import REGISTRY, PrimitiveKind
 from dilkit.distortions.families import _ferns, _kernels
 from dilkit.distortions.families._filters import inner
 from dilkit.distortions.families._lattice import Plane, lattice, plasma
 from dilkit.distortions.families.noise import grey
+from dilkit.distortions.params import Param
 from dilkit.distortions.randomness import Draw, Window
+from dilkit.distortions.render import Image
 
 _CELL = 5
 """Of frost: one fern grows in every 2**5 x 2**5 pixels."""
