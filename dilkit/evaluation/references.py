@@ -51,7 +51,9 @@ def all_references() -> tuple[Printed, ...]:
 def _by_label(values: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """Distortions are kept as expressions, since the label of a long one may change."""
     labels = {text: text for own in values.values() for text in own}
-    labels = {text: text if text == GIVEN else confounder_set(text).labels[0] for text in labels}
+    labels = {
+        text: text if text == GIVEN else confounder_set(text).words[0].named("").label for text in labels
+    }
     return {name: {labels[text]: psnr for text, psnr in own.items()} for name, own in values.items()}
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from dilkit.confounders.duplicates import perceptual_hash
-from dilkit.distortions import confounder_set
+from dilkit.distortions import confounder_set, parse
 from dilkit.errors import UsageError
 from dilkit.evaluation import evaluate
 from dilkit.evaluation.protocols import (
@@ -78,9 +78,10 @@ def test_hybrid_degrees_are_defined_once() -> None:
     assert hybrid.distort and hybrid.trained
     named = confounder_set("hybrid_mild | hybrid_moderate | hybrid_severe")
     assert confounder_set(hybrid.distort).hash == named.hash
-    assert confounder_set(hybrid.trained) == confounder_set("hybrid_severe")
+    assert confounder_set(hybrid.trained).hash == parse("hybrid_severe").hash
     recipe = compose(["hybrid"]).recipe
-    assert confounder_set(recipe.test.distort) == confounder_set("hybrid_mild | hybrid_moderate")
+    tested = confounder_set(recipe.test.distort)
+    assert tested.hash == confounder_set("hybrid_mild | hybrid_moderate").hash
 
 
 def test_forty_distortions_keep_the_size_and_none_is_a_change_of_nothing() -> None:
