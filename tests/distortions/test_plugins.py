@@ -97,7 +97,6 @@ def test_register():
     kind = PrimitiveKind(
         "registered_here", "test", "", "", (Param("a"),), lambda image, params, draw: image, degree="a"
     )
-    assert dilkit.register is register
     assert dilkit.register(kind) is kind
     try:
         assert parse("registered_here[1, 2]") == kind[1, 2]

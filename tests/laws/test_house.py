@@ -44,7 +44,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "dilkit/models/unet.py": "UNet",
         "dilkit/recipe/layers.py": "Layer, merge",
         "dilkit/recipe/schema.py": "Test",
-        "dilkit/registry.py": "Registry",
         "dilkit/training/engine.py": "Engine, pick_device",
         "dilkit/training/run.py": "restore",
     },
