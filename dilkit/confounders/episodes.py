@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dilkit.confounders.orbit import Element, Orbit
 from dilkit.confounders.store import Store
+from dilkit.distortions import as_float
 from dilkit.distortions.randomness import Window
 from dilkit.errors import UsageError, nearest
 
@@ -60,11 +62,16 @@ class Episode:
 
 
 class Pick(NamedTuple):
-    """One crop: the item, the window in its clean pixels, and which of the 8 symmetries of the square."""
+    """One crop: the item, the window in its clean pixels, which of the 8 symmetries of the square, and what
+    an orbit moves it by."""
 
     item: int
     window: Window
     symmetry: int
+    element: Element = Element()
+
+
+_UNMOVED = Element()
 
 
 class EpisodeSampler:
@@ -83,6 +90,9 @@ class EpisodeSampler:
             batch would see.
         labels: the confounders to use, in this order; all by default.
         split: the items to draw from; None takes all.
+        orbit: move crops along a symmetry of their distortion. With `paired` pairing all confounders share
+            the element, whose reach is then that of the strongest. `contrast` needs views that are made as
+            they are read.
 
     Raises:
         UsageError: an unknown label or split, or an item smaller than the crop.
@@ -101,6 +111,7 @@ class EpisodeSampler:
         world: int = 1,
         labels: Sequence[str] | None = None,
         split: str | None = "train",
+        orbit: Orbit | None = None,
     ) -> None:
         self.store = store
         self.batch = batch
@@ -112,7 +123,9 @@ class EpisodeSampler:
         self.world = world
         self.labels = tuple(labels) if labels is not None else store.labels
         self.split = split
+        self.orbit = orbit
         self._check()
+        self._spans = self._find_spans()
         self._items = store.items(split)
         self._heights = store.index["h"][self._items]
         self._widths = store.index["w"][self._items]
@@ -167,6 +180,11 @@ class EpisodeSampler:
             picks = self.picks(step, label)
             clean, view = self._batch(1), self._batch(self._scales[label])
             for row, pick in enumerate(picks):
+                if pick.element != _UNMOVED:
+                    moved = self._moved(pick, [label])
+                    _put(clean[row], moved[0], pick.symmetry)
+                    _put(view[row], moved[1], pick.symmetry)
+                    continue
                 _put(clean[row], self.store.clean(pick.item, pick.window, expected=True), pick.symmetry)
                 _put(view[row], self._view(pick, label), pick.symmetry)
             views[label], targets[label] = torch.from_numpy(view), torch.from_numpy(clean)
@@ -181,21 +199,38 @@ class EpisodeSampler:
         whole = self.batch * self.world
         bits = _bits(3 * whole, "crop", self.seed, label, step, 0).reshape(3, whole)
         bits = bits[:, self.rank * self.batch : (self.rank + 1) * self.batch]
+        moves = self._moves(label, step, whole)
         picks = []
         for row in range(self.batch):
             epoch, place = divmod(first + row, len(self._items))
             at = self._order(label, epoch)[place]
-            y = _below(bits[0, row], (int(self._heights[at]) - self.crop) // self._unit + 1) * self._unit
-            x = _below(bits[1, row], (int(self._widths[at]) - self.crop) // self._unit + 1) * self._unit
+            side = max(1, round(self.crop / moves[row].ratio)) if moves else self.crop
+            y = _below(bits[0, row], (int(self._heights[at]) - side) // self._unit + 1) * self._unit
+            x = _below(bits[1, row], (int(self._widths[at]) - side) // self._unit + 1) * self._unit
             turn = _below(bits[2, row], 8) if self.symmetry else 0
-            picks.append(Pick(int(self._items[at]), Window(y, x, self.crop, self.crop), turn))
+            window = Window(y, x, side, side)
+            picks.append(Pick(int(self._items[at]), window, turn, *moves[row : row + 1]))
         return tuple(picks)
+
+    def _moves(self, label: str, step: int, whole: int) -> list[Element]:
+        """What an orbit moves the crops of a step by; empty without an orbit."""
+        if self.orbit is None:
+            return []
+        bits = _bits(3 * whole, "orbit", self.seed, label, step).reshape(3, whole)
+        first = self.rank * self.batch
+        return [self.orbit.element(self._spans[label], bits[:, first + row]) for row in range(self.batch)]
 
     def _paired(self, step: int) -> Episode:
         clean = self._batch(1)
         views = {label: self._batch(scale) for label, scale in self._scales.items()}
         same_size = self._unit == 1
         for row, pick in enumerate(self.picks(step)):
+            if pick.element != _UNMOVED:
+                moved = self._moved(pick, self.labels)
+                _put(clean[row], moved[0], pick.symmetry)
+                for label, part in zip(self.labels, moved[1:], strict=True):
+                    _put(views[label][row], part, pick.symmetry)
+                continue
             _put(clean[row], self.store.clean(pick.item, pick.window, expected=True), pick.symmetry)
             if same_size:
                 parts = self.store.views(pick.item, self.labels, pick.window, expected=True)
@@ -209,6 +244,17 @@ class EpisodeSampler:
             dict.fromkeys(self.labels, target),
             step,
         )
+
+    def _moved(self, pick: Pick, labels: Sequence[str]) -> list[npt.NDArray[Any]]:
+        """The clean crop and its views, moved by the pick's element."""
+        if pick.element.ratio != 1:
+            parts = [self.store.clean(pick.item, pick.window, expected=True)]
+            parts += [self._view(pick, label) for label in labels]
+            return [enlarged(part, self.crop) for part in parts]
+        y, x, h, w = pick.window
+        image = pick.element.contracted(self.store.clean_for(pick.item, labels, pick.window))
+        views = [self.store.make(image, pick.item, label, pick.window) for label in labels]
+        return [image[y : y + h, x : x + w], *views]
 
     def _view(self, pick: Pick, label: str) -> npt.NDArray[Any]:
         scale = self._scales[label]
@@ -235,6 +281,21 @@ class EpisodeSampler:
                     expected=", ".join(self.store.labels),
                     nearest=nearest(label, self.store.labels),
                 )
+
+    def _find_spans(self) -> dict[str, float]:
+        """How far the orbit reaches from each confounder; "" stands for all of them."""
+        if self.orbit is None:
+            return {}
+        if any(self.store.scale(label) != 1 for label in self.labels):
+            raise UsageError("an orbit needs views of the size of the image", where="data.orbit")
+        if self.orbit.group == "contrast" and not self.store.virtual:
+            raise UsageError(
+                "the orbit of contrast acts before the distortion, which this dataset has stored",
+                where="data.orbit",
+                found=self.store.path,
+                remedy="train from images (data.sources), or make the dataset with --storage virtual",
+            )
+        return self.orbit.spans({label: self.store.word(label) for label in self.labels})
 
     def _check_sizes(self) -> None:
         small = np.flatnonzero((self._heights < self.crop) | (self._widths < self.crop))
@@ -299,6 +360,14 @@ def _bits(count: int, *key: object) -> npt.NDArray[np.uint64]:
     """Random 64-bit words that depend on the key alone (raw PCG64, which NumPy keeps stable)."""
     digest = blake2b("\0".join(map(str, key)).encode(), digest_size=16, person=b"dilkit-episodes").digest()
     return np.random.PCG64(int.from_bytes(digest)).random_raw(count)
+
+
+def enlarged(part: npt.NDArray[Any], side: int) -> npt.NDArray[np.float32]:
+    """A square crop, enlarged to `side` pixels by bilinear interpolation, which keeps it in its range."""
+    import cv2
+
+    image = np.ascontiguousarray(as_float(part))
+    return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _below(word: np.uint64, n: int) -> int:

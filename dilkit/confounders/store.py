@@ -107,7 +107,7 @@ class Store:
         """The distorted item, (h, w, 3), or a part of it (in the view's own pixels)."""
         stored = self._stored_view(label)
         if self.virtual:
-            return self.make(self._as_float(item, [label], window, expected), item, label, window)
+            return self.make(self.clean_for(item, [label], window, expected), item, label, window)
         return self._cut(f"distorted/{label}", item, stored.scale, window, expected)
 
     def views(
@@ -116,7 +116,7 @@ class Store:
         """Several views of one item; for a virtual dataset cheaper than one at a time. Scale 1 only."""
         if not self.virtual:
             return [self.view(item, label, window, expected=expected) for label in labels]
-        image = self._as_float(item, labels, window, expected)
+        image = self.clean_for(item, labels, window, expected)
         return [self.make(image, item, label, window) for label in labels]
 
     def expect(self, item: int, labels: Sequence[str], window: Window | None = None) -> None:
@@ -174,10 +174,10 @@ class Store:
         """xxh3-64 of the bytes of each item of a stored view."""
         return self.head.regions[f"digest/{label}"].map(self.path)
 
-    def _as_float(
+    def clean_for(
         self, item: int, labels: Sequence[str], window: Window | None, expected: bool = False
     ) -> Array:
-        """The clean item as float32; for a window's views, only what they look at is filled in."""
+        """The whole clean item as float32; for the views of a window, only what they look at is filled in."""
         seen = self._seen(item, labels, window)
         if seen is None:
             return as_float(self.clean(item, expected=expected))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from dilkit.errors import UsageError, nearest
-from dilkit.models.config import MODELS, Custom, ModelConfig, Trust, config_class
+from dilkit.models.config import MODELS, CustomConfig, ModelConfig, Trust, config_class
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,14 +49,17 @@ def build(name: str, *, trust_code: bool = False, **args: Any) -> nn.Module:
 
 def from_config(config: ModelConfig, *, trust: Trust = "modules") -> nn.Module:
     """Build the model a validated config describes, as far as it is trusted (see `Trust`)."""
-    if isinstance(config, Custom):
+    from dilkit.models.equivariant import Contrast, ImpulseClamp, WithClipMaps, clip_channels
+
+    more = {"channels": 3 + clip_channels(config.clip_maps)} if config.clip_maps != "none" else {}
+    if isinstance(config, CustomConfig):
         from dilkit.models.custom import build_custom
 
-        net = build_custom(config, trust)
+        net = build_custom(config, trust, more)
     else:
-        net = config.build()
+        net = config.build(**more)
     if config.equivariant:
-        from dilkit.models.equivariant import Equivariant
-
-        net = Equivariant(net)
-    return net
+        net = Contrast(net, config.noise_scale, config.clip_maps)
+    elif more:
+        net = WithClipMaps(net, config.clip_maps)
+    return ImpulseClamp(net) if config.front_end == "impulse_clamp" else net

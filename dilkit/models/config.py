@@ -3,11 +3,10 @@ loaded; a config imports its net when it builds one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dilkit.errors import UsageError
 from dilkit.registry import Registry
@@ -23,6 +22,10 @@ _Width = Annotated[int, Field(ge=1, le=4096)]
 _Blocks = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=16)]
 
 
+def _contrast(value: Any) -> Any:
+    return "contrast" if value is True else value
+
+
 class ModelConfig(BaseModel):
     """Base of every model's config; the fields a subclass adds are the arguments of its net.
 
@@ -33,8 +36,25 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    equivariant: bool = Field(
-        default=False, description="Wrap the net so that it commutes with changes of contrast and offset."
+    equivariant: Annotated[Literal[False, "contrast"], BeforeValidator(_contrast)] = Field(
+        default=False,
+        description="Wrap the net so that it commutes with changes of contrast and offset (true: contrast).",
+    )
+    noise_scale: Literal["mean", "median", "quantile", "channel", "multiscale", "wide", "intensity"] = Field(
+        default="mean",
+        description="How `equivariant` estimates the noise: by mean, median or low quantile of the "
+        "high-pass response; the quantile by channel; the strongest over averaged boxes of 1 and 2 pixels "
+        "(multiscale), or 1, 2 and 4 (wide); wide, as a function of the local grey value (intensity).",
+    )
+    clip_maps: Literal["none", "two", "signed"] = Field(
+        default="none",
+        description="Channels that tell the net where the image is black or white: the share of channels at "
+        "either end (two), or which of them (signed).",
+    )
+    front_end: Literal["none", "impulse_clamp"] = Field(
+        default="none",
+        description="What is done to an image before the net, in eval mode only: impulse_clamp moves lone "
+        "impulses into the range of their neighbours.",
     )
     net: ClassVar[str] = ""
 
@@ -42,15 +62,19 @@ class ModelConfig(BaseModel):
         """The arguments of the net itself."""
         return self.model_dump(exclude={"name", *ModelConfig.model_fields})
 
-    def build(self) -> nn.Module:
-        """The net, with new weights; `equivariant` is not its concern."""
+    def build(self, **more: Any) -> nn.Module:
+        """The net itself, with new weights. `more` is `channels`, of its input, where they are not three."""
         module, _, attribute = self.net.partition(":")
-        made: nn.Module = getattr(import_module(module), attribute)(**self.arguments())
+        made: nn.Module = getattr(import_module(module), attribute)(**self.arguments(), **more)
         return made
 
 
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, ModelConfig)
+
+
 def _check_model(name: str, config: type[ModelConfig]) -> None:
-    if not (isinstance(config, type) and issubclass(config, ModelConfig)):
+    if not _is_model(config):
         raise UsageError(
             f"the model {name!r} is no config",
             found=repr(config),
@@ -72,16 +96,15 @@ class _Models(Registry[type[ModelConfig]]):
         self, value: type[ModelConfig], name: str | None = None, *, origin: str = "dilkit"
     ) -> type[ModelConfig]:
         """Register a config under the default of its field `name`."""
-        named = isinstance(value, type) and issubclass(value, ModelConfig)
-        return super().add(value, name or (_name_of(value) if named else None), origin=origin)
+        return super().add(value, name or (_name_of(value) if _is_model(value) else None), origin=origin)
 
 
-MODELS = _Models("model", check=_check_model)
+MODELS = _Models("model", check=_check_model, is_one=_is_model)
 """Every model by name: `MODELS.get("dncnn")` is its config class."""
 
 
 @MODELS.add
-class DnCNN(ModelConfig):
+class DnCNNConfig(ModelConfig):
     """Zhang et al., TIP 2017: depth 17 for one noise level, 20 for blind denoising, width 64."""
 
     net: ClassVar[str] = "dilkit.models.dncnn:DnCNN"
@@ -94,7 +117,7 @@ class DnCNN(ModelConfig):
 
 
 @MODELS.add
-class RRDB(ModelConfig):
+class RRDBConfig(ModelConfig):
     """Wang et al., ESRGAN, ECCVW 2018: 23 blocks of width 64, growth 32; x1 has no upsampling stage."""
 
     net: ClassVar[str] = "dilkit.models.rrdb:RRDBNet"
@@ -108,7 +131,7 @@ class RRDB(ModelConfig):
 
 
 @MODELS.add
-class SwinIR(ModelConfig):
+class SwinIRConfig(ModelConfig):
     """Liang et al., ICCVW 2021: six groups of six layers of width 180; scale 2, 3, 4 for super-resolution."""
 
     net: ClassVar[str] = "dilkit.models.swinir:SwinIR"
@@ -126,7 +149,7 @@ class SwinIR(ModelConfig):
 
 
 @MODELS.add
-class NAFNet(ModelConfig):
+class NAFNetConfig(ModelConfig):
     """Chen et al., ECCV 2022: the real-denoising net of width 32 by default."""
 
     net: ClassVar[str] = "dilkit.models.nafnet:NAFNet"
@@ -139,7 +162,7 @@ class NAFNet(ModelConfig):
 
 
 @MODELS.add
-class UNet(ModelConfig):
+class UNetConfig(ModelConfig):
     """Ronneberger et al., MICCAI 2015, with padded convolutions."""
 
     net: ClassVar[str] = "dilkit.models.unet:UNet"
@@ -150,7 +173,23 @@ class UNet(ModelConfig):
     skip: bool = Field(default=True, description="Add the input to the output.")
 
 
-class Custom(ModelConfig):
+@MODELS.add
+class ResUNetConfig(ModelConfig):
+    """A small residual U-Net after DRUNet (Zhang et al., TPAMI 2022), without bias-free blocks."""
+
+    net: ClassVar[str] = "dilkit.models.resunet:ResUNet"
+    name: Literal["resunet"] = "resunet"
+    widths: Annotated[tuple[_Width, ...], Field(min_length=1, max_length=8)] = Field(
+        default=(16, 32, 60), description="Channels of each level, from full size down."
+    )
+    down: _Blocks = Field(default=(1, 1, 2), description="Blocks of each level down; the last is the bottom.")
+    up: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(max_length=8)] = Field(
+        default=(1, 1), description="Blocks of each level on the way up, from full size down."
+    )
+    skip: bool = Field(default=True, description="Predict the residual.")
+
+
+class CustomConfig(ModelConfig):
     """Any `package.module:Class` of yours, called with `args`. Not in the registry: what a name names is
     imported only where the user allows it."""
 
@@ -160,17 +199,12 @@ class Custom(ModelConfig):
     def arguments(self) -> dict[str, Any]:
         return dict(self.args)
 
-    def build(self) -> nn.Module:
+    def build(self, **more: Any) -> nn.Module:
         raise TypeError("a class by its path is built by dilkit.models.from_config, which asks for trust")
 
 
 def config_class(name: Any) -> type[ModelConfig] | None:
     """The config class of a model's name, `Custom` for a path; None where there is none."""
     if isinstance(name, str) and ":" in name:
-        return Custom
+        return CustomConfig
     return MODELS.find(name) if isinstance(name, str) else None
-
-
-def model_name(value: Any) -> Any:
-    """The name in a `model` section, given as a map or a config."""
-    return value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from dilkit.errors import UsageError, nearest
-from dilkit.models.config import Custom, Trust
+from dilkit.models.config import CustomConfig, Trust
 from dilkit.registry import import_named
 
 
-def build_custom(config: Custom, trust: Trust) -> nn.Module:
+def build_custom(config: CustomConfig, trust: Trust, more: Mapping[str, Any]) -> nn.Module:
     """Import the class and call it with its arguments.
 
     Args:
@@ -38,18 +39,19 @@ def build_custom(config: Custom, trust: Trust) -> nn.Module:
             expected="a class that is a torch.nn.Module",
             remedy="--trust-code (trust_code=True) also calls functions that make a net",
         )
-    _check_arguments(make, config)
-    net = make(**config.arguments())
+    given = {**config.arguments(), **more}
+    _check_arguments(make, config.name, given)
+    net = make(**given)
     if not isinstance(net, nn.Module):
         raise UsageError(f"{config.name} did not make a torch.nn.Module", found=type(net).__name__)
     return net
 
 
-def _check_arguments(make: Any, config: Custom) -> None:
+def _check_arguments(make: Any, name: str, given: Mapping[str, Any]) -> None:
     """Refuse arguments that the signature does not take; an error inside the call is the net's own."""
     if not callable(make):
         raise UsageError(
-            f"{config.name} is no class or function that makes a net",
+            f"{name} is no class or function that makes a net",
             where="model.name",
             found=type(make).__name__,
         )
@@ -57,16 +59,15 @@ def _check_arguments(make: Any, config: Custom) -> None:
         signature = inspect.signature(make)
     except ValueError:  # made in C, without one
         return
-    given = config.arguments()
     try:
         signature.bind(**given)
     except TypeError as error:
-        strange = next((name for name in given if name not in signature.parameters), None)
+        strange = next((key for key in given if key not in signature.parameters), None)
         raise UsageError(
-            f"{config.name}: {error}",
+            f"{name}: {error}",
             where="model.args",
-            found=", ".join(f"{name}={value!r}" for name, value in given.items()) or "no arguments",
-            expected=f"{config.name.partition(':')[2]}{signature}",
+            found=", ".join(f"{key}={value!r}" for key, value in given.items()) or "no arguments",
+            expected=f"{name.partition(':')[2]}{signature}",
             nearest=nearest(strange, signature.parameters) if strange is not None else None,
             remedy="model.args.NAME=VALUE gives an argument in a recipe, NAME=VALUE after `dilkit check`",
         ) from None

@@ -21,6 +21,7 @@ class DnCNN(nn.Module):
         norm: `batch` as published, or `none`.
         bias: additive constants; without them the net is homogeneous of degree one (Mohan et al., ICLR 2020),
             which batch normalisation would break, so `bias=False` needs `norm="none"`.
+        channels: of the input; the first three are the image.
     """
 
     def __init__(
@@ -30,11 +31,12 @@ class DnCNN(nn.Module):
         norm: Literal["batch", "none"] = "batch",
         bias: bool = True,
         skip: bool = True,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         if not bias and norm != "none":
             raise UsageError("a bias-free dncnn cannot have batch normalisation", remedy="model.norm=none")
-        layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1, bias=bias), nn.ReLU(inplace=True)]
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=bias), nn.ReLU(inplace=True)]
         for _ in range(depth - 2):
             layers.append(nn.Conv2d(width, width, 3, padding=1, bias=bias and norm == "none"))
             if norm == "batch":
@@ -46,4 +48,4 @@ class DnCNN(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         out: Tensor = self.body(y)
-        return y - out if self.skip else out
+        return y[:, :3] - out if self.skip else out

@@ -58,6 +58,7 @@ class NAFNet(nn.Module):
 
     Args:
         skip: the net predicts the residual, as published.
+        channels: of the input; the first three are the image.
     """
 
     def __init__(
@@ -67,11 +68,12 @@ class NAFNet(nn.Module):
         middle: int = 12,
         decoder: Sequence[int] = (2, 2, 2, 2),
         skip: bool = True,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         self.skip = skip
         self.multiple = 2 ** len(encoder)
-        self.intro = nn.Conv2d(3, width, 3, padding=1)
+        self.intro = nn.Conv2d(channels, width, 3, padding=1)
         self.ending = nn.Conv2d(width, 3, 3, padding=1)
         self.encoders, self.decoders = nn.ModuleList(), nn.ModuleList()
         self.ups, self.downs = nn.ModuleList(), nn.ModuleList()
@@ -99,4 +101,4 @@ class NAFNet(nn.Module):
         for decoder, up, earlier in zip(self.decoders, self.ups, reversed(seen), strict=True):
             x = decoder(up(x) + earlier)
         x = self.ending(x)
-        return (x + y if self.skip else x)[..., :h, :w]
+        return (x + y[:, :3] if self.skip else x)[..., :h, :w]

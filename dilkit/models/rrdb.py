@@ -57,6 +57,7 @@ class RRDBNet(nn.Module):
         scale: 1, 2 or 4; each doubling is a nearest upsampling and a convolution.
         skip: add the input (bicubically upsampled where it must be) to the output; the paper's net has none.
         bias: additive constants in the convolutions.
+        channels: of the input; the first three are the image.
     """
 
     def __init__(
@@ -67,13 +68,14 @@ class RRDBNet(nn.Module):
         scale: int = 1,
         bias: bool = True,
         skip: bool = False,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         if scale not in (1, 2, 4):
             raise UsageError("rrdb upscales by 1, 2 or 4", where="model.scale", found=scale)
         self.scale = scale
         self.skip = skip
-        self.conv_first = _conv(3, width, bias)
+        self.conv_first = _conv(channels, width, bias)
         self.RRDB_trunk = nn.Sequential(*(Block(width, growth, bias) for _ in range(blocks)))
         self.trunk_conv = _conv(width, width, bias)
         self.upconvs = [f"upconv{k + 1}" for k in range(scale.bit_length() - 1)]
@@ -91,6 +93,7 @@ class RRDBNet(nn.Module):
         out: Tensor = self.conv_last(F.leaky_relu(self.HRconv(features), 0.2, inplace=True))
         if not self.skip:
             return out
+        y = y[:, :3]
         if self.scale > 1:
             y = F.interpolate(y, scale_factor=self.scale, mode="bicubic", align_corners=False)
         return y + out

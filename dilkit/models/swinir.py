@@ -117,6 +117,7 @@ class SwinIR(nn.Module):
         depths, heads: layers and attention heads of each group.
         drop_path: stochastic depth of the last layer; the earlier ones rise to it linearly.
         skip: add the input to the output; scale 1 only.
+        channels: of the input; the first three are the image.
     """
 
     mean: Tensor
@@ -131,6 +132,7 @@ class SwinIR(nn.Module):
         scale: int = 1,
         drop_path: float = 0.1,
         skip: bool = True,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         if len(depths) != len(heads):
@@ -141,7 +143,7 @@ class SwinIR(nn.Module):
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         rise = [drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths))]
         drops = [[rise.pop(0) for _ in range(depth)] for depth in depths]
-        self.conv_first = nn.Conv2d(3, width, 3, padding=1)
+        self.conv_first = nn.Conv2d(channels, width, 3, padding=1)
         self.patch_embed = nn.Module()
         self.patch_embed.norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(
@@ -163,8 +165,8 @@ class SwinIR(nn.Module):
         h, w = y.shape[-2:]
         if h % self.window or w % self.window:
             y = F.pad(y, (0, -w % self.window, 0, -h % self.window), mode="reflect")
-        x = y - self.mean
-        first = self.conv_first(x)
+        x, more = y[:, :3] - self.mean, y[:, 3:]
+        first = self.conv_first(torch.cat([x, more], 1) if more.shape[1] else x)
         deep = self.conv_after_body(self._body(first)) + first
         if self.scale == 1:
             out = self.conv_last(deep)

@@ -25,15 +25,20 @@ class UNet(nn.Module):
 
     Args:
         skip: add the input to the output.
+        channels: of the input; the first three are the image.
     """
 
-    def __init__(self, width: int = 64, depth: int = 4, bias: bool = True, skip: bool = True) -> None:
+    def __init__(
+        self, width: int = 64, depth: int = 4, bias: bool = True, skip: bool = True, channels: int = 3
+    ) -> None:
         super().__init__()
         self.skip = skip
         self.multiple = 2**depth
-        channels = [width * 2**level for level in range(depth + 1)]
-        self.down = nn.ModuleList(_double(i, o, bias) for i, o in zip([3, *channels], channels, strict=False))
-        wide = channels[:0:-1]
+        widths = [width * 2**level for level in range(depth + 1)]
+        self.down = nn.ModuleList(
+            _double(i, o, bias) for i, o in zip([channels, *widths], widths, strict=False)
+        )
+        wide = widths[:0:-1]
         self.up = nn.ModuleList(nn.ConvTranspose2d(c, c // 2, 2, 2, bias=bias) for c in wide)
         self.join = nn.ModuleList(_double(c, c // 2, bias) for c in wide)
         self.last = nn.Conv2d(width, 3, 1, bias=bias)
@@ -49,4 +54,4 @@ class UNet(nn.Module):
         for up, join in zip(self.up, self.join, strict=True):
             x = join(torch.cat([seen.pop(), up(x)], 1))
         x = self.last(x)
-        return (x + y if self.skip else x)[..., :h, :w]
+        return (x + y[:, :3] if self.skip else x)[..., :h, :w]

@@ -35,9 +35,25 @@ class Erm(Objective):
     pooled = True
 
     class Config(ObjectiveConfig):
-        """Empirical risk minimisation over the pooled distortions (Eq. 2)."""
+        """Empirical risk minimisation over the pooled distortions (Eq. 2).
+
+        `together`: one pass over the batches of all distortions at once: faster where crops are small and
+        few,
+        with the activations of all of them; the loss of each distortion is then not logged.
+        """
+
+        together: bool = False
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
+        if self.config.together:
+            import torch
+
+            batches = episode.batches().values()
+            whole = torch.cat([view for view, _ in batches]), torch.cat([target for _, target in batches])
+            found = mean_gradient(
+                net, self.loss, {"all": whole}, reduce=self.reduce, where=f"step {episode.step}"
+            )
+            return Gradients(found.grads, found.loss)
         return mean_gradient(
             net, self.loss, episode.batches(), reduce=self.reduce, where=f"step {episode.step}"
         )

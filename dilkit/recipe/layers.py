@@ -20,7 +20,7 @@ ALTERNATIVES: dict[Key, tuple[str, ...]] = {
     ("data",): ("store", "sources"),
 }
 """By section, keys of which a recipe has one: a layer that gives one replaces the others below it."""
-NAMED = frozenset({"model", "objective", "inner", "optim", "schedule"})
+NAMED = frozenset({"model", "objective", "inner", "optim", "schedule", "orbit"})
 """Sections told apart by their `name`; `model: dncnn` is short for `model: {name: dncnn}`."""
 
 

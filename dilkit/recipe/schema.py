@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from dilkit.errors import UsageError
+from dilkit.losses import parse_loss
 from dilkit.models.config import MODELS, config_class
 from dilkit.objectives import OBJECTIVES, AnyObjective
 from dilkit.recipe.choice import ByName
@@ -19,6 +21,27 @@ class Section(BaseModel):
 
 
 AnyModel = Annotated[Any, ByName(config_class, lambda: MODELS.names, "package.module:Class")]
+
+
+class OrbitConfig(Section):
+    """Training crops moved along a symmetry of their distortion (see `dilkit.confounders.orbit`)."""
+
+    name: Literal["contrast", "scale"]
+    """`contrast` for additive noise, `scale` for blur."""
+    probability: float = Field(default=0.5, ge=0, le=1)
+    """Of a crop to be moved."""
+    reach: float | None = Field(default=None, gt=0)
+    """Strongest degree the moved crops stand for; three times the strongest trained on by default."""
+
+
+def _loss(text: str) -> str:
+    try:
+        parse_loss(text)
+    except UsageError as error:
+        raise PydanticCustomError(
+            "loss", "{expected}", {"expected": str(error.expected), "nearest": error.nearest}
+        ) from None
+    return text
 
 
 class Data(Section):
@@ -41,6 +64,8 @@ class Data(Section):
     """Side of the clean crop, in pixels."""
     symmetry: bool = True
     """Random flips and quarter turns."""
+    orbit: OrbitConfig | None = None
+    """Move crops along a symmetry of their distortion, so that degrees never drawn are met."""
     spread: Literal["batch", "distortions"] = "batch"
     """Over several processes: each takes a share of every batch, or the whole batch of a share of the
     distortions (for the objectives that pool them)."""
@@ -88,13 +113,13 @@ AnySchedule = Annotated[Constant | Cosine | Staircase, Field(discriminator="name
 class Optim(Section):
     """The outer optimiser, which moves theta along the objective's direction."""
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"
+    name: Literal["adam", "adamw", "sgd", "muon"] = "adam"
     lr: float = Field(default=1e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.0, ge=0)
-    """For sgd."""
+    """For sgd and muon."""
     clip: float | None = Field(default=None, gt=0)
     """Largest norm of the whole direction, after it has been reduced over processes."""
     schedule: AnySchedule = Constant()
@@ -188,7 +213,8 @@ class Recipe(Section):
     data: Data = Data()
     model: AnyModel
     objective: AnyObjective = Field(default={"name": "erm"}, validate_default=True)
-    loss: Literal["l1", "l2", "charbonnier"] = "l1"
+    loss: Annotated[str, AfterValidator(_loss)] = "l1"
+    """A loss by name, or a weighted sum: `l1 + 0.1*fft` (see `dilkit.losses`)."""
     optim: Optim = Optim()
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the exponential moving average of the weights, which is then what is validated and loaded."""

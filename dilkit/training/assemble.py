@@ -1,6 +1,4 @@
-"""Training losses of restoration: loss(module, (distorted, clean)) -> scalar.
-
-The outer optimiser and its learning rate over time, both from torch.
+"""The outer optimiser and its learning rate over time, both from torch.
 
 How the processes share a step. Torch is not imported here, so that this is refused before any starts.
 
@@ -9,21 +7,22 @@ From a recipe to the things it names: data, net, objective, optimiser, schedule,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dilkit.checkpoint import load_weights, net_tensors, read
 from dilkit.confounders.episodes import Batch, EpisodeSampler
+from dilkit.confounders.orbit import Orbit
 from dilkit.confounders.store import Store
 from dilkit.errors import UsageError
+from dilkit.losses import loss_of
 from dilkit.models import from_config
 from dilkit.objectives import make_objective
 from dilkit.objectives.base import Loss
@@ -31,28 +30,10 @@ from dilkit.recipe import Recipe
 from dilkit.recipe.schema import Constant, Cosine, Data, Hardware, Optim, Staircase
 from dilkit.training.engine import Engine
 from dilkit.training.loop import Trainee
-
-LossName = Literal["l1", "l2", "charbonnier"]
-_CHARBONNIER_EPS = 1e-3
+from dilkit.training.muon import Muon
 
 
-def pixel_loss(name: LossName, output: Tensor, target: Tensor) -> Tensor:
-    """Mean over pixels of |e| (l1), e^2 (l2) or sqrt(e^2 + 1e-6) (charbonnier)."""
-    if output.shape != target.shape:
-        raise UsageError(
-            "the model's output has not the shape of the clean image",
-            found=tuple(output.shape),
-            expected=tuple(target.shape),
-            remedy="check model.scale against the data",
-        )
-    if name == "l1":
-        return F.l1_loss(output, target)
-    if name == "l2":
-        return F.mse_loss(output, target)
-    return torch.sqrt((output - target) ** 2 + _CHARBONNIER_EPS**2).mean()
-
-
-def make_loss(name: LossName, device: torch.device, hardware: Hardware) -> Loss:
+def make_loss(text: str, device: torch.device, hardware: Hardware) -> Loss:
     """The loss closure objectives call.
 
     Autocast is opened anew for each forward pass, because its cache of cast weights goes stale when a virtual
@@ -60,6 +41,7 @@ def make_loss(name: LossName, device: torch.device, hardware: Hardware) -> Loss:
     the copy on which virtual steps are taken is compiled too.
     """
     low = hardware.precision == "bf16"
+    measured = loss_of(text)
     compiled: dict[nn.Module, Callable[[Tensor], Any]] = {}
 
     def forward(net: nn.Module, distorted: Tensor) -> Tensor:
@@ -74,14 +56,17 @@ def make_loss(name: LossName, device: torch.device, hardware: Hardware) -> Loss:
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
         distorted, clean = batch
-        return pixel_loss(name, forward(net, distorted), clean)
+        return measured(forward(net, distorted), clean)
 
     return loss
 
 
-def make_optimizer(optim: Optim, params: Iterable[nn.Parameter]) -> Optimizer:
-    """Adam, AdamW or SGD over the parameters that require gradients."""
-    trained = [p for p in params if p.requires_grad]
+def make_optimizer(optim: Optim, net: nn.Module) -> Optimizer:
+    """The recipe's optimiser over the parameters that require gradients."""
+    if optim.name == "muon":
+        named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+        return Muon(named, optim.lr, optim.momentum or 0.95, None, optim.betas, optim.eps, optim.weight_decay)
+    trained = [p for p in net.parameters() if p.requires_grad]
     fused = all(p.device.type in ("cpu", "cuda") for p in trained)
     if optim.name == "sgd":
         return torch.optim.SGD(
@@ -220,6 +205,7 @@ def make_sampler(recipe: Recipe, store: Store, engine: Engine) -> EpisodeSampler
         world=world,
         labels=labels,
         split=data.split,
+        orbit=Orbit(data.orbit.name, data.orbit.probability, data.orbit.reach) if data.orbit else None,
     )
 
 
@@ -254,7 +240,7 @@ def assemble(
         **settings,
     )
     budget = Budget.of(recipe, objective.passes(len(labels)), per_epoch)
-    optimizer = make_optimizer(recipe.optim, net.parameters())
+    optimizer = make_optimizer(recipe.optim, net)
     schedule = make_schedule(recipe.optim, optimizer, budget.steps, per_epoch)
     average = None
     if recipe.ema is not None:

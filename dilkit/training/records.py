@@ -58,7 +58,10 @@ def check_sink(name: str, kind: object) -> None:
 
 
 SINKS: Registry[Any] = Registry(
-    "sink", own={"tensorboard": "dilkit.training.records:TensorBoard"}, check=check_sink
+    "sink",
+    own={"tensorboard": "dilkit.training.records:TensorBoard"},
+    check=check_sink,
+    is_one=lambda value: isinstance(value, type) and callable(getattr(value, "add", None)),
 )
 """Where the rows of a run may go besides its own files, by name."""
 

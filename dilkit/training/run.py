@@ -29,7 +29,7 @@ from dilkit.training.engine import Engine, peak_memory
 from dilkit.training.loop import Trainee, descend, fit
 from dilkit.training.records import Metrics, find_sinks, write_head
 
-_KEEPS_MOMENTS = {"adam": "adam", "adamw": "adam", "sgd": "sgd"}
+_KEEPS_MOMENTS = {"adam": "adam", "adamw": "adam", "sgd": "sgd", "muon": "muon"}
 """Optimisers by the kind of their state."""
 
 

@@ -22,7 +22,7 @@ from dilkit.evaluation.invariance import (
     rank_correlations,
 )
 from dilkit.inference.nets import Net
-from dilkit.models.equivariant import Equivariant
+from dilkit.models.equivariant import Contrast
 from dilkit.report.plots import indices_over_layers
 
 RANDOM = np.random.default_rng(0)
@@ -93,7 +93,7 @@ def test_the_equivariance_defect_is_nought_for_an_equivariant_net() -> None:
     torch.manual_seed(0)
     inner = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
     y = torch.rand(2, 3, 32, 32)
-    assert equivariance_defect(Equivariant(inner), y) < 1e-4
+    assert equivariance_defect(Contrast(inner), y) < 1e-4
     assert equivariance_defect(inner, y) > 0.01
 
 

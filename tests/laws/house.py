@@ -16,7 +16,7 @@ from pathlib import Path
 ORDER = [
     {"errors"},
     {"registry"},
-    {"distortions", "models", "meta", "metrics", "devices"},
+    {"distortions", "models", "meta", "metrics", "losses", "devices"},
     {"confounders"},
     {"objectives"},
     {"recipe"},
@@ -32,7 +32,8 @@ ORDER = [
 """Rooms from the foundation up: a room imports from those before it, never from its own row or after it."""
 
 TORCH = {
-    "meta", "models", "objectives", "checkpoint", "training", "inference", "evaluation", "experiments",
+    "meta", "models", "losses", "objectives", "checkpoint", "training", "inference", "evaluation",
+    "experiments",
     "devices", "confounders.episodes", "testing", "cli.check",
 }  # fmt: skip
 """Where torch may be named; `metrics`, `distortions`, `recipe`, `report`, most of `confounders` are NumPy."""

@@ -38,10 +38,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "dilkit/training/run.py": "keeper, Trial",
     },
     "no homonyms": {
-        "dilkit/models/dncnn.py": "DnCNN",
-        "dilkit/models/nafnet.py": "NAFNet",
-        "dilkit/models/swinir.py": "SwinIR",
-        "dilkit/models/unet.py": "UNet",
         "dilkit/recipe/layers.py": "Layer, merge",
         "dilkit/recipe/schema.py": "Test",
         "dilkit/training/engine.py": "Engine, pick_device",

@@ -28,6 +28,7 @@ TINY = {
     "swinir": {"width": 4, "depths": (2,), "heads": (2,), "window": 4, "drop_path": 0.0},
     "nafnet": {"width": 4, "encoder": (1,), "middle": 1, "decoder": (1,)},
     "unet": {"width": 4, "depth": 2},
+    "resunet": {"widths": (4, 6, 8)},
 }
 
 

@@ -6,7 +6,8 @@ from torch import nn
 
 from dilkit.errors import UsageError
 from dilkit.models import build
-from dilkit.models.equivariant import Equivariant, noise_scale
+from dilkit.models.equivariant import Contrast
+from dilkit.models.noise_scale import mean_scale
 
 SMALL = {
     "dncnn": {"depth": 4, "width": 8, "norm": "none"},
@@ -117,8 +118,8 @@ def test_the_wrapper_is_its_formula() -> None:
 
     probe = Probe()
     y = torch.randn(3, 3, 400, 400, dtype=torch.float64) * 0.1 + 0.5
-    out = Equivariant(probe)(y)
-    s, m = noise_scale(y), y.mean(dim=(1, 2, 3), keepdim=True)
+    out = Contrast(probe)(y)
+    s, m = mean_scale(y), y.mean(dim=(1, 2, 3), keepdim=True)
     assert torch.allclose(s, torch.full_like(s, 0.1), rtol=0.02), "unbiased for white Gaussian noise"
     assert torch.allclose(probe.seen, (y - m) / (10 * s), rtol=1e-12, atol=0)
     assert torch.allclose(out, (m + 10 * s).expand_as(y), rtol=1e-12, atol=0)
@@ -126,8 +127,8 @@ def test_the_wrapper_is_its_formula() -> None:
 
 def test_the_noise_scale_ignores_planes_and_survives_flat_images() -> None:
     ramp = torch.linspace(0, 1, 32, dtype=torch.float64).expand(1, 3, 32, 32)
-    assert noise_scale(ramp).item() < 1e-12
-    out = Equivariant(nn.Identity())(torch.full((1, 3, 8, 8), 0.25))
+    assert mean_scale(ramp, floor=0).item() < 1e-12
+    out = Contrast(nn.Identity())(torch.full((1, 3, 8, 8), 0.25))
     assert torch.equal(out, torch.full((1, 3, 8, 8), 0.25))
 
 
@@ -135,7 +136,7 @@ def test_a_custom_class_with_its_arguments() -> None:
     net = build(
         "torch.nn:Conv2d", args={"in_channels": 3, "out_channels": 3, "kernel_size": 1}, equivariant=True
     )
-    assert isinstance(net, Equivariant)
+    assert isinstance(net, Contrast)
     assert isinstance(net.net, nn.Conv2d)
 
 

@@ -35,6 +35,9 @@ def test_the_papers_recipe_is_the_papers_setting() -> None:
         "bias": True,
         "skip": False,
         "equivariant": False,
+        "noise_scale": "mean",
+        "clip_maps": "none",
+        "front_end": "none",
     }
     assert recipe.objective.name == "dil_sf"
     assert recipe.objective.inner.betas == (0.0, 0.999)
@@ -47,7 +50,7 @@ def test_overrides_are_typed_by_the_schema() -> None:
     recipe = compose(words).recipe
     assert recipe.optim.lr == 1e-4
     assert recipe.data.store == "10"
-    assert recipe.model.equivariant is True
+    assert recipe.model.equivariant == "contrast"
     assert recipe.seed == 3
 
 
@@ -61,7 +64,8 @@ def test_the_order_of_overrides_does_not_matter() -> None:
 def test_each_objective_brings_its_own_settings() -> None:
     small = compose(["denoise-gaussian-small", "objective=lookahead"]).recipe
     assert small.objective.inner.lr == 1e-3
-    assert resolved(compose(["denoise-gaussian-small"]).recipe)["objective"] == {"name": "erm"}
+    chosen = resolved(compose(["denoise-gaussian-small"]).recipe)["objective"]
+    assert chosen == {"name": "erm", "together": False}
 
 
 def test_a_section_of_another_name_starts_afresh() -> None:

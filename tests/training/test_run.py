@@ -325,7 +325,7 @@ def test_warm_up_and_schedules_follow_their_formulas() -> None:
 
     def rates(*words: str, steps: int = 20) -> list[float]:
         optim = compose(["demo", "optim.lr=1", *words]).recipe.optim
-        optimizer = make_optimizer(optim, [torch.nn.Parameter(torch.zeros(1))])
+        optimizer = make_optimizer(optim, torch.nn.ParameterList([torch.zeros(1)]))
         schedule = make_schedule(optim, optimizer, steps, 3)
         seen = []
         for _ in range(steps):

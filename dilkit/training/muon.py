@@ -1,0 +1,101 @@
+"""Muon for convolutional nets: Jordan et al., "Muon: An optimizer for hidden layers in neural networks",
+2024."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose direction is made orthogonal, for the kernels of convolutions; Adam for the rest.
+
+    A kernel (out, in, k, k) is read as a matrix (out, in k k). Its update has the root mean square 0.2 lr,
+    about that of Adam (Liu et al., "Muon is Scalable for LLM Training", 2025), so a rate that suits Adam is a
+    start. The first and the last convolution, which touch pixels, and everything that is no kernel of more
+    than one channel take Adam's steps.
+
+    Args:
+        named: parameters with their names, in the order of the net.
+        adam_lr: rate of Adam's part; follows `lr` in proportion under a schedule.
+    """
+
+    def __init__(
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        lr: float = 2e-3,
+        momentum: float = 0.95,
+        adam_lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        given = list(named)
+        kernels = [name for name, p in given if p.ndim == 4]
+        inner = {name for name, p in given if p.ndim == 4 and p.shape[1] > 1} - set(
+            kernels[:1] + kernels[-1:]
+        )
+        shared: dict[str, Any] = {
+            "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay
+        }  # fmt: skip
+        groups = [
+            {"params": [p for name, p in given if name in inner], "orthogonal": True, "lr": lr},
+            {
+                "params": [p for name, p in given if name not in inner],
+                "orthogonal": False,
+                "lr": adam_lr or lr,
+            },
+        ]
+        super().__init__([group for group in groups if group["params"]], {"lr": lr, **shared})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update along the gradients; parameters without one stay."""
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if group["weight_decay"] and params:
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            (self._orthogonal if group["orthogonal"] else self._adam)(params, group)
+
+    def _orthogonal(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for p in params:
+            state, grad = self.state[p], cast(Tensor, p.grad)
+            if not state:
+                state["momentum"] = torch.zeros_like(p)
+            state["momentum"].lerp_(grad, 1 - group["momentum"])
+            direction = grad.lerp(state["momentum"], group["momentum"])
+            matrix = direction.reshape(direction.shape[0], -1)
+            shapes[matrix.shape[0], matrix.shape[1]].append((p, matrix))
+        for shape, items in shapes.items():
+            made = orthogonal(torch.stack([matrix for _, matrix in items]))
+            for (p, _), update in zip(items, made, strict=True):
+                p.add_(update.view(p.shape), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+
+    def _adam(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        first, second = group["betas"]
+        for p in params:
+            state = self.state[p]
+            if not state:
+                state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
+            state["step"] += 1
+            state["mean"].lerp_(p.grad, 1 - first)
+            state["square"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
+            size = (state["square"] / (1 - second ** state["step"])).sqrt_().add_(group["eps"])
+            p.addcdiv_(state["mean"], size, value=-group["lr"] / (1 - first ** state["step"]))
+
+
+def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
+    """(N, a, b) -> matrices of the same singular vectors with singular values near 1, by the quintic
+    Newton-Schulz iteration."""
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if tall else x

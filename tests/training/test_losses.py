@@ -1,0 +1,81 @@
+"""Losses are their formulas, and weighted sums of them are read as they are written."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from dilkit.errors import UsageError
+from dilkit.losses import LOSSES, loss_of, parse_loss
+
+
+@pytest.fixture
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.rand(2, 3, 24, 20, generator=generator, dtype=torch.float64) for _ in range(2))
+
+
+FORMULAS = {
+    "l1": lambda e: e.abs().mean(),
+    "l2": lambda e: (e * e).mean(),
+    "charbonnier": lambda e: (e * e + 1e-6).sqrt().mean(),
+    "log_l1": lambda e: sum(math.log(float(x.abs().mean()) + 2e-4) for x in e) / len(e),
+    "log_mse": lambda e: sum(0.5 * math.log(float((x * x).mean()) + 1e-7) for x in e) / len(e),
+    "fft": lambda e: torch.fft.rfft2(e, norm="ortho").abs().mean(),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_loss_is_its_formula(name: str, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    output, target = pair
+    assert float(loss_of(name)(output, target)) == pytest.approx(float(FORMULAS[name](output - target)))
+
+
+def test_ssim_is_that_of_scikit_image(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    from skimage.metrics import structural_similarity
+
+    output, target = pair
+    values = []
+    for a, b in zip(output.numpy(), target.numpy(), strict=True):
+        whole = structural_similarity(
+            a,
+            b,
+            channel_axis=0,
+            data_range=1,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            full=True,
+        )[1]
+        values.append(whole[:, 5:-5, 5:-5].mean())
+    assert float(loss_of("ssim")(output, target)) == pytest.approx(1 - sum(values) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_every_loss_is_least_for_the_target_itself_and_has_gradients(
+    name: str, pair: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    output, target = pair[0].requires_grad_(), pair[1]
+    loss = loss_of(name)
+    loss(output, target).backward()
+    assert torch.isfinite(output.grad).all() and output.grad.abs().sum() > 0
+    assert loss(target, target) < loss(output, target)
+
+
+def test_a_weighted_sum_is_the_sum(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    assert parse_loss("l1 + 0.1*fft+2e-1 ssim") == [(1, "l1"), (0.1, "fft"), (0.2, "ssim")]
+    parts = [weight * loss_of(name)(*pair) for weight, name in parse_loss("l1 + 0.1*fft")]
+    assert torch.equal(loss_of("l1 + 0.1*fft")(*pair), parts[0] + parts[1])
+
+
+@pytest.mark.parametrize("text", ["", "l1 +", "l1 - l2", "2", "0*l1", "l1*2", "__import__('os')", "l1; l2"])
+def test_what_is_no_sum_of_losses_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_loss(text)
+
+
+def test_another_shape_is_refused(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    with pytest.raises(UsageError, match="differs"):
+        loss_of("l1")(pair[0], pair[1][..., :-1])
