@@ -80,7 +80,7 @@ class Orbit:
 
     def _degree(self, word: Word) -> float:
         for step in word.steps:
-            for symmetry in getattr(step.kind, "symmetries", ()):
+            for symmetry in step.kind.symmetries:
                 for name, power in symmetry.powers.items() if symmetry.group == self.group else ():
                     value = step.params.get(name)
                     if power != 1 or not isinstance(value, int | float):

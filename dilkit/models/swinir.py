@@ -61,7 +61,7 @@ class Mlp(nn.Module):
         return out
 
 
-class Layer(nn.Module):
+class SwinLayer(nn.Module):
     """Attention in (shifted) windows and a feed-forward net, each with its residual; x: (B, H, W, C)."""
 
     def __init__(self, dim: int, heads: int, window: int, shift: int, ratio: float, drop_path: float) -> None:
@@ -89,14 +89,14 @@ class Layer(nn.Module):
         return branch * (torch.rand(len(branch), 1, 1, 1, device=branch.device) < keep) / keep
 
 
-class Group(nn.Module):
+class SwinGroup(nn.Module):
     """A residual Swin transformer block: layers, then a convolution."""
 
     def __init__(self, dim: int, heads: int, window: int, ratio: float, drop_paths: Sequence[float]) -> None:
         super().__init__()
         self.residual_group = nn.Module()
         self.residual_group.blocks = nn.ModuleList(
-            Layer(dim, heads, window, (i % 2) * (window // 2), ratio, p) for i, p in enumerate(drop_paths)
+            SwinLayer(dim, heads, window, (i % 2) * (window // 2), ratio, p) for i, p in enumerate(drop_paths)
         )
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
 
@@ -147,7 +147,7 @@ class SwinIR(nn.Module):
         self.patch_embed = nn.Module()
         self.patch_embed.norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(
-            Group(width, h, window, ratio, d) for h, d in zip(heads, drops, strict=True)
+            SwinGroup(width, h, window, ratio, d) for h, d in zip(heads, drops, strict=True)
         )
         self.norm = nn.LayerNorm(width)
         self.conv_after_body = nn.Conv2d(width, width, 3, padding=1)
