@@ -24,16 +24,19 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Adam": "dilkit.meta.inner",
     "Groups": "dilkit.meta.inner",
+    "ImplicitGradient": "dilkit.meta.implicit",
     "Learned": "dilkit.meta.inner",
     "Meta": "dilkit.meta.api",
     "MetaGradient": "dilkit.meta.api",
     "PerStep": "dilkit.meta.inner",
     "Sgd": "dilkit.meta.inner",
+    "StepwiseBatchNorm": "dilkit.meta.batch_norm",
     "TorchOptimizer": "dilkit.meta.inner",
     "Transformed": "dilkit.meta.inner",
     "criterion": "dilkit.meta.arguments",
     "inner_step": "dilkit.meta.setting",
     "optimizer": "dilkit.meta.inner",
+    "stepwise": "dilkit.meta.batch_norm",
 }
 """Public name -> the module that defines it."""
 
@@ -41,16 +44,19 @@ __all__ = [  # noqa: RUF022 - as in _PUBLIC
     "of",
     "Adam",
     "Groups",
+    "ImplicitGradient",
     "Learned",
     "Meta",
     "MetaGradient",
     "PerStep",
     "Sgd",
+    "StepwiseBatchNorm",
     "TorchOptimizer",
     "Transformed",
     "criterion",
     "inner_step",
     "optimizer",
+    "stepwise",
 ]
 
 

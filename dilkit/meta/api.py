@@ -6,21 +6,23 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dilkit.errors import UsageError, nearest
+from dilkit.errors import DilkitError, UsageError, nearest
 from dilkit.meta.arguments import Batches, Outer, Shape, as_loss, named, plan_trajectories, requiring_grad
 from dilkit.meta.backends import Backend, engine_for
 from dilkit.meta.backends.native import Buffers
-from dilkit.meta.guards import require_finite
-from dilkit.meta.inner import State, fresh, inner_for
+from dilkit.meta.guards import one_of, require_finite, size
+from dilkit.meta.implicit import ImplicitGradient, Solver, implicit_gradient
+from dilkit.meta.inner import Inner, State, fresh, inner_for
 from dilkit.meta.setting import Reduce, Setting
 from dilkit.meta.swap import Slots, clones, swapped
 from dilkit.meta.tape import Keep, KeepWeights
+from dilkit.meta.tasks import side_by_side, why_not
 from dilkit.meta.trajectory import Order, Record, Swapped, Term, virtual_update
 
 
@@ -273,6 +275,152 @@ class Meta:
             runs[0].state if len(runs) == 1 else None,
             max(changes) if changes else None,
             leaves=rule.hyper() | loose,
+        )
+
+    def tasks(
+        self,
+        loss: Any,
+        tasks: Sequence[tuple[Any, Any]],
+        *,
+        inner: Any = 1e-2,
+        steps: int = 1,
+        outer_loss: Any = None,
+        parallel: bool | Literal["auto"] = "auto",
+        **settings: Any,
+    ) -> MetaGradient:
+        """MAML over tasks: the gradient for theta of the mean outer loss over tasks, each of which takes its
+        own steps from theta.
+
+        Args:
+            tasks: (support, query) batches; the steps are taken on support, the outer loss is measured on
+                query.
+            parallel: `True`: side by side by torch.func.vmap, which keeps the whole graph and serves exact
+                gradients of modules that change no buffers and draw nothing; `False`: one by one; `auto`:
+                side by side where it works, with `note` saying why where it does not.
+            settings: further arguments of `grad`, one task at a time then.
+            loss, inner, steps, outer_loss: see `grad`.
+
+        Returns:
+            as `grad`; `phi` has one entry for each task, losses are named by the number of the task.
+        """
+        one_of("parallel", parallel, (True, False, "auto"))
+        pairs = list(tasks)
+        if not pairs or any(not isinstance(t, tuple | list) or len(t) != 2 for t in pairs):
+            raise UsageError("tasks is a list of (support, query)", remedy="a batch is (input, target)")
+        function = as_loss(loss)
+        measure = function if outer_loss is None else as_loss(outer_loss)
+        rule = inner_for(inner, dict(self._net.named_parameters()))
+        reason = f"{next(iter(settings))} is asked for" if settings else why_not(self._net, pairs)
+        if reason is None and rule.hyper():
+            reason = "the inner optimiser is learnable"
+        if reason is None and any(True for _ in requiring_grad("tasks", pairs)):
+            reason = "batches require grad"
+        if reason is None and self._reduce is not None:
+            reason = "several processes walk together"
+        if parallel is not False and reason is None:
+            try:
+                return self._side_by_side(function, measure, pairs, rule, steps)
+            except RuntimeError as error:
+                if isinstance(error, DilkitError) or parallel is True:
+                    raise
+                reason = str(error).strip().split("\n")[0]
+        if parallel is True:
+            raise UsageError(f"tasks cannot go in parallel: {reason}", remedy="parallel='auto' or False")
+        grads, hyper, outside = Totals(), Totals(), Totals()
+        inner_losses: dict[str, Tensor] = {}
+        outer_losses: dict[tuple[int, int, str], Tensor] = {}
+        phi, leaves, values = [], dict[str, Tensor](), []
+        for i, (support, query) in enumerate(pairs):
+            got = self.grad(
+                function, {"support": support}, inner=rule, steps=steps, outer_batches={"query": query},
+                outer_loss=measure, **settings,
+            )  # fmt: skip
+            for totals, part in ((grads, got.grads), (hyper, got.hyper), (outside, got.outside)):
+                totals.add({n: g / len(pairs) for n, g in part.items()})
+            inner_losses |= {f"task {i}, {name}": x for name, x in got.inner.items()}
+            outer_losses |= {(i, k, name): x for (_, k, name), x in got.outer.items()}
+            phi += got.phi
+            leaves |= got.leaves
+            values.append(got.loss)
+        note = f"one task at a time: {reason}" if reason else ""
+        return MetaGradient(
+            grads.sum, hyper.sum, outside.sum, inner_losses, outer_losses, torch.stack(values).mean(), phi,
+            note=note, leaves=leaves,
+        )  # fmt: skip
+
+    def _side_by_side(
+        self, loss: Any, outer_loss: Any, pairs: Sequence[Any], rule: Inner, steps: int
+    ) -> MetaGradient:
+        setting = Setting.of(self._net, rule)
+        with torch.enable_grad():
+            probe = Swapped(setting, fresh(setting.names))  # every guard, on the first task
+            probe.measure(Term("task 0", lambda module: loss(module, pairs[0][0])))
+            probe.measure(Term("task 0", lambda module: outer_loss(module, pairs[0][1])))
+        grads, inner, outer, phi = side_by_side(setting, loss, outer_loss, pairs, steps=steps)
+        losses = {
+            f"task {i}, support" + (f" (step {k + 1})" if k else ""): x
+            for i, task in enumerate(inner)
+            for k, x in enumerate(task)
+        }
+        met = {(i, steps, "query"): x for i, x in enumerate(outer)}
+        require_finite(
+            {f"the loss of {n}": x for n, x in losses.items()}
+            | {f"the outer loss of task {i}": x for i, x in enumerate(outer)}
+            | {"the meta-gradient": size(grads.values())}
+        )
+        adapted = [{n: p[i] for n, p in phi.items()} for i in range(len(pairs))]
+        return MetaGradient(grads, {}, {}, losses, met, outer.mean(), adapted)
+
+    def implicit(
+        self,
+        loss: Any,
+        batch: Any,
+        *,
+        outer_batch: Any,
+        outer_loss: Any = None,
+        inner: Any = 1e-2,
+        steps: int = 10,
+        prox: float = 1.0,
+        solver: Solver = "cg",
+        iterations: int = 20,
+        tolerance: float = 1e-6,
+        rate: float = 1e-2,
+        outside: Mapping[str, Tensor] | None = None,
+        phi: Mapping[str, Tensor] | None = None,
+    ) -> ImplicitGradient:
+        """The gradient through where the inner optimisation ends (iMAML and the implicit function theorem).
+
+        Args:
+            loss, batch: of the inner problem: minimise loss + prox/2 |phi - theta|^2.
+            outer_loss, outer_batch: measured at its solution.
+            inner, steps: the optimiser and how many steps it takes from theta (or from `phi`, if you have
+                solved it yourself: then `steps=0`).
+            prox: iMAML's lambda; 0 where the solution depends on `outside` tensors only.
+            solver: `cg` (conjugate gradients) or `neumann` (its series, of step `rate`).
+            iterations, tolerance: the solver stops at the first of them; `residual` says how far it got.
+            outside: tensors that the losses depend on, by name, to be differentiated too.
+
+        Raises:
+            UsageError: settings that contradict each other; a loss whose derivatives would be wrong.
+        """
+        if self._reduce is not None:
+            raise UsageError("implicit gradients are not averaged over processes", remedy="of(ddp.module)")
+        function = as_loss(loss)
+        measure = function if outer_loss is None else as_loss(outer_loss)
+        rule = inner_for(inner, dict(self._net.named_parameters()))
+        return implicit_gradient(
+            self._net,
+            rule,
+            lambda module: function(module, batch),
+            lambda module: measure(module, outer_batch),
+            steps=steps,
+            prox=prox,
+            solver=solver,
+            iterations=iterations,
+            tolerance=tolerance,
+            rate=rate,
+            outside=self._loose(outside, {"": batch}, {"": outer_batch}, "exact", None),
+            phi=phi,
         )
 
     def _loose(
