@@ -1,4 +1,5 @@
-"""Whether a test distortion was met in training: seen, an unseen degree of a seen type, or an unseen type.
+"""Whether a test distortion was met in training: seen, reached by a symmetry from a seen degree, an unseen
+degree of a seen type, or an unseen type.
 
 `clip` and `quantize` are ignored (they are the protocol's business), `mix` means any of its branches,
 `shuffle` any of its orders, and a law of chance every value it can draw.
@@ -6,16 +7,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from itertools import chain, islice, permutations, product
 from typing import Any, Literal
 
-from dilkit.distortions.algebra import ConfounderSet, Mix, Primitive, Shuffle, Step, Word
+from dilkit.distortions.algebra import ConfounderSet, Mix, Primitive, Shuffle, Step, Word, corners
 from dilkit.distortions.params import Law
+from dilkit.distortions.symmetry import GROUPS, GroupName
 
-Novelty = Literal["seen", "degree", "type", "clean", "unknown"]
-"""`degree`: the type was trained on, at other degrees. `clean`: no distortion, and none such in training.
-`unknown`: it is not known what the net was trained on."""
+Novelty = Literal["seen", "reached", "degree", "type", "clean", "unknown"]
+"""`reached`: carried from a seen degree by a symmetry that the net has. `degree`: the type was trained on,
+at other degrees. `clean`: no distortion, and none such in training. `unknown`: it is not known what the net
+was trained on."""
 
 Chain = tuple[Primitive, ...]
 _VARIANTS = 5000
@@ -26,10 +30,15 @@ GIVEN = "given"
 """The label and type of a distortion that was not made: real images (the word None)."""
 
 
-def novelty(word: Word | None, trained: ConfounderSet | None) -> Novelty:
+def novelty(word: Word | None, trained: ConfounderSet | None, groups: Collection[str] = ()) -> Novelty:
     """How new `word` is to a net trained on the confounder set `trained` (None: not known).
 
     Real distortions (the word None) are a type of their own, which no synthetic training has met.
+
+    Args:
+        groups: the symmetries that the net has, by its wrapper or because it was trained on their orbits; a
+        degree
+            that one of them reaches (see `reached`) is then `reached`, not `degree`.
     """
     if trained is None:
         return "unknown"
@@ -41,8 +50,120 @@ def novelty(word: Word | None, trained: ConfounderSet | None) -> Novelty:
         return "seen"
     if not any(tests):
         return "clean"
+    if groups and reached(word, trained, groups):
+        return "reached"
     types = {_names(m) for m in met}
     return "degree" if all(_names(t) in types for t in tests) else "type"
+
+
+def reached(
+    word: Word | None, trained: ConfounderSet | None, groups: Collection[str] = tuple(GROUPS)
+) -> GroupName | None:
+    """The group of symmetries that carries what was trained on to `word`; None where none does, or it was
+    seen.
+
+    A group reaches a word where, of every sequence of primitives that it can become and for all values that
+    its laws can draw, one element g carries a trained sequence there: the same kinds in the same order,
+    each of which declares the symmetry for these parameters, with the same g for all, from parameters that
+    training can draw. The parameters that g does not move must be seen ones.
+
+    g may be as large as it needs to be, and `clip` and `quantize` are ignored, though they break the
+    symmetry where a carried image leaves [0, 1]: what is `reached` through them is the less exactly so, the
+    farther g is from 1.
+
+    Args:
+        groups: the names to choose from; the first in the order of `GROUPS` is given.
+    """
+    if word is None or trained is None:
+        return None
+    tests = list(_variants(word))
+    met = [variant for each in trained for variant in _variants(each)]
+    if all(any(_covers(m, t) for m in met) for t in tests):
+        return None
+    for name in GROUPS:
+        if name in groups and all(any(_carries(m, t, name) for m in met) for t in tests):
+            return GROUPS[name].name
+    return None
+
+
+Span = tuple[float, float]
+_TRIES = 4096
+
+
+def _carries(trained: Chain, test: Chain, group: str) -> bool:
+    """Whether one element of the group carries the trained primitives to those tested, for each value they
+    can draw.
+
+    The elements that carry a range of values to a value are an interval (of log g, or of degrees), and the
+    values that one range of elements can reach are convex, so the extremes of the tested laws decide for
+    all between them.
+    """
+    if not test or _names(trained) != _names(test):
+        return False
+    for a, b in zip(trained, test, strict=True):
+        symmetry = next((s for s in b.kind.symmetries if s.group == group), None)
+        if symmetry is None or not all(symmetry.when(p) for p in (*corners(a.params), *corners(b.params))):
+            return False
+        own = {name for name in symmetry.powers if symmetry.power(name, next(corners(b.params)))}
+        own |= set(symmetry.angles)
+        if not all(_includes(a.params[name], b.params[name]) for name in a.params if name not in own):
+            return False
+    targets: list[dict[str, Any]] = [{}]
+    for place, b in enumerate(test):
+        values = {f"{place} {name}": value for name, value in b.params.items()}
+        targets = [{**known, **corner} for known in targets for corner in islice(corners(values), _TRIES)]
+        if len(targets) > _TRIES:
+            return False
+    return all(_one_element(trained, target, group) for target in targets)
+
+
+def _one_element(trained: Chain, target: dict[str, Any], group: str) -> bool:
+    """Whether some element carries values that the trained primitives can draw to these."""
+    spans: list[Span] = [(-math.inf, math.inf)]
+    for place, a in enumerate(trained):
+        symmetry = next(s for s in a.kind.symmetries if s.group == group)
+        for name, law in a.params.items():
+            wanted = target[f"{place} {name}"]
+            if name in symmetry.angles:
+                allowed = _turns(law, wanted, flipped=group == "flip")
+            elif power := symmetry.power(name, {k: target[f"{place} {k}"] for k in a.params}):
+                allowed = [span for low, high in _ranges(law) for span in _factors(low, high, wanted, power)]
+            else:
+                continue
+            spans = [
+                (max(a, c), min(b, d)) for a, b in spans for c, d in allowed if max(a, c) <= min(b, d) + 1e-9
+            ]
+    return bool(spans)
+
+
+def _ranges(value: Any) -> list[Span]:
+    """What a parameter can be in training: intervals."""
+    if not isinstance(value, Law):
+        return [(value, value)]
+    return [(v, v) for v in value.args] if value.name == "choice" else [(value.args[0], value.args[-1])]
+
+
+def _factors(low: float, high: float, wanted: float, power: float) -> Iterator[Span]:
+    """The interval of log g for which g ** power carries something in [low, high] to `wanted`."""
+    if wanted == 0:
+        if low <= 0 <= high:
+            yield -math.inf, math.inf
+        return
+    if wanted < 0:
+        low, high, wanted = -high, -low, -wanted
+    if high > 0:
+        least = (math.log(wanted) - math.log(high)) / power
+        most = (math.log(wanted) - math.log(low)) / power if low > 0 else math.copysign(math.inf, power)
+        yield min(least, most), max(least, most)
+
+
+def _turns(law: Any, wanted: float, flipped: bool) -> list[Span]:
+    """The degrees, modulo 180, by which a trained angle is turned to that wanted; of a flip, none or any."""
+    turns = [180.0 * k for k in range(-6, 7)]
+    if flipped:
+        hit = any(low - 1e-9 <= turn - wanted <= high + 1e-9 for low, high in _ranges(law) for turn in turns)
+        return [(-math.inf, math.inf)] if hit else []
+    return [(wanted - high + turn, wanted - low + turn) for low, high in _ranges(law) for turn in turns]
 
 
 def type_of(word: Word | None) -> str:

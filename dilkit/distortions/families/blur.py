@@ -24,6 +24,7 @@ from dilkit.distortions.families._filters import correlate, separable
 from dilkit.distortions.params import GLOBAL, Locality, Param
 from dilkit.distortions.randomness import Draw
 from dilkit.distortions.render import Image
+from dilkit.distortions.symmetry import Symmetry, invariant
 
 _SIGMA = Param("sigma", float, low=0.05, high=64, unit="px", doc="standard deviation")
 _ALONG = replace(_SIGMA, doc="width along the axis, of the law whose samples are the kernel")
@@ -81,6 +82,18 @@ def _halo(params: Mapping[str, Any]) -> Locality:
     return Locality(_reach(params))
 
 
+def _elliptic_work(params: Mapping[str, Any]) -> float:
+    return (2.0 * _reach(params) + 1) ** 2
+
+
+_ELLIPTIC = (
+    *invariant("contrast", "offset", "permute"),
+    Symmetry("rotate", angles=("angle",)),
+    Symmetry("flip", angles=("angle",)),
+    Symmetry("scale", {"sigma": 1, "across": 1, "radius": 1}, holds="fine"),
+)
+
+
 def _sinc(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
     return correlate(image, _kernels.sinc(params["cutoff"], params["radius"]))
 
@@ -117,6 +130,11 @@ gaussian_blur = REGISTRY.add(
         apply=_gaussian_blur,
         locality=_gaussian_halo,
         degree="sigma",
+        work=lambda params: 4.0 * (params["radius"] or 3 * params["sigma"]) + 2,
+        symmetries=(
+            *invariant("contrast", "offset", "rotate", "flip", "permute"),
+            Symmetry("scale", {"sigma": 1, "radius": 1}, holds="fine"),
+        ),
     )
 )
 
@@ -130,6 +148,8 @@ anisotropic_blur = REGISTRY.add(
         apply=_anisotropic_blur,
         locality=_halo,
         degree="sigma",
+        work=_elliptic_work,
+        symmetries=_ELLIPTIC,
     )
 )
 
@@ -143,6 +163,8 @@ generalised_blur = REGISTRY.add(
         apply=_generalised_blur,
         locality=_halo,
         degree="sigma",
+        work=_elliptic_work,
+        symmetries=_ELLIPTIC,
     )
 )
 
@@ -156,6 +178,8 @@ plateau_blur = REGISTRY.add(
         apply=_plateau_blur,
         locality=_halo,
         degree="sigma",
+        work=_elliptic_work,
+        symmetries=_ELLIPTIC,
     )
 )
 
@@ -172,6 +196,11 @@ sinc = REGISTRY.add(
         apply=_sinc,
         locality=lambda params: Locality(params["radius"]),
         degree="cutoff",
+        work=lambda params: (2.0 * params["radius"] + 1) ** 2,
+        symmetries=(
+            *invariant("contrast", "offset", "rotate", "flip", "permute"),
+            Symmetry("scale", {"cutoff": -1, "radius": 1}, holds="fine"),
+        ),
     )
 )
 
@@ -185,6 +214,13 @@ motion_blur = REGISTRY.add(
         apply=_motion_blur,
         locality=lambda params: Locality(_kernels.line_radius(params["length"])),
         degree="length",
+        work=lambda params: 4.0 * params["length"],
+        symmetries=(
+            *invariant("contrast", "offset", "permute"),
+            Symmetry("rotate", angles=("angle",)),
+            Symmetry("flip", angles=("angle",)),
+            Symmetry("scale", {"length": 1}, holds="fine"),
+        ),
     )
 )
 
@@ -198,6 +234,11 @@ defocus = REGISTRY.add(
         apply=_defocus,
         locality=lambda params: Locality(_kernels.disk_radius(params["radius"])),
         degree="radius",
+        work=lambda params: (2.0 * _kernels.disk_radius(params["radius"]) + 1) ** 2,
+        symmetries=(
+            *invariant("contrast", "offset", "rotate", "flip", "permute"),
+            Symmetry("scale", {"radius": 1}, holds="fine"),
+        ),
     )
 )
 
@@ -215,5 +256,7 @@ zoom_blur = REGISTRY.add(
         locality=lambda params: GLOBAL,
         degree="zoom",
         version=2,
+        work=lambda params: 20.0 * (params["zoom"] - 1) / params["step"] + 10,
+        symmetries=(*invariant("contrast", "offset", "permute"), *invariant("scale", holds="fine")),
     )
 )

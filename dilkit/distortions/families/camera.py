@@ -111,5 +111,6 @@ camera_noise = REGISTRY.add(
         locality=lambda params: Locality(1) if params["mosaic"] else POINT,
         degree="shot",
         random=True,
+        work=lambda params: 100.0,
     )
 )

@@ -78,6 +78,7 @@ jpeg = REGISTRY.add(
         levels=_jpeg,
         locality=lambda params: Locality(_HALO),
         degree="quality",
+        work=lambda params: 50.0,
     )
 )
 
@@ -92,5 +93,6 @@ webp = REGISTRY.add(
         levels=_webp,
         locality=lambda params: GLOBAL,
         degree="quality",
+        work=lambda params: 300.0,
     )
 )

@@ -14,6 +14,7 @@ from dilkit.distortions.families._filters import inner
 from dilkit.distortions.params import GLOBAL, POINT, Locality, Param
 from dilkit.distortions.randomness import Draw
 from dilkit.distortions.render import Image, as_float, to_levels
+from dilkit.distortions.symmetry import Symmetry, invariant
 
 _GREY = (0.299, 0.587, 0.114)
 _INFINITE = np.float32(np.inf)
@@ -146,6 +147,11 @@ awgn = REGISTRY.add(
         apply=_awgn,
         degree="sigma",
         random=True,
+        symmetries=(
+            Symmetry("contrast", {"sigma": 1}),
+            *invariant("offset"),
+            *invariant("rotate", "flip", "permute", holds="law"),
+        ),
     )
 )
 
@@ -171,6 +177,12 @@ poisson = REGISTRY.add(
         degree="alpha",
         random=True,
         version=2,
+        work=lambda params: 50.0,
+        symmetries=(
+            Symmetry("gain", {"peak": -1}, when=lambda params: not params["legacy"]),
+            *invariant("rotate", "flip", holds="law"),
+            Symmetry("permute", holds="law", when=lambda params: params["channels"] == "colour"),
+        ),
     )
 )
 
@@ -187,6 +199,7 @@ speckle = REGISTRY.add(
         apply=_speckle,
         degree="variance",
         random=True,
+        symmetries=(*invariant("gain"), *invariant("rotate", "flip", "permute", holds="law")),
     )
 )
 
@@ -203,6 +216,12 @@ correlated_noise = REGISTRY.add(
         apply=_correlated_noise,
         degree="sigma",
         random=True,
+        work=lambda params: (2.0 * params["radius"] + 1) ** 2,
+        symmetries=(
+            Symmetry("contrast", {"sigma": 1}),
+            *invariant("offset"),
+            *invariant("rotate", "flip", "permute", holds="law"),
+        ),
     )
 )
 
@@ -220,5 +239,6 @@ salt_pepper = REGISTRY.add(
         apply=_salt_pepper,
         degree="amount",
         random=True,
+        symmetries=invariant("rotate", "flip", "permute", holds="law"),
     )
 )

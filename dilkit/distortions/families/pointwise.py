@@ -13,6 +13,7 @@ from dilkit.distortions.families._curves import power_curve
 from dilkit.distortions.params import GLOBAL, Param
 from dilkit.distortions.randomness import Draw
 from dilkit.distortions.render import Image
+from dilkit.distortions.symmetry import Symmetry, invariant
 
 
 def _clip(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
@@ -55,6 +56,7 @@ clip = REGISTRY.add(
         source="every 8-bit protocol",
         params=(),
         apply=_clip,
+        symmetries=invariant("rotate", "flip", "permute"),
     )
 )
 
@@ -66,6 +68,7 @@ quantize = REGISTRY.add(
         source="every 8-bit protocol",
         params=(Param("bits", int, default=8, low=1, high=16, unit="bit", doc="levels: 0 .. 2**bits - 1"),),
         apply=_quantize,
+        symmetries=invariant("rotate", "flip", "permute"),
     )
 )
 
@@ -78,6 +81,7 @@ brightness = REGISTRY.add(
         params=(Param("shift", float, low=-1, high=1, doc="added to the value"),),
         apply=_brightness,
         degree="shift",
+        symmetries=invariant("rotate", "flip", "permute"),
     )
 )
 
@@ -91,6 +95,7 @@ contrast = REGISTRY.add(
         apply=_contrast,
         locality=lambda params: GLOBAL,
         degree="factor",
+        symmetries=invariant("contrast", "offset", "rotate", "flip", "permute"),
     )
 )
 
@@ -107,5 +112,9 @@ low_light = REGISTRY.add(
         ),
         apply=_low_light,
         degree="gamma",
+        symmetries=(
+            Symmetry("gain", {"beta": lambda params: 1 - params["gamma"]}),
+            *invariant("rotate", "flip", "permute"),
+        ),
     )
 )

@@ -14,7 +14,8 @@ from PIL import Image as Pil
 from dilkit.distortions.algebra import REGISTRY, PrimitiveKind
 from dilkit.distortions.params import GLOBAL, Param
 from dilkit.distortions.randomness import Draw
-from dilkit.distortions.render import Image
+from dilkit.distortions.render import Image, Size
+from dilkit.distortions.symmetry import invariant
 from dilkit.errors import UsageError
 
 METHODS = {
@@ -40,10 +41,13 @@ def _by_factor(image: Image, factor: float, method: str) -> Image:
 
 
 def _resize(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
-    height, width = (params["of"] == "clean" and draw.clean) or image.shape[:2]
-    return _resized(
-        image, round(height * params["factor"]), round(width * params["factor"]), params["method"]
-    )
+    before = image.shape[0], image.shape[1]
+    return _resized(image, *_resize_size(params, before, draw.clean or before), params["method"])
+
+
+def _resize_size(params: Mapping[str, Any], size: Size, clean: Size) -> Size:
+    height, width = clean if params["of"] == "clean" else size
+    return max(1, round(height * params["factor"])), max(1, round(width * params["factor"]))
 
 
 def _resize_to(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
@@ -136,6 +140,8 @@ resize = REGISTRY.add(
         apply=_resize,
         locality=lambda params: GLOBAL,
         degree="factor",
+        size_after=_resize_size,
+        symmetries=invariant("contrast", "offset", "permute"),
     )
 )
 
@@ -152,6 +158,8 @@ resize_to = REGISTRY.add(
         ),
         apply=_resize_to,
         locality=lambda params: GLOBAL,
+        size_after=lambda params, size, clean: (params["height"], params["width"]),
+        symmetries=invariant("contrast", "offset", "permute"),
     )
 )
 
@@ -169,6 +177,7 @@ updown = REGISTRY.add(
         apply=_updown,
         locality=lambda params: GLOBAL,
         degree="factor",
+        symmetries=invariant("contrast", "offset", "permute"),
     )
 )
 
@@ -191,6 +200,8 @@ downsample = REGISTRY.add(
         apply=_downsample,
         locality=lambda params: GLOBAL,
         degree="factor",
+        size_after=lambda params, size, clean: (size[0] // params["factor"], size[1] // params["factor"]),
+        symmetries=invariant("contrast", "offset", "permute"),
     )
 )
 
@@ -204,5 +215,6 @@ pixelate = REGISTRY.add(
         apply=_pixelate,
         locality=lambda params: GLOBAL,
         degree="factor",
+        symmetries=invariant("contrast", "offset", "permute"),
     )
 )

@@ -16,6 +16,7 @@ from dilkit.distortions.families._lattice import Plane, smooth
 from dilkit.distortions.params import GLOBAL, Locality, Param
 from dilkit.distortions.randomness import Draw
 from dilkit.distortions.render import Image
+from dilkit.distortions.symmetry import invariant
 
 Index = npt.NDArray[np.intp]
 
@@ -146,6 +147,8 @@ glass_blur = REGISTRY.add(
         locality=_glass_halo,
         degree="delta",
         random=True,
+        work=lambda params: 24.0 * params["sigma"] + 100 * params["iterations"],
+        symmetries=invariant("contrast", "offset", "permute"),
     )
 )
 
@@ -179,5 +182,7 @@ elastic = REGISTRY.add(
         locality=_elastic_locality,
         degree="alpha",
         random=True,
+        work=lambda params: 100.0,
+        symmetries=invariant("contrast", "offset", "permute"),
     )
 )

@@ -14,6 +14,7 @@ from dilkit.distortions.families._lattice import plasma
 from dilkit.distortions.params import Param
 from dilkit.distortions.randomness import Draw
 from dilkit.distortions.render import Image
+from dilkit.distortions.symmetry import Symmetry, invariant
 
 
 def _rain(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
@@ -46,6 +47,10 @@ def _haze(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
     return out
 
 
+def _still(params: Mapping[str, Any]) -> bool:
+    return not params["variation"]
+
+
 def _fog(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
     density = np.float32(params["density"])
     cloud = plasma(draw, params["decay"])
@@ -72,6 +77,14 @@ rain = REGISTRY.add(
         apply=_rain,
         degree="density",
         random=True,
+        work=lambda params: 4.0 * params["length"] * (8 * params["width"] + 1),
+        symmetries=(
+            Symmetry("offset", when=lambda params: params["blend"] == "add"),
+            Symmetry("rotate", angles=("angle",), holds="law"),
+            Symmetry("flip", angles=("angle",), holds="law"),
+            Symmetry("scale", {"length": 1, "width": 1, "density": -2}, holds="fine"),
+            *invariant("permute"),
+        ),
     )
 )
 
@@ -96,6 +109,8 @@ haze = REGISTRY.add(
         apply=_haze,
         degree="transmission",
         random=True,
+        work=lambda params: 50.0,
+        symmetries=(*invariant("permute"), Symmetry("rotate", when=_still), Symmetry("flip", when=_still)),
     )
 )
 
@@ -112,5 +127,7 @@ fog = REGISTRY.add(
         apply=_fog,
         degree="density",
         random=True,
+        work=lambda params: 50.0,
+        symmetries=invariant("permute"),
     )
 )

@@ -165,6 +165,7 @@ snow = REGISTRY.add(
         apply=_snow,
         degree="mean",
         random=True,
+        work=lambda params: 8.0 * params["length"] + 50,
     )
 )
 
@@ -181,5 +182,6 @@ frost = REGISTRY.add(
         apply=_frost,
         degree="weight",
         random=True,
+        work=lambda params: 200.0,
     )
 )
