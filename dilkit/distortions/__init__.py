@@ -42,7 +42,7 @@ from dilkit.distortions.algebra import (
     prob,
     shuffle,
 )
-from dilkit.distortions.grammar import ExpressionError, confounder_set, describe_preset, parse
+from dilkit.distortions.grammar import ExpressionError, confounder_set, describe_preset, distort_image, parse
 from dilkit.distortions.params import (
     GLOBAL,
     POINT,
@@ -105,6 +105,7 @@ __all__ = [
     "clean",
     "confounder_set",
     "describe_preset",
+    "distort_image",
     "distortions",
     "from_albumentations",
     "integers",

@@ -16,6 +16,9 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from dilkit.distortions import algebra
 from dilkit.distortions.algebra import (
     REGISTRY,
@@ -30,6 +33,8 @@ from dilkit.distortions.algebra import (
 )
 from dilkit.distortions.params import LAWS, Law, ParameterError, make_law
 from dilkit.distortions.presets import PRESETS, Preset
+from dilkit.distortions.randomness import SampleKey, pixel_hash
+from dilkit.distortions.render import Image, as_float, require_image
 from dilkit.errors import UsageError, nearest
 
 
@@ -160,6 +165,28 @@ def confounder_set(expr: str | Expression | PrimitiveKind | Sequence[Any]) -> Co
     return ConfounderSet.of(algebra.words_of(expr))
 
 
+def distort_image(
+    image: npt.NDArray[Any], expr: str | Expression | PrimitiveKind | Sequence[Any], *, seed: int = 0
+) -> dict[str, Image]:
+    """An image under every distortion of an expression: `distort_image(image, "awgn[5, 25] | jpeg(30)")`.
+
+    Args:
+        image: (H, W, 3) RGB, uint8 or float32 in [0, 1]; it is not changed.
+        expr: what `confounder_set` takes.
+        seed: with the pixels of the image, all that random numbers depend on.
+
+    Returns:
+        Label -> (h, w, 3) float32, neither clipped nor rounded unless the word says so: the pixels of a
+        dataset of this image and this seed.
+
+    Raises:
+        UsageError: a wrong image or expression.
+    """
+    require_image(image, np.uint8, np.float32)
+    key = SampleKey(seed, pixel_hash(image))
+    return {word.label: word.apply(as_float(image), key) for word in confounder_set(expr)}
+
+
 def describe_preset(name: str) -> dict[str, Any]:
     """One preset: its expression in full, its hash, its parameters, its source, where it departs from it;
     JSON-able.
@@ -257,12 +284,14 @@ class _Reader(Located):
                 )
             return self.with_names(tree) if self.names else self.words(self.operand(tree), tree)
         except SyntaxError as error:
+            dotted = re.search(r"(\w+)\[\s*([\d.]+?)\s*\.\.+\s*([\d.]*\d)\s*\]", self.code)
             column = max(0, (error.offset or 1) - 1) + self.offset
             raise ExpressionError(
                 f"not an expression ({error.msg})",
                 text=self.text,
                 start=min(column, len(self.text)),
                 end=column + 1,
+                nearest=f"{dotted[1]}[{dotted[2]}:{dotted[3]}:STEP]" if dotted else None,
                 remedy=_NAMING
                 if re.search(r"(?<![=(\w])\s*=(?!=)", self.code) and "=" in error.msg
                 else None,
