@@ -158,6 +158,27 @@ def collapse_degrees(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["net", "set", "type", "collapse"])
 
 
+def degree_bands(
+    rows: pd.DataFrame, seeds: str | None = None, *, resamples: int = 1000, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """The interval of the mean PSNR at each degree, in ascending order of degrees: (low, high).
+
+    Args:
+        rows: of one arm on one set, under distortions of one type.
+        seeds: the column that names training seeds, resampled too.
+    """
+    named = rows.assign(_seed=rows[seeds] if seeds else 0)
+    cells = named.pivot_table(values="psnr", index="image", columns=["degree", "_seed"], sort=True)
+    degrees = len(cells.columns.unique(0))
+    cube = cells.to_numpy(float).reshape(len(cells), degrees, -1)  # images, degrees, seeds
+    random = np.random.default_rng(0)
+    images = random.integers(len(cube), size=(resamples, len(cube)))
+    drawn = random.integers(cube.shape[2], size=(resamples, cube.shape[2]))
+    means = np.stack([cube[i][:, :, s].mean(axis=(0, 2)) for i, s in zip(images, drawn, strict=True)])
+    low, high = np.percentile(means, [(1 - level) / 2 * 100, (1 + level) / 2 * 100], axis=0)
+    return low, high
+
+
 def _of_set(
     blocks: Mapping[str, Block],
     baseline: str | None,

@@ -16,7 +16,7 @@ from torch import nn
 
 from dilkit import checkpoint
 from dilkit.distortions import ConfounderSet, confounder_set
-from dilkit.errors import UsageError
+from dilkit.errors import UsageError, printable
 from dilkit.inference.foreign import Adapted, Function, is_foreign, open_foreign
 from dilkit.inference.forward import multiple_of
 
@@ -59,6 +59,12 @@ class Net:
             state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return state.hexdigest()
+
+    @property
+    def device(self) -> torch.device:
+        """Where its first parameter is; the CPU where it has none."""
+        first = None if self.module is None else next(self.module.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
 
     @property
     def adaptation(self) -> str:
@@ -170,11 +176,41 @@ def trained_on(recipe: Mapping[str, Any], metadata: Mapping[str, Any]) -> Confou
 
 def origin(net: Net) -> dict[str, Any]:
     """Where a net comes from, JSON-able."""
+    past, unknown = past_of(net.metadata) if net.module is not None else ([], False)
+    if net.module is not None and not net.metadata:
+        past, unknown = [_no_record(net)], True
     return {
         "source": net.source,
         "weights": net.fingerprint,
         "trained": None if net.trained is None else str(net.trained),
+        "past": past,
+        "past_unknown": unknown,
     }
+
+
+def past_of(metadata: Mapping[str, Any]) -> tuple[list[str], bool]:
+    """What a checkpoint's metadata says of a net's past beyond its own training, in words; and whether part
+    of it is not known."""
+    said, unknown = [], False
+    for parent in metadata.get("parents") or ():
+        name = parent.get("name") or parent.get("source") if isinstance(parent, Mapping) else parent
+        said.append(f"initialised from {printable(str(name))}")
+        if isinstance(parent, Mapping) and parent.get("unknown"):
+            said[-1] += ", whose own past is not recorded"
+            unknown = True
+    if metadata.get("parent_unknown"):
+        said.append("parent unknown: initialised from weights whose past is not recorded")
+        unknown = True
+    if metadata.get("images") is None:
+        said.append("the images it was trained on are not recorded")
+        unknown = True
+    return said, unknown
+
+
+def _no_record(net: Net) -> str:
+    if is_foreign(net.source):
+        return f"foreign weights ({net.source.partition(':')[0]}): what they saw is not recorded"
+    return f"{net.source or 'a net in memory'}: what it saw is not recorded"
 
 
 def _of(label: str, net: Any, trust_code: bool) -> Net:

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from torch import nn
 
 from dilkit.distortions import as_float, confounder_set
 from dilkit.errors import UsageError
@@ -68,7 +67,7 @@ def choose_crops(
         clean = there[key].read()
         given = degrade(clean, word)
         outputs = {
-            net.label: restore_image(net.module, given, _device(net.module))
+            net.label: restore_image(net.module, given, net.device)
             for net in nets
             if net.module is not None
         }
@@ -77,11 +76,6 @@ def choose_crops(
         after = {label: (_png(out[box]), psnr(out[box], clean[box])) for label, out in outputs.items()}
         made.append(Crop(rank, "/".join(key), worst, _png(as_float(clean)[box]), before, after))
     return made
-
-
-def _device(module: nn.Module) -> str:
-    parameter = next(iter(module.parameters()), None)
-    return "cpu" if parameter is None else str(parameter.device)
 
 
 def _median_box(

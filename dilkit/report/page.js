@@ -22,21 +22,3 @@ for (const table of document.querySelectorAll("table.sorts")) {
     });
   });
 }
-for (const figure of document.querySelectorAll("figure.before-after")) {
-  figure.classList.add("slide");
-  const pair = figure.querySelector(".pair");
-  const range = figure.querySelector("input[type=range]");
-  const choice = figure.querySelector("select");
-  const move = () => pair.style.setProperty("--at", range.value);
-  range.addEventListener("input", move);
-  move();
-  const show = () => {
-    const option = choice.selectedOptions[0];
-    const after = pair.lastElementChild;
-    after.src = figure.querySelector(`template[data-net="${CSS.escape(option.value)}"]`).content.firstElementChild.src;
-    after.alt = option.textContent;
-    figure.querySelector("output").textContent = option.textContent;
-  };
-  choice.addEventListener("change", show);
-  show();
-}

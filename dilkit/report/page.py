@@ -1,8 +1,6 @@
-"""Line charts as inline SVG: colours from the page's own variables, so they follow light and dark.
+"""The one-file HTML report: opens from disk with no network, reads without JavaScript, prints on A4.
 
-The one-file HTML report: opens from disk with no network, reads without JavaScript.
-
-From run folders to the page: measure where that is asked for, choose the crops, write.
+This module works out what is said; `page.html.j2` says how it looks.
 """
 
 from __future__ import annotations
@@ -11,415 +9,388 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
+from datetime import date
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from dilkit import __version__
 from dilkit.devices import pick_device
 from dilkit.errors import UsageError
 from dilkit.evaluation.bootstrap import collapse_degrees, scores
+from dilkit.evaluation.grid import evaluate
 from dilkit.evaluation.protocols import Protocol
+from dilkit.evaluation.references import Printed, find_references, reference_notes
 from dilkit.evaluation.rows import SETTINGS, by_distortion
 from dilkit.evaluation.testsets import Data
 from dilkit.inference.nets import Net, open_nets
+from dilkit.recipe import to_yaml
 from dilkit.report.crops import RULE, Crop, choose_crops
+from dilkit.report.plots import DARK, LIGHT, as_data_uri, psnr_against_degree, training_curves
 from dilkit.report.runfolders import Material, RunRecord, collect
+from dilkit.report.tables import MARKS, best_of, decibel, legend, remarks, settings_line
 
-_WIDTH, _HEIGHT = 560, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 18, 14, 42
-_DASHES = ("", "7 4", "2 3", "9 3 2 3")
-
-
-@dataclass(frozen=True)
-class Line:
-    """Points in order of x; `low` and `high` bound a band where they are given."""
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] = ()
-    high: Sequence[float] = ()
-    muted: bool = False
-
-
-def chart(
-    lines: Sequence[Line],
-    *,
-    title: str,
-    x: str,
-    y: str,
-    shaded: tuple[float, float] | None = None,
-    log: bool = False,
-    markers: bool = True,
-) -> str:
-    """An SVG figure with axes, ticks, an optional shaded range of x, and a legend.
-
-    Its text alternative is the title; the values themselves stand in a table of the report.
-    """
-    finite = [(a, b) for line in lines for a, b in zip(line.x, line.y, strict=True) if math.isfinite(b)]
-    if not finite:
-        return ""
-    bounds = [v for line in lines for v in (*line.low, *line.high) if math.isfinite(v)]
-    ys = [b for _, b in finite] + bounds
-    across = _Axis(min(a for a, _ in finite), max(a for a, _ in finite), _LEFT, _WIDTH - _RIGHT)
-    up = _Axis(min(ys), max(ys), _HEIGHT - _BOTTOM, _TOP, log=log)
-    box, name = f"0 0 {_WIDTH} {_HEIGHT + 18 * _rows(lines)}", escape(title)
-    parts = [f'<svg class="chart" viewBox="{box}" role="img" aria-label="{name}"><title>{name}</title>']
-    if shaded is not None:
-        a, b = across.at(max(shaded[0], across.low)), across.at(min(shaded[1], across.high))
-        width = max(b - a, 3)
-        tall = _HEIGHT - _BOTTOM - _TOP
-        parts.append(f'<rect class="seen" x="{a:.1f}" y="{_TOP}" width="{width:.1f}" height="{tall}"/>')
-    parts += _frame(across, up, x, y)
-    for i, line in enumerate(lines):
-        parts += _drawn(line, i, across, up, markers)
-    parts += _legend(lines, shaded is not None)
-    return "".join([*parts, "</svg>"])
-
-
-@dataclass(frozen=True)
-class _Axis:
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
-
-    def at(self, value: float) -> float:
-        low, high = self._scaled(self.low), self._scaled(self.high)
-        share = (self._scaled(value) - low) / (high - low) if high > low else 0.5
-        return self.start + share * (self.end - self.start)
-
-    def _scaled(self, value: float) -> float:
-        return math.log10(max(value, 1e-12)) if self.log else value
-
-    def ticks(self) -> list[float]:
-        if self.log:
-            first, last = math.floor(self._scaled(self.low)), math.ceil(self._scaled(self.high))
-            found = [m * 10.0**k for k in range(first, last + 1) for m in (1, 1.5, 2, 3, 5, 7)]
-            return [v for v in found if self.low <= v <= self.high]
-        span = self.high - self.low or 1
-        step = 10 ** math.floor(math.log10(span / 5))
-        step *= next(m for m in (1, 2, 5, 10) if span / (step * m) <= 6)
-        first = math.ceil(self.low / step - 1e-9)
-        return [k * step for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
-
-
-def _frame(across: _Axis, up: _Axis, x: str, y: str) -> list[str]:
-    foot, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-    parts = [_label(f"{v:g}", across.at(v), foot + 16, "tick", "middle") for v in across.ticks()]
-    for value in up.ticks():
-        at = up.at(value)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(_label(f"{value:g}", _LEFT - 6, at + 4, "tick", "end"))
-    parts.append(_label(x, (_LEFT + right) / 2, _HEIGHT - 8, "axis", "middle"))
-    turned = _label(y, 0, 0, "axis", "middle")
-    return [*parts, f'<g transform="translate(13 {(_TOP + foot) / 2}) rotate(-90)">{turned}</g>']
-
-
-def _label(text: str, x: float, y: float, kind: str, anchor: str = "start") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _drawn(line: Line, i: int, across: _Axis, up: _Axis, markers: bool) -> list[str]:
-    kind = "muted" if line.muted else f"c{i % 8}"
-    points = [(across.at(a), up.at(b)) for a, b in zip(line.x, line.y, strict=True) if math.isfinite(b)]
-    parts = []
-    if len(line.low) and len(points) == len(line.x):
-        edge = [(across.at(a), up.at(b)) for a, b in zip(line.x, line.high, strict=True)]
-        edge += [(across.at(a), up.at(b)) for a, b in zip(line.x, line.low, strict=True)][::-1]
-        parts.append(f'<polygon class="band {kind}" points="{_text(edge)}"/>')
-    dash = _DASHES[i // 8 % len(_DASHES)]
-    style = f' stroke-dasharray="{dash}"' if dash else ""
-    parts.append(f'<polyline class="line {kind}"{style} points="{_text(points)}"/>')
-    if markers:
-        parts += [f'<circle class="dot {kind}" cx="{a:.1f}" cy="{b:.1f}" r="3"/>' for a, b in points]
-    return parts
-
-
-def _legend(lines: Sequence[Line], shaded: bool) -> list[str]:
-    parts = []
-    names = [(line.name, "muted" if line.muted else f"c{i % 8}", i) for i, line in enumerate(lines)]
-    for k, (name, kind, i) in enumerate(names):
-        a, b = _LEFT + (k % 3) * 170, _HEIGHT + 8 + (k // 3) * 18
-        dash = _DASHES[i // 8 % len(_DASHES)]
-        style = f' stroke-dasharray="{dash}"' if dash else ""
-        parts.append(f'<line class="line {kind}"{style} x1="{a}" x2="{a + 22}" y1="{b}" y2="{b}"/>')
-        parts.append(f'<text class="tick" x="{a + 28}" y="{b + 4}">{escape(name[:24])}</text>')
-    if shaded:
-        k = len(names)
-        a, b = _LEFT + (k % 3) * 170, _HEIGHT + 8 + (k // 3) * 18
-        parts.append(f'<rect class="seen" x="{a}" y="{b - 6}" width="22" height="12"/>')
-        parts.append(f'<text class="tick" x="{a + 28}" y="{b + 4}">seen in training</text>')
-    return parts
-
-
-def _rows(lines: Sequence[Line]) -> int:
-    return (len(lines) + 1 + 2) // 3
-
-
-def _text(points: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
-
-
-_MARKS = {"degree": "*", "type": "†"}
 _CURVE_POINTS = 240
+SHOWN = 4
+"""Nets shown on crops; of more, the first of each arm."""
+_ORDER = {"seen": 0, "clean": 1, "reached": 2, "degree": 3, "type": 4, "unknown": 5}
 
 
-def report(
+@dataclass(frozen=True)
+class Report:
+    """Attributes:
+    path: of the page.
+    missing: what a reader would look for and not find, in words; `measured` tells the worst of it.
+    """
+
+    path: Path
+    measured: bool
+    missing: tuple[str, ...]
+
+
+def build_report(
+    runs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    data: Data | None = None,
+    protocol: Protocol | None = None,
+    rows: pd.DataFrame | None = None,
+    baseline: str | None = None,
+    reference: str | None = None,
+    title: str = "dilkit report",
+    trust_code: bool = False,
+    device: str = "auto",
+    progress: Any = None,
+) -> Report:
+    """Write a report.
+
+    Args:
+        runs: folders of runs, or of a comparison.
+        data: test images; needed for the crops, and to measure by `protocol`.
+        protocol: measure the runs now, by it.
+        rows: or what `dilkit eval` measured before; by default what lies beside the runs.
+        baseline: the arm that differences are taken to; the first by default.
+        reference: a group of printed numbers to show beside (see `dilkit.evaluation.references`).
+        trust_code: whether code that a checkpoint names may be imported and run.
+
+    Raises:
+        UsageError: a folder that is no run, or data without the images of the rows.
+    """
+    material = collect(runs, rows, trust_code=trust_code)
+    if protocol is not None and data is not None:
+        nets = open_nets({run.label: str(run.checkpoint) for run in material.runs}, trust_code=trust_code)
+        measured = evaluate(nets, data, **protocol.settings(), device=device, progress=progress)
+        material = replace(material, rows=measured, by="net", seeds=None, settings=measured.attrs[SETTINGS])
+    crops: list[Crop] = []
+    if data is not None and material.rows is not None and "distort" in material.settings:
+        shown = [net for net in _shown(material, trust_code) if net.label in set(material.rows["net"])]
+        opened = open_nets(shown, pick_device(device))
+        crops = choose_crops(material.rows, opened, data, dict(material.settings))
+    missing = _missing(material, crops)
+    page = render(material, crops=crops, title=title, baseline=baseline, reference=reference, missing=missing)
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return Report(path, material.rows is not None and len(material.rows) > 0, missing)
+
+
+def render(
     material: Material,
     *,
     crops: Sequence[Crop] = (),
     title: str = "dilkit report",
     baseline: str | None = None,
+    reference: str | None = None,
+    missing: Sequence[str] = (),
+    today: date | None = None,
 ) -> str:
-    """The page as text.
+    """The page as text; see `build_report`."""
+    rows, measured = material.rows, {}
+    if rows is not None and len(rows):
+        measured = _measured(material, baseline, reference)
+    runs = {run.label: _thinned(run) for run in material.runs if run.metrics}
+    training = []
+    if runs:
+        draw = partial(training_curves, runs)
+        training = [_chart(draw, "Training loss of every run")] if draw() is not None else []
+    context = {
+        "title": title,
+        "date": (today or date.today()).isoformat(),
+        "version": __version__,
+        "verdict": ["Nothing was measured, so nothing can be said of how these runs restore."],
+        "warnings": [],
+        "scores": [],
+        "curves": [],
+        "results": [],
+        **measured,
+        "crops": [_crop(crop) for crop in crops],
+        "crops_rule": RULE,
+        "cards": [_card(run, material) for run in material.runs],
+        "training": training,
+        **_again(material),
+        "missing": missing,
+    }
+    titles = {
+        "scores": "Scores", "curves": "PSNR against degree", "crops": "Before and after",
+        "results": "Every distortion", "cards": "What was trained on what", "training": "Training",
+        "settings": "To make it again", "missing": "What is not here",
+    }  # fmt: skip
+    ids = {"cards": "runs", "settings": "again"}
+    context["sections"] = [
+        {"id": ids.get(key, key), "title": name} for key, name in titles.items() if context[key]
+    ]
+    context |= {name: Markup(_file(f"page.{name}")) for name in ("css", "js")}
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    return environment.from_string(_file("page.html.j2")).render(context) + "\n"
+
+
+def _file(name: str) -> str:
+    return files("dilkit.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _measured(material: Material, baseline: str | None, reference: str | None) -> dict[str, Any]:
+    """Everything that follows from rows."""
+    assert material.rows is not None
+    named = material.rows.assign(net=material.rows[material.by])
+    named.attrs = dict(material.rows.attrs)
+    arms = [str(arm) for arm in dict.fromkeys(named["net"]) if arm != "input"]
+    if baseline is not None and baseline not in arms:
+        raise UsageError(f"no arm {baseline!r} in the rows", expected=", ".join(arms))
+    base = baseline or (arms[0] if arms else None)
+    printed: tuple[Printed, ...] = ()
+    if reference is not None:
+        printed = find_references(reference, named["set"].unique(), named["distortion"].unique())
+    found = None
+    if base is not None:
+        found = _comparison_scores(material, base)
+        if found is None:
+            own = named[named["net"] != "input"]
+            found = scores(own, baseline=base, seeds=material.seeds)
+    return {
+        "verdict": verdict(found, named, base),
+        "warnings": remarks(named),
+        "scores": [] if found is None else _score_tables(found, str(base)),
+        "scores_note": f"Mean PSNR in dB; in brackets 95 % intervals by a paired bootstrap over images"
+        f"{' and training seeds' if material.seeds else ''}. Second line: the difference to {base}. "
+        "Bold: the best of a column.",
+        "collapses": _collapses(named),
+        "curves": _curves(named, material.seeds),
+        "results": _results(named, printed),
+        "results_note": " ".join(
+            [
+                *legend(named), "Bold: the best of a line, the input included; the redder, the farther from it.",
+                *(f"{note}." for note in reference_notes(printed)),
+            ]
+        ),
+    }  # fmt: skip
+
+
+def verdict(table: pd.DataFrame | None, rows: pd.DataFrame, baseline: str | None) -> list[str]:
+    """What the rows say, in a sentence per test set: the arm that differs most from the baseline where it
+    matters most (unseen types, else unseen degrees, else seen ones), with its interval, and at what seen cost.
 
     Args:
-        material: see `dilkit.report.runfolders.collect`.
-        crops: see `dilkit.report.crops.choose_crops`.
-        baseline: the arm that differences are taken to; the first by default.
+        table: what `dilkit.evaluation.bootstrap.scores` returns, with differences to the baseline.
     """
-    rows = material.rows
-    sections: list[tuple[str, str, str]] = [("runs", "What was trained on what", _runs(material))]
-    if rows is not None and len(rows):
-        named = rows.assign(net=rows[material.by])
-        arms = [arm for arm in dict.fromkeys(named["net"]) if arm != "input"]
-        if baseline is not None and baseline not in arms:
-            raise UsageError(f"no arm {baseline!r} in the rows", expected=", ".join(arms))
-        sections += [
-            ("results", "Results", _results(named)),
-            ("curves", "PSNR against degree", _curves(named, material.seeds)),
-            ("heatmap", "Seen and unseen", _heatmap(named)),
-            ("scores", "Scores", _scores(named, material.seeds, baseline or arms[0]) if arms else ""),
-        ]
-    sections += [
-        ("crops", "Before and after", _crops_html(crops)),
-        ("training", "Training curves", _training(material.runs)),
-        ("again", "To make it again", _again(material)),
-    ]
-    kept = [(name, head, body) for name, head, body in sections if body]
-    links = "".join(f'<li><a href="#{name}">{escape(head)}</a></li>' for name, head, _ in kept)
-    body = "".join(_section(*section) for section in kept)
-    css, js = (
-        files("dilkit.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
-    )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f'<style>{css}</style></head><body><a class="skip" href="#main">Skip to the results</a>'
-        f"<header><h1>{escape(title)}</h1>"
-        f'<p class="soft">Made by dilkit {__version__}. Everything is in this one file.</p></header>'
-        f'<nav aria-label="Sections"><ul>{links}</ul></nav><main id="main">{body}</main>'
-        f"<script>{js}</script></body></html>\n"
-    )
+    if table is None or baseline is None:
+        return ["Only the input was measured."]
+    said = []
+    for name, part in table.groupby("set", sort=False):
+        images = rows.loc[rows["set"] == name, "image"].nunique()
+        where = f"{name}, {images} image{'s' * (images != 1)}"
+        kinds = [k for k in ("unseen degree", "unseen type", "seen") if k in set(part["score"])]
+        kind = kinds[0] if kinds else str(part["score"].iloc[0])
+        own = part[part["score"] == kind].set_index("arm")
+        others = own.drop(index=baseline, errors="ignore").dropna(subset=["difference"])
+        words = {"unseen degree": "unseen degrees", "unseen type": "unseen types", "seen": "seen distortions"}
+        what = words.get(kind, kind)
+        if not len(others):
+            row = own.loc[baseline]
+            given = rows[(rows["set"] == name) & rows["novelty"].isin(_kinds_of(kind))]["input_psnr"].mean()
+            gain = f", {row['value'] - given:+.2f} dB to the input" if math.isfinite(given) else ""
+            said.append(f"{baseline} restores {what} to {row['value']:.2f} dB{gain} ({where}).")
+            continue
+        best = others["difference"].idxmax()
+        row = others.loc[best]
+        interval = f"{row['difference_low']:+.2f} to {row['difference_high']:+.2f}"
+        if row["difference_low"] <= 0 <= row["difference_high"]:
+            said.append(
+                f"No arm is better than {baseline} on {what} beyond chance: {best} differs by "
+                f"{row['difference']:+.2f} dB, 95 % interval {interval} ({where})."
+            )
+            continue
+        text = f"{best} is {row['difference']:+.2f} dB ({interval}) against {baseline} on {what}"
+        seen = part[(part["score"] == "seen") & (part["arm"] == best)]
+        if kind != "seen" and len(seen):
+            cost = seen.iloc[0]
+            low, high = cost["difference_low"], cost["difference_high"]
+            text += (
+                ", at no seen cost"
+                if low <= 0 <= high or cost["difference"] > 0
+                else f", at {cost['difference']:+.2f} dB ({low:+.2f} to {high:+.2f}) on seen ones"
+            )
+        said.append(f"{text} ({where}; 95 % intervals).")
+    return said
 
 
-def _section(name: str, head: str, body: str) -> str:
-    return f'<section aria-labelledby="{name}"><h2 id="{name}">{escape(head)}</h2>{body}</section>'
+def _kinds_of(score: str) -> tuple[str, ...]:
+    return {"unseen degree": ("degree",), "unseen type": ("type",), "seen": ("seen",)}.get(score, ())
 
 
-def write_report(path: str | Path, material: Material, **more: Any) -> Path:
-    """Write the page that `report` makes."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(report(material, **more), encoding="utf-8")
-    return path
+def _comparison_scores(material: Material, baseline: str) -> pd.DataFrame | None:
+    """What the comparison itself computed, where its differences are to the same arm: there, seen and unseen
+    are those of the shared recipe."""
+    table = material.scores
+    if table is None or "difference" not in table or not len(table):
+        return None
+    own = table.loc[table["arm"] == baseline, "difference"]
+    return table if len(own) and (own == 0).all() else None
 
 
-def _runs(material: Material) -> str:
-    head = [
-        "run",
-        "model",
-        "parameters",
-        "objective",
-        "trained on",
-        "pairing",
-        "lr",
-        "passes",
-        "time",
-        "seed",
-    ]
-    lines = []
-    for run in material.runs:
-        r, model = run.recipe, dict(run.recipe.get("model", {}))
-        name = model.pop("name", "")
-        shape = ", ".join(f"{key} {value}" for key, value in model.items() if value not in (None, False))
-        data = r.get("data", {})
-        lines.append(
-            [
-                _cell(run.label), _cell(f"{name} ({shape})"), _cell(f"{run.parameters:,}", run.parameters),
-                _cell(r.get("objective", {}).get("name", "")), _cell(run.trained),
-                _cell(data.get("pairing", "")),
-                _cell(f"{r.get('optim', {}).get('lr', math.nan):g}"), _cell(f"{run.passes:,}", run.passes),
-                _cell(_time(run.seconds), run.seconds), _cell(str(r.get("seed", ""))),
+def _score_tables(table: pd.DataFrame, baseline: str) -> list[dict[str, Any]]:
+    made = []
+    for name, part in table.groupby("set", sort=False):
+        kinds = list(dict.fromkeys(part["score"]))
+        best = {
+            kind: best_of(part.loc[part["score"] == kind, "value"], lower=kind == "worst-case gap")
+            for kind in kinds
+        }
+        rows = []
+        for arm, cells in part.groupby("arm", sort=False):
+            by_kind = {row["score"]: row for row in cells.to_dict("records")}
+            made_cells = [
+                None if kind not in by_kind else _score_cell(by_kind[kind], best[kind], arm == baseline)
+                for kind in kinds
             ]
-        )  # fmt: skip
-    return _table("The training runs", head, lines, kind="sorts text")
+            rows.append({"name": arm, "cells": made_cells})
+        made.append({"caption": f"{name}: PSNR in dB", "columns": kinds, "rows": rows})
+    return made
 
 
-def _results(rows: pd.DataFrame) -> str:
-    parts = [_leaks(rows)]
+def _score_cell(row: Mapping[Any, Any], best: float, is_baseline: bool) -> dict[str, Any]:
+    cell = {
+        "value": row["value"], "text": decibel(row["value"]),
+        "interval": f"[{decibel(row['low'])}, {decibel(row['high'])}]",
+        "best": round(row["value"], 2) == best, "difference": "", "difference_interval": "",
+    }  # fmt: skip
+    if not is_baseline and math.isfinite(row.get("difference", math.nan)):
+        cell["difference"] = f"{row['difference']:+.2f}"
+        cell["difference_interval"] = f"[{row['difference_low']:+.2f}, {row['difference_high']:+.2f}]"
+    return cell
+
+
+def _collapses(rows: pd.DataFrame) -> list[str]:
+    found = collapse_degrees(rows[rows["net"] != "input"]).dropna()
+    return [
+        f"{row['net']} on {row['set']}: from {row['type']}({row['collapse']:g}) on, the output is worse than the input."
+        for row in found.to_dict("records")
+    ]
+
+
+def _curves(rows: pd.DataFrame, seeds: str | None) -> list[dict[str, str]]:
+    made = []
+    graded = rows.dropna(subset=["degree"])
+    for (name, kind), part in graded.groupby(["set", "type"], sort=False):
+        if part["degree"].nunique() > 1:
+            draw = partial(psnr_against_degree, rows, set=str(name), type=str(kind), seeds=seeds)
+            title = f"{name}: {kind}. Bands: 95 % over images{' and training seeds' if seeds else ''}."
+            made.append(_chart(draw, title))
+    return made
+
+
+def _chart(draw: Any, title: str) -> dict[str, str]:
+    def drawn(style: Any) -> Any:
+        return draw(style=style)
+
+    return {"title": title, "light": as_data_uri(drawn, LIGHT), "dark": as_data_uri(drawn, DARK)}
+
+
+def _results(rows: pd.DataFrame, printed: Sequence[Printed]) -> list[dict[str, Any]]:
+    made = []
     for name, part in by_distortion(rows).groupby("set", sort=False):
-        nets = [net for net in dict.fromkeys(part["net"]) if net != "input"]
+        nets = [str(net) for net in dict.fromkeys(part["net"]) if net != "input"]
+        beside = [p for p in printed if name in p.values]
+        first = part.groupby("distortion", sort=False)["novelty"].agg(lambda v: min(_ORDER.get(x, 9) for x in v))
         lines = []
-        for label, cells in part.groupby("distortion", sort=False):
+        for label in first.sort_values(kind="stable").index:
+            cells = part[part["distortion"] == label]
             by_net = {row["net"]: row for row in cells.to_dict("records")}
-            first = cells.iloc[0]
-            best = max((by_net[net]["psnr"] for net in nets if net in by_net), default=math.nan)
-            lines.append([_cell(str(label)), _pair(first["input_psnr"], first["input_ssim"])])
+            given = cells.iloc[0]
+            best = best_of([given["input_psnr"], *(by_net[net]["psnr"] for net in nets if net in by_net)])
+            line = [_result_cell(given["input_psnr"], given["input_ssim"], best)]
             for net in nets:
                 row = by_net.get(net)
-                lines[-1].append(_cell("") if row is None else _measured(row, best))
-        caption = f"{name}, {int(part['images'].max())} images: PSNR in dB / SSIM"
-        parts.append(_table(caption, ["distortion", "input", *nets], lines))
-    parts.append(
-        '<p class="soft">* degree not trained on; † type not trained on; bold: the best of a line.</p>'
-    )
-    return "".join(parts)
-
-
-def _leaks(rows: pd.DataFrame) -> str:
-    if "leak" not in rows:
-        return ""
-    leaked = rows[rows["leak"].fillna(False)].groupby("net")["image"].nunique()
-    return "".join(
-        f'<p class="leak">Leak: {escape(str(net))} was trained on {count} of the test images.</p>'
-        for net, count in leaked.items()
-    )
-
-
-def _curves(rows: pd.DataFrame, seeds: str | None) -> str:
-    graded = rows.dropna(subset=["degree"])
-    parts = []
-    for (name, kind), part in graded.groupby(["set", "type"], sort=False):
-        if part["degree"].nunique() < 2:
-            continue
-        given = part.groupby("degree")["input_psnr"].mean()
-        lines = [
-            _curve(str(net), own, seeds) for net, own in part.groupby("net", sort=False) if net != "input"
-        ]
-        lines.append(Line("input", list(given.index), list(given), muted=True))
-        seen = part.loc[part["seen"].fillna(False), "degree"]
-        shaded = (float(seen.min()), float(seen.max())) if len(seen) else None
-        title = f"{name}: mean PSNR against the degree of {kind}"
-        parts.append(
-            f"<figure>{chart(lines, title=title, x=f'degree of {kind}', y='PSNR (dB)', shaded=shaded)}"
-            f"<figcaption>{escape(title)}; bands: 95 % over images and training seeds.</figcaption></figure>"
+                mark = "" if row is None else MARKS.get(row["novelty"], "")
+                line.append(None if row is None else _result_cell(row["psnr"], row["ssim"], best, mark))
+            for each in beside:
+                value = each.values[str(name)].get(str(label))
+                line.append(
+                    None if value is None else {"value": value, "text": f"{value:.2f}", "classes": "printed", "shade": "", "more": ""}
+                )
+            lines.append({"name": str(label), "cells": line})
+        images = int(part["images"].max())
+        made.append(
+            {
+                "caption": f"{name}, {images} image{'s' * (images != 1)}: PSNR in dB, SSIM below",
+                "columns": ["input", *nets, *(p.title for p in beside)],
+                "rows": lines,
+            }
         )
-    return f'<div class="charts">{"".join(parts)}</div>' if parts else ""
+    return made
 
 
-def _curve(net: str, rows: pd.DataFrame, seeds: str | None, resamples: int = 400) -> Line:
-    named = rows.assign(_seed=rows[seeds] if seeds else 0)
-    cells = named.pivot_table(values="psnr", index="image", columns=["degree", "_seed"])
-    degrees = [float(degree) for degree in cells.columns.unique(0)]
-    cube = cells.to_numpy(float).reshape(len(cells), len(degrees), -1)  # images, degrees, seeds
-    count = cube.shape[2]
-    random = np.random.default_rng(0)
-    images = random.integers(len(cube), size=(resamples, len(cube)))
-    drawn = random.integers(count, size=(resamples, count))
-    means = np.stack([cube[i][:, :, s].mean(axis=(0, 2)) for i, s in zip(images, drawn, strict=True)])
-    low, high = np.percentile(means, [2.5, 97.5], axis=0)
-    return Line(net, degrees, list(cube.mean(axis=(0, 2))), list(low), list(high))
+def _result_cell(psnr: float, ssim: float, best: float, mark: str = "") -> dict[str, Any]:
+    is_best = math.isfinite(psnr) and round(psnr, 2) == best
+    gap = best - psnr if math.isfinite(psnr) and math.isfinite(best) else 0.0
+    depth = min(1.0, gap / 6)
+    return {
+        "value": psnr, "text": decibel(psnr) + mark, "more": f"{ssim:.4f}",
+        "classes": "best" if is_best else "far" if depth > 0.01 else "",
+        "shade": "" if is_best or depth <= 0.01 else f"{0.5 * depth:.2f}",
+    }  # fmt: skip
 
 
-def _heatmap(rows: pd.DataFrame) -> str:
-    """Nets by distortions, seen before unseen; the colour is the distance to the best net of the column."""
-    parts = []
-    order = {"seen": 0, "clean": 1, "degree": 2, "type": 3, "unknown": 4}
-    for name, part in by_distortion(rows[rows["net"] != "input"]).groupby("set", sort=False):
-        table = part.pivot(index="net", columns="distortion", values="psnr")
-        kinds = part.pivot(index="net", columns="distortion", values="novelty")
-        first = part.groupby("distortion", sort=False)["novelty"].agg(lambda v: min(order[x] for x in v))
-        columns = list(first.sort_values(kind="stable").index)
-        lines = []
-        for net in dict.fromkeys(part["net"]):
-            lines.append([_cell(str(net))])
-            for label in columns:
-                value, gap = table.loc[net, label], table.loc[net, label] - table[label].max()
-                lines[-1].append(_shaded(float(value), float(gap), str(kinds.loc[net, label])))
-        caption = f"{name}: PSNR in dB; the stronger the colour, the farther from the best net of the column"
-        parts.append(_table(caption, ["net", *map(str, columns)], lines))
-    return "".join(parts)
+def _crop(crop: Crop) -> dict[str, Any]:
+    top = best_of([crop.given[1], *(value for _, value in crop.outputs.values())])
+    tiles = [{"name": "clean", "source": crop.clean, "psnr": "", "best": False}]
+    for name, (source, value) in {"input": crop.given, **crop.outputs}.items():
+        psnr = f"{decibel(value)} dB"
+        tiles.append({"name": name, "source": source, "psnr": psnr, "best": round(value, 2) == top})
+    return {"rank": crop.rank, "image": crop.image, "distortion": crop.distortion, "tiles": tiles}
 
 
-def _scores(rows: pd.DataFrame, seeds: str | None, baseline: str) -> str:
-    own = rows[rows["net"] != "input"]
-    found = scores(own, baseline=baseline, seeds=seeds, resamples=300)
-    lines = [
-        [
-            _cell(row["set"]), _cell(row["arm"]), _cell(row["score"]), _number(row["value"]),
-            _cell(f"{row['low']:.2f} to {row['high']:.2f}"), _number(row["difference"], "+.2f"),
-            _cell(f"{row['difference_low']:+.2f} to {row['difference_high']:+.2f}"),
-        ]
-        for row in found.to_dict("records")
-    ]  # fmt: skip
-    head = ["set", "arm", "score", "PSNR", "95 % interval", f"minus {baseline}", "95 % interval"]
-    text = _table("Scores, with intervals by a paired bootstrap over images and training seeds", head, lines)
-    collapsed = [
-        [_cell(row["set"]), _cell(row["net"]), _cell(row["type"]), _number(row["collapse"], "g")]
-        for row in collapse_degrees(own).dropna().to_dict("records")
-    ]
-    if collapsed:
-        caption = "Collapse: the weakest degree from which on the output is worse than the input"
-        text += _table(caption, ["set", "net", "type", "degree"], collapsed)
-    return text
+def _card(run: RunRecord, material: Material) -> dict[str, Any]:
+    recipe = run.recipe
+    model = dict(recipe.get("model", {}))
+    name = model.pop("name", "")
+    shape = ", ".join(f"{key} {value}" for key, value in model.items() if value not in (None, False))
+    facts = {
+        "model": f"{name} ({shape})" if shape else str(name),
+        "parameters": f"{run.parameters:,}",
+        "objective": str(recipe.get("objective", {}).get("name", "")),
+        "trained on": run.trained or "not recorded",
+        "pairing": str(recipe.get("data", {}).get("pairing", "")),
+        "learning rate": f"{recipe['optim']['lr']:g}" if "lr" in recipe.get("optim", {}) else "",
+        "passes": f"{run.passes:,}",
+        "time": _time(run.seconds),
+        "seed": str(recipe.get("seed", "")),
+    }
+    said = [(key, value) for key, value in facts.items() if value]
+    return {"label": run.label, "facts": said, "past": run.past, "recipe": to_yaml(dict(recipe))}
 
 
-def _crops_html(crops: Sequence[Crop]) -> str:
-    if not crops:
-        return ""
-    figures = "".join(map(_before_after, crops))
-    return f'<p class="soft">{RULE}</p><div class="crops">{figures}</div>'
-
-
-def _before_after(crop: Crop) -> str:
-    """Without JavaScript, input and first output side by side; with it, a slider and a choice of nets."""
-    name = escape(f"{crop.rank}: {crop.image}, {crop.distortion}")
-    texts = {net: f"{net}: {value:.2f} dB" for net, (_, value) in crop.outputs.items()}
-    options = "".join(f'<option value="{escape(net)}">{escape(text)}</option>' for net, text in texts.items())
-    held = "".join(
-        f'<template data-net="{escape(net)}"><img src="{source}" alt=""></template>'
-        for net, (source, _) in crop.outputs.items()
-    )
-    first, text = next(iter(texts.items()))
-    before = f"input {crop.given[1]:.2f} dB"
-    return (
-        f'<figure class="before-after"><div class="pair"><img src="{crop.given[0]}" alt="{before}">'
-        f'<img src="{crop.outputs[first][0]}" alt="{escape(text)}"></div><div class="only-js">'
-        '<label>Input left, output right <input type="range" min="0" max="100" value="50" '
-        f'aria-label="Divider, {name}"></label>'
-        f'<label>Net <select aria-label="Net, {name}">{options}</select></label></div>'
-        f"<figcaption>{name}; {before}, <output>{escape(text)}</output></figcaption>{held}</figure>"
-    )
-
-
-def _training(runs: Sequence[RunRecord]) -> str:
-    lines = [_thinned(run) for run in runs if run.metrics]
-    if not lines:
-        return ""
-    drawn = chart(
-        lines, title="Training loss against passes", x="passes", y="training loss", log=True, markers=False
-    )
-    said = "<figcaption>Training loss, logarithmic.</figcaption>"
-    return f'<div class="charts"><figure>{drawn}{said}</figure></div>'
-
-
-def _thinned(run: RunRecord) -> Line:
+def _thinned(run: RunRecord) -> list[tuple[float, float]]:
     step = max(1, len(run.metrics) // _CURVE_POINTS)
     kept = run.metrics[::step]
-    return Line(
-        run.label, [float(m.get("passes", m["step"])) for m in kept], [float(m["loss"]) for m in kept]
-    )
+    return [(float(m.get("passes", m["step"])), float(m["loss"])) for m in kept]
 
 
-def _again(material: Material) -> str:
+def _again(material: Material) -> dict[str, Any]:
     commands = [shlex.join(run.command) for run in material.runs if run.command]
     s = material.settings
     if s.get("distort") and s.get("nets"):
@@ -437,45 +408,36 @@ def _again(material: Material) -> str:
         options += [f"--noise {s['noise']}", f"--channel {s['channel']}", f"--border {s['border']}"]
         commands.append(f"dilkit eval {nets} --data DIR " + " ".join(options))
     versions = {f"{name} {value}" for run in material.runs for name, value in run.versions.items()}
-    text = f"<pre>{escape(chr(10).join(commands))}</pre>" if commands else ""
-    return text + (f'<p class="soft">{escape(", ".join(sorted(versions)))}</p>' if versions else "")
+    settings = "" if material.rows is None else settings_line(material.rows)
+    return {
+        "commands": commands,
+        "settings": settings or "How the rows were measured is not recorded with them.",
+        "versions": ", ".join(sorted(versions)),
+    }
 
 
-def _table(caption: str, head: Sequence[str], lines: Sequence[Sequence[str]], kind: str = "sorts") -> str:
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
-    return (
-        f'<div class="wide"><table class="{kind}"><caption>{escape(caption)}</caption>'
-        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _cell(text: object, value: float | None = None, more: str = "") -> str:
-    held = "" if value is None else f' data-value="{value}"'
-    return f"<td{held}{more}>{escape(str(text))}</td>"
-
-
-def _number(value: float, form: str = ".2f") -> str:
-    return _cell(format(value, form), value)
-
-
-def _pair(psnr: float, ssim: float) -> str:
-    return _cell(f"{_decibel(psnr)} / {ssim:.4f}", psnr)
-
-
-def _measured(row: Mapping[Any, Any], best: float) -> str:
-    text = f"{_decibel(row['psnr'])} / {row['ssim']:.4f}{_MARKS.get(row['novelty'], '')}"
-    return _cell(text, row["psnr"], ' class="best"' if row["psnr"] == best else "")
-
-
-def _shaded(value: float, gap: float, novelty: str) -> str:
-    depth = min(1.0, -gap / 6) if math.isfinite(gap) else 0.0
-    tone = f"rgba(var(--bad), {0.55 * depth:.2f})" if depth > 0.01 else "rgba(var(--good), .25)"
-    return _cell(f"{_decibel(value)}{_MARKS.get(novelty, '')}", value, f' style="background: {tone}"')
-
-
-def _decibel(value: float) -> str:
-    return "∞" if math.isinf(value) else f"{value:.2f}"
+def _missing(material: Material, crops: Sequence[Crop]) -> tuple[str, ...]:
+    """What a reader would look for and not find, and how it comes in."""
+    said = []
+    measured = material.rows is not None and len(material.rows) > 0
+    if not measured:
+        said.append(
+            "Measurements: no rows lie beside the runs. Give --data and --distort or --protocol to measure "
+            "now, or --rows FILE of `dilkit eval`."
+        )
+    elif not crops:
+        said.append(
+            "Pictures: crops are made from test images (--data DIR), by settings that are kept in rows.json "
+            "and rows.parquet, not in rows.csv."
+            if "distort" not in material.settings
+            else "Pictures: crops are made from test images (--data DIR)."
+        )
+    without = [run.label for run in material.runs if not run.metrics]
+    if without:
+        said.append(f"Training curves of {', '.join(without)}: the run kept no metrics.")
+    if measured and material.rows is not None and material.rows["image"].nunique() == 1:
+        said.append("Intervals that mean anything: a single image was measured.")
+    return tuple(said)
 
 
 def _time(seconds: float) -> str:
@@ -485,57 +447,11 @@ def _time(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-SHOWN = 4
-"""Nets shown on crops; of more, the first of each arm."""
-
-
-def build_report(
-    runs: Sequence[str | Path],
-    out: str | Path,
-    *,
-    data: Data | None = None,
-    protocol: Protocol | None = None,
-    rows: pd.DataFrame | None = None,
-    baseline: str | None = None,
-    title: str = "dilkit report",
-    device: str = "auto",
-    progress: Any = None,
-) -> Path:
-    """Write a report.
-
-    Args:
-        runs: folders of runs, or of a comparison.
-        data: test images; needed for the crops, and to measure by `protocol`.
-        protocol: measure the runs now, by it.
-        rows: or what `dilkit eval` measured before; by default what lies beside the runs.
-
-    Raises:
-        UsageError: a folder that is no run, or data without the images of the rows.
-    """
-    material = collect(runs, rows)
-    if protocol is not None and data is not None:
-        from dilkit.evaluation.grid import evaluate
-
-        nets = open_nets({run.label: str(run.checkpoint) for run in material.runs})
-        measured = evaluate(nets, data, **protocol.settings(), device=device, progress=progress)
-        material = replace(material, rows=measured, by="net", seeds=None, settings=measured.attrs[SETTINGS])
-    crops = _crops(material, data, device) if data is not None else []
-    return write_report(out, material, crops=crops, title=title, baseline=baseline)
-
-
-def _crops(material: Material, data: Data, device: str) -> list[Crop]:
-    rows = material.rows
-    if rows is None or "distort" not in material.settings:
-        return []
-    nets = [net for net in _shown(material) if net.label in set(rows["net"])]
-    return choose_crops(rows, open_nets(nets, pick_device(device)), data, dict(material.settings))
-
-
-def _shown(material: Material) -> list[Net]:
+def _shown(material: Material, trust_code: bool) -> list[Net]:
     """A few of the nets, under the labels they have in the rows."""
     sources = {label: about.get("source", "") for label, about in material.settings.get("nets", {}).items()}
-    paths = {label: Path(source) for label, source in sources.items() if source and Path(source).is_file()}
+    paths = {label: Path(source) for label, source in sources.items() if source and Path(source).exists()}
     if not paths:
         paths = {run.label: run.checkpoint for run in material.runs}
     first = dict(list(paths.items())[:SHOWN])
-    return list(open_nets({label: str(path) for label, path in first.items()}))
+    return list(open_nets({label: str(path) for label, path in first.items()}, trust_code=trust_code))

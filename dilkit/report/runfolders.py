@@ -14,6 +14,7 @@ import pandas as pd
 from dilkit.checkpoint import load
 from dilkit.errors import UsageError
 from dilkit.evaluation.rows import SETTINGS, read_rows
+from dilkit.inference.nets import past_of
 from dilkit.recipe import resolved
 from dilkit.training.records import read_metrics
 
@@ -41,6 +42,7 @@ class RunRecord:
     metrics: Sequence[Mapping[str, Any]]
     parameters: int
     passes: int
+    past: Sequence[str] = ()
 
     @property
     def seconds(self) -> float:
@@ -49,17 +51,24 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Material:
-    """All that goes into a report. `by` and `seeds` name the columns of the rows that tell arms and training
-    seeds."""
+    """All that goes into a report.
+
+    Attributes:
+        by, seeds: the columns of the rows that tell arms and training seeds.
+        scores: of a comparison, as it computed them.
+    """
 
     runs: Sequence[RunRecord]
     rows: pd.DataFrame | None
     by: str = "net"
     seeds: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    scores: pd.DataFrame | None = None
 
 
-def collect(paths: Sequence[str | Path], rows: pd.DataFrame | None = None) -> Material:
+def collect(
+    paths: Sequence[str | Path], rows: pd.DataFrame | None = None, *, trust_code: bool = False
+) -> Material:
     """Runs by their folders, or a folder that `dilkit compare` made.
 
     Args:
@@ -72,6 +81,7 @@ def collect(paths: Sequence[str | Path], rows: pd.DataFrame | None = None) -> Ma
     """
     runs: list[Path] = []
     found: list[pd.DataFrame] = []
+    scored: pd.DataFrame | None = None
     for path in map(Path, paths):
         if _is_run(path):
             runs.append(path)
@@ -80,6 +90,8 @@ def collect(paths: Sequence[str | Path], rows: pd.DataFrame | None = None) -> Ma
         elif inside := sorted({p.parent for p in path.rglob("recipe.yaml") if _is_run(p.parent)}):
             runs += inside
             found += _rows_in(path)
+            if (path / "scores.csv").is_file():
+                scored = pd.read_csv(path / "scores.csv")
         else:
             raise UsageError(
                 "neither a run nor a comparison",
@@ -97,17 +109,30 @@ def collect(paths: Sequence[str | Path], rows: pd.DataFrame | None = None) -> Ma
     by, seeds = ("arm", "train_seed") if measured is not None and "arm" in measured else ("net", None)
     settings = {} if measured is None else dict(measured.attrs.get(SETTINGS, {}))
     return Material(
-        [_record(run, label) for run, label in zip(runs, _labels(runs), strict=True)],
+        [read_run(run, label, trust_code=trust_code) for run, label in zip(runs, _labels(runs), strict=True)],
         measured,
         by,
         seeds,
         settings,
+        scored if rows is None else None,
     )
 
 
-def read_run(folder: str | Path, label: str | None = None) -> RunRecord:
-    """The record of one run."""
-    return _record(Path(folder), label or Path(folder).name)
+def read_run(folder: Path, label: str, *, trust_code: bool = False) -> RunRecord:
+    """The record of a run folder."""
+    checkpoint = folder / "checkpoints" / "last.safetensors"
+    loaded = load(checkpoint, trust_code=trust_code)
+    parameters = sum(p.numel() for p in loaded.net.parameters())
+    about: dict[str, Any] = {}
+    if (folder / "run.json").is_file():
+        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    metrics = [dict(row) for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
+    notes = loaded.metadata
+    return RunRecord(
+        label, folder, checkpoint, resolved(loaded.recipe), notes.get("confounders", ""),
+        about.get("command", []), notes.get("versions", {}), metrics, parameters, int(notes.get("passes", 0)),
+        past_of(notes)[0],
+    )  # fmt: skip
 
 
 def _is_run(path: Path) -> bool:
@@ -136,18 +161,3 @@ def _labels(runs: Sequence[Path]) -> list[str]:
         if len(set(labels)) == len(labels):
             return labels
     raise UsageError("a run is given twice", found=", ".join(map(str, runs)))
-
-
-def _record(folder: Path, label: str, trust_code: bool = False) -> RunRecord:
-    checkpoint = folder / "checkpoints" / "last.safetensors"
-    loaded = load(checkpoint)
-    parameters = sum(p.numel() for p in loaded.net.parameters())
-    about: dict[str, Any] = {}
-    if (folder / "run.json").is_file():
-        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    metrics = [dict(row) for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
-    notes = loaded.metadata
-    return RunRecord(
-        label, folder, checkpoint, resolved(loaded.recipe), notes.get("confounders", ""),
-        about.get("command", []), notes.get("versions", {}), metrics, parameters, int(notes.get("passes", 0)),
-    )  # fmt: skip
