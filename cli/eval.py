@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .base import app, panel
-from .options import Data, Device, Distort, complete_run, union
+from .options import Data, Device, Distort, TrustCode, complete_run, union
 from .output import show_json, show_table
 from .progress import Progress
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dilkit.evaluation.protocols import Protocol
+    from dilkit.evaluation.references import Printed
 
 
 EPILOG = """
@@ -28,6 +29,10 @@ Examples:
 `dilkit eval erm=a.safetensors dil=b.safetensors --data Set5 --distort "awgn(50) | jpeg(30)" --baseline erm`
 
 `dilkit eval a.safetensors --protocol denoise-awgn --data CBSD68 --csv rows.csv`
+
+`dilkit eval runs/erm --protocol denoise-awgn --reference paper --plot psnr`
+
+`dilkit eval runs/erm "spandrel:drunet.pth@sigma=true" --data CBSD68 --distort "awgn[15, 25, 50]"`
 
 `dilkit eval --data CBSD68 --distort "awgn[15, 25, 50]" --no-clip --noise legacy-numpy`
 """
@@ -43,8 +48,9 @@ def evaluate(
     checkpoints: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[[LABEL=]CKPT...]",
-            help="Nets; none measures the input alone.",
+            metavar="[[LABEL=]NET...]",
+            help="Checkpoints, run folders, spandrel:FILE, onnx:FILE, module:pkg.mod:Class(weights=FILE);"
+            " none measures the input alone.",
             autocompletion=complete_run,
         ),
     ] = None,
@@ -117,6 +123,13 @@ def evaluate(
             rich_help_panel=_COMPARISON,
         ),
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Printed numbers to show beside: paper, idf, classic or all.", rich_help_panel=_COMPARISON
+        ),
+    ] = None,
+    trust_code: TrustCode = False,
     csv: Annotated[
         Path | None, typer.Option(help="Write the per-image rows.", rich_help_panel=_OUTPUT)
     ] = None,
@@ -137,14 +150,17 @@ def evaluate(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw PSNR against the degree (.png, .svg, .pdf).", rich_help_panel=_OUTPUT),
+        typer.Option(
+            help="Draw PSNR against the degree (.png, .svg, .pdf; without an ending, .png and .svg).",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = None,
 ) -> None:
     """Measure nets on distorted images: PSNR and SSIM, seen and unseen distortions told apart.
 
     Cut short, a run that writes rows to a FILE goes on where it stopped (FILE.part keeps them meanwhile).
     """
-    for path, endings in ((csv, ".csv"), (parquet, ".parquet"), (table, ".md"), (plot, ".png .svg .pdf")):
+    for path, endings in ((csv, ".csv"), (parquet, ".parquet"), (table, ".md")):
         _check_ending(path, endings)
     changes = {
         "clip": clip, "quantize": quantize, "seed": seed, "noise": noise, "draws": draws, "channel": channel,
@@ -155,10 +171,13 @@ def evaluate(
     from dilkit.evaluation import evaluate as run
     from dilkit.evaluation.bootstrap import check_arm
     from dilkit.evaluation.protocols import missing_sets
+    from dilkit.evaluation.references import find_references
     from dilkit.evaluation.rows import SETTINGS, as_json, write_rows
     from dilkit.inference.nets import INPUT, parse_nets
 
-    nets = parse_nets(checkpoints or [INPUT])
+    nets = parse_nets(checkpoints or [INPUT], trust_code=trust_code)
+    if reference is not None:
+        find_references(reference, (), ())
     if baseline is not None:
         check_arm(baseline, [net.label for net in nets], "baseline")
     files = [path for path in (csv, parquet, Path(json_file or "-")) if path and str(path) != "-"]
@@ -172,20 +191,22 @@ def evaluate(
     rows.attrs[SETTINGS]["not_measured"] = missing_sets(how, rows["set"]) if protocol else []
     for path in files:
         write_rows(rows, path)
+    beside: Sequence[Printed] = ()
+    if reference is not None:
+        beside = find_references(reference, rows["set"].unique(), rows["distortion"].unique())
     if table is not None:
-        from dilkit.report.tables import markdown
+        from dilkit.evaluation.tables import markdown
 
         table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text(markdown(rows), encoding="utf-8")
+        table.write_text(markdown(rows, beside), encoding="utf-8")
     if plot is not None:
-        from dilkit.report.plots import psnr_against_degree
+        from dilkit.report.plots import psnr_against_degree, save_plot
 
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        psnr_against_degree(rows).savefig(plot, dpi=150)
+        save_plot(psnr_against_degree(rows), plot)
     if json_file == "-":
         show_json(as_json(rows))
         return
-    _show(rows)
+    _show(rows, beside)
     if baseline is not None:
         _show_scores(rows, baseline)
 
@@ -205,13 +226,21 @@ def plan_protocol(
     Says on stderr which sets of a named protocol are not there.
     """
     from dilkit.errors import UsageError
-    from dilkit.evaluation.protocols import Protocol, find_protocol, find_sets, missing_sets, other_sets
+    from dilkit.evaluation.protocols import (
+        Protocol,
+        find_protocol,
+        find_sets,
+        missing_sets,
+        other_sets,
+        source_of,
+    )
 
     how = find_protocol(name) if name else Protocol(name="options")
     if name and data:
-        changes["sets"] = other_sets(how, data)
+        changes["sets"] = other_sets(how, [source_of(how, text) for text in data])
     how = how.changed(changes)
-    sources: list[Any] = list(data or (find_sets(how) if name else ()))
+    sources: list[Any] = [source_of(how, text) for text in data or ()]
+    sources = sources or list(find_sets(how) if name else ())
     if name and not data and (gone := missing_sets(how, [source.name for source in sources])):
         print(f"dilkit: not there, so not measured of {how.name}: {', '.join(gone)}", file=sys.stderr)
     if inputs is not None and how.distort is not None:
@@ -224,27 +253,33 @@ def plan_protocol(
     return how, sources
 
 
-def _show(rows: pd.DataFrame) -> None:
+def _show(rows: pd.DataFrame, printed: Sequence[Printed] = ()) -> None:
     from dilkit.evaluation.protocols import check_manifest
+    from dilkit.evaluation.references import reference_notes
     from dilkit.evaluation.rows import by_distortion, by_novelty
-    from dilkit.report.tables import MARKS, extra_metrics
+    from dilkit.evaluation.tables import MARKS, extra_metrics
 
     means, checked, extras = by_distortion(rows), check_manifest(rows), extra_metrics(rows)
     for name, part in means.groupby("set", sort=False):
         nets = [net for net in dict.fromkeys(part["net"]) if net != "input"]
+        beside = [each for each in printed if name in each.values]
         lines = []
         for label, cells in part.groupby("distortion", sort=False):
             by_net = cells.set_index("net")
             marked = [_cell(by_net.loc[n], extras) + MARKS[by_net.loc[n, "novelty"]] for n in nets]
-            lines.append([str(label), _cell(by_net.iloc[0], extras, "input_"), *marked])
+            own = [each.values[str(name)].get(str(label)) for each in beside]
+            said = ["" if value is None else f"{value:.2f}" for value in own]
+            lines.append([str(label), _cell(by_net.iloc[0], extras, "input_"), *marked, *said])
         for kind, psnr in by_novelty(rows[rows["set"] == name]).items():
-            lines.append([f"mean, {kind}", "", *(f"{psnr[net]:.2f}" if net in psnr else "" for net in nets)])
+            own_means = (f"{psnr[net]:.2f}" if net in psnr else "" for net in nets)
+            lines.append([f"mean, {kind}", "", *own_means, *("" for _ in beside)])
         images = int(part["images"].iloc[0])
         what = ", ".join(["PSNR in dB", "SSIM", *extras])
         title = f"{name} ({images} image{'s' * (images != 1)}; {checked[str(name)]}): {what}"
-        show_table(["distortion", "input", *nets], lines, title=title)
+        head = ["distortion", "input", *nets, *(each.title for each in beside)]
+        show_table(head, lines, title=title)
         print()
-    for line in _notes(rows, set(means["novelty"])):
+    for line in [*_notes(rows), *reference_notes(printed)]:
         print(line)
 
 
@@ -252,15 +287,15 @@ def _cell(row: Any, extras: Sequence[str], prefix: str = "") -> str:
     return " ".join(f"{row[prefix + name]:.4f}" for name in ("psnr", "ssim", *extras))
 
 
-def _notes(rows: pd.DataFrame, novelties: set[str]) -> list[str]:
+def _notes(rows: pd.DataFrame) -> list[str]:
     """What a reader must know: leaks, marks, and the whole protocol."""
     from dilkit.evaluation.rows import SETTINGS
-    from dilkit.report.tables import LEGEND, remarks, settings_line
+    from dilkit.evaluation.tables import legend, remarks, settings_line
 
     s = rows.attrs[SETTINGS]
     said = remarks(rows)
     said += [f"{net}: trained on {about['trained']}" for net, about in s["nets"].items() if about["trained"]]
-    said += [text.lstrip("\\") for kind, text in LEGEND.items() if kind in novelties]
+    said += [text.rstrip(".") for text in legend(rows)]
     return [*said, *([f"protocol {s['protocol']}"] if s["protocol"] else []), settings_line(rows)]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .base import app, panel
-from .options import Device, complete_distortion, complete_run, union
+from .options import Device, TrustCode, complete_distortion, complete_run, union
 from .output import show_table
 
 EPILOG = """
@@ -23,7 +23,7 @@ Examples:
 @app.command("invariance", epilog=EPILOG, rich_help_panel=panel("invariance"))
 def invariance(
     checkpoints: Annotated[
-        list[str], typer.Argument(metavar="[LABEL=]CKPT...", help="Nets.", autocompletion=complete_run)
+        list[str], typer.Argument(metavar="[LABEL=]NET...", help="Nets.", autocompletion=complete_run)
     ],
     data: Annotated[list[str], typer.Option(help="Clean images; may be given again.")],
     distort: Annotated[
@@ -41,6 +41,7 @@ def invariance(
     clip: Annotated[bool, typer.Option(help="Clamp the nets' input to [0, 1].")] = True,
     csv: Annotated[Path | None, typer.Option(help="Write the indices of every layer.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw them over the layers (.png, .svg, .pdf).")] = None,
+    trust_code: TrustCode = False,
     device: Device = "auto",
 ) -> None:
     """Measure how invariant the layers of nets are to the distortion, with the PSNR beside it.
@@ -52,15 +53,15 @@ def invariance(
     from dilkit.inference.nets import parse_nets
 
     found = run(
-        parse_nets(checkpoints), data, str(union(distort)),
+        parse_nets(checkpoints, trust_code=trust_code), data, str(union(distort)),
         crop=crop, limit=limit, seed=seed, clip=clip, device=device,
     )  # fmt: skip
     if csv is not None:
         found.layers.to_csv(csv, index=False)
     if plot is not None:
-        from dilkit.report.plots import indices_over_layers
+        from dilkit.report.plots import indices_over_layers, save_plot
 
-        indices_over_layers(found.layers).savefig(plot, dpi=150)
+        save_plot(indices_over_layers(found.layers), plot)
     for net, part in found.layers.groupby("net", sort=False):
         lines = [
             [str(row["layer"]), *(f"{row[name]:.3f}" for name in INDICES)] for row in part.to_dict("records")

@@ -97,6 +97,14 @@ Checkpoint = Annotated[
         metavar="CKPT", help="The trained net: a checkpoint or a run's folder.", autocompletion=complete_run
     ),
 ]
+NetSource = Annotated[
+    str,
+    typer.Argument(
+        metavar="NET",
+        help="A checkpoint, a run's folder, spandrel:FILE, onnx:FILE, or module:pkg.mod:Class(weights=FILE).",
+        autocompletion=complete_run,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of text.")]
 TrustCode = Annotated[

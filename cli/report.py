@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .base import app, panel
-from .options import Clip, Device, Distort, complete_run, union
+from .options import Clip, Device, Distort, TrustCode, complete_run, union
 from .progress import Progress
 
 EPILOG = """
@@ -41,27 +43,43 @@ def report(
         Path | None, typer.Option(help="Rows of `dilkit eval` [default: what lies beside the runs].")
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="Differences are to this net [the first].")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Printed numbers to show beside: paper, idf, classic or all.")
+    ] = None,
+    trust_code: TrustCode = False,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "dilkit report",
+    open_page: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
     device: Device = "auto",
 ) -> None:
     """Write one self-contained HTML file: runs, tables, curves, crops, and the commands to make it again."""
-    from dilkit.errors import UsageError
+    from dilkit.errors import DilkitError, UsageError
 
     if out.suffix not in (".html", ".htm"):
         raise UsageError("the report is an HTML file", where=out, expected=".html")
     from dilkit.evaluation.rows import read_rows
     from dilkit.report.page import build_report
 
-    how = None
+    how, sources = None, list(data) if data else None
     if distort or protocol:
         from .eval import plan_protocol
 
         changes = {"clip": clip, "distort": union(distort)}
         how, found = plan_protocol(protocol, changes, data, None)
-        data = [str(source) for source in found]
+        sources = found
     with Progress("measuring") as count:
         made = build_report(
-            runs, out, data=data, protocol=how, rows=None if rows is None else read_rows(rows),
-            baseline=baseline, title=title, device=device, progress=count,
+            runs, out, data=sources, protocol=how, rows=None if rows is None else read_rows(rows),
+            baseline=baseline, reference=reference, title=title, trust_code=trust_code, device=device,
+            progress=count,
         )  # fmt: skip
-    print(made)
+    print(made.path)
+    for line in made.missing:
+        print(f"dilkit: not in the report: {line}", file=sys.stderr)
+    if open_page:
+        webbrowser.open(made.path.resolve().as_uri())
+    if not made.measured:
+        raise DilkitError(
+            "the report holds no measurement",
+            where=made.path,
+            remedy="give --data and --distort (or --protocol) to measure now, or --rows FILE",
+        )

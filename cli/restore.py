@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from .base import app, panel
-from .options import Checkpoint, Device
+from .options import Device, NetSource, TrustCode
 from .progress import Progress
 
 EPILOG = """
@@ -25,7 +25,7 @@ Examples:
 
 @app.command("restore", epilog=EPILOG, rich_help_panel=panel("restore"))
 def restore(
-    checkpoint: Checkpoint,
+    net: NetSource,
     inputs: Annotated[list[Path], typer.Argument(metavar="IMG|DIR...", help="Images and folders.")],
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
     tile: Annotated[
@@ -41,6 +41,7 @@ def restore(
         Literal["refuse", "skip", "replace"], typer.Option(help="Outputs that are there already.")
     ] = "refuse",
     device: Device = "auto",
+    trust_code: TrustCode = False,
     processes: Annotated[int, typer.Option(min=1, help="Images restored at a time.")] = 1,
 ) -> None:
     """Restore images with a trained net.
@@ -54,8 +55,8 @@ def restore(
     tiling = Tiling(tile, halo, feather) if tile else None
     with Progress("restoring", unit="images") as count:
         outcomes = run(
-            checkpoint, inputs, out, tiling=tiling, existing=existing, device=device,
-            processes=processes, progress=count,
+            net, inputs, out, tiling=tiling, existing=existing, trust_code=trust_code,
+            device=device, processes=processes, progress=count,
         )  # fmt: skip
     failed = [outcome for outcome in outcomes if outcome.error]
     for outcome in outcomes:

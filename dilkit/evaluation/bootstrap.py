@@ -159,16 +159,21 @@ def collapse_degrees(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def degree_bands(
-    rows: pd.DataFrame, seeds: str | None = None, *, resamples: int = 1000, level: float = 0.95
+    rows: pd.DataFrame,
+    seeds: str | None = None,
+    *,
+    value: str = "psnr",
+    resamples: int = 1000,
+    level: float = 0.95,
 ) -> tuple[Floats, Floats]:
-    """The interval of the mean PSNR at each degree, in ascending order of degrees: (low, high).
+    """The interval of the mean of a column at each degree, in ascending order of degrees: (low, high).
 
     Args:
         rows: of one arm on one set, under distortions of one type.
         seeds: the column that names training seeds, resampled too.
     """
     named = rows.assign(_seed=rows[seeds] if seeds else 0)
-    cells = named.pivot_table(values="psnr", index="image", columns=["degree", "_seed"], sort=True)
+    cells = named.pivot_table(values=value, index="image", columns=["degree", "_seed"], sort=True)
     degrees = len(cells.columns.unique(0))
     cube = cells.to_numpy(float).reshape(len(cells), degrees, -1)  # images, degrees, seeds
     random = np.random.default_rng(0)

@@ -151,7 +151,7 @@ def protocol_yaml(protocol: Protocol) -> str:
     return out.getvalue()
 
 
-def find_sets(protocol: Protocol, root: str | Path | None = None) -> list[Path | PairFolder]:
+def find_sets(protocol: Protocol, root: str | Path | None = None) -> list[Any]:
     """The folders of a protocol's sets in `root` (by default $DILKIT_DATA) or its folder `test` or `real`.
 
     Raises:
@@ -166,7 +166,7 @@ def find_sets(protocol: Protocol, root: str | Path | None = None) -> list[Path |
         )
     places = [Path(root) / "test", Path(root) / "real", Path(root)]
     found = [next((p / name for p in places if (p / name).is_dir()), None) for name in protocol.sets]
-    there = [_source(protocol, folder) for folder in found if folder is not None]
+    there = [source_of(protocol, folder) for folder in found if folder is not None]
     if not there:
         raise UsageError(
             f"none of the sets of {protocol.name} is there", where=root, expected=", ".join(protocol.sets)
@@ -174,9 +174,11 @@ def find_sets(protocol: Protocol, root: str | Path | None = None) -> list[Path |
     return there
 
 
-def _source(protocol: Protocol, folder: Path) -> Path | PairFolder:
+def source_of(protocol: Protocol, folder: str | Path) -> str | Path | PairFolder:
+    """A test set's folder as `evaluate` takes it: where the protocol is of real pairs, its two sides."""
     if protocol.pairs is None:
         return folder
+    folder = Path(folder)
     clean, distorted = (folder / name for name in protocol.pairs)
     for side in (clean, distorted):
         if not side.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,7 +91,8 @@ def find_images(data: Data) -> tuple[TestImage, ...]:
                 pairs = find_pairs(source.clean, source.distorted)
                 found += [replace(pair, set=source.name) for pair in pairs]
             else:
-                found += [_named(image, source) for image in expand([source])]
+                place = find_folder(source)
+                found += [_named(image, place) for image in expand([place])]
     if not found:
         raise UsageError("there is nothing to evaluate on", remedy="give a folder of images")
     seen: set[tuple[str, str]] = set()
@@ -99,6 +101,15 @@ def find_images(data: Data) -> tuple[TestImage, ...]:
             raise UsageError("two test images have the same set and name", found=f"{image.set}/{image.name}")
         seen.add((image.set, image.name))
     return tuple(found)
+
+
+def find_folder(source: str | Path) -> str | Path:
+    """A source as it is, or, where there is nothing of that name, the set of that name in $DILKIT_DATA."""
+    root = os.environ.get("DILKIT_DATA")
+    if root is None or Path(source).is_absolute() or Path(source).exists():
+        return source
+    places = (Path(root, "test", source), Path(root, source), Path(root, "train", source))
+    return next((place for place in places if place.is_dir()), source)
 
 
 def find_pairs(targets: Data, inputs: Data) -> tuple[TestImage, ...]:

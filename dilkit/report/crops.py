@@ -67,9 +67,7 @@ def choose_crops(
         clean = there[key].read()
         given = degrade(clean, word)
         outputs = {
-            net.label: restore_image(net.module, given, net.device)
-            for net in nets
-            if net.module is not None
+            net.label: restore_image(net.module, given, net.device) for net in nets if net.module is not None
         }
         box = _median_box(as_float(clean), list(outputs.values()), side)
         before = (_png(given[box]), psnr(given[box], clean[box]))

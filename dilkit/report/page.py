@@ -27,13 +27,13 @@ from dilkit.evaluation.grid import evaluate
 from dilkit.evaluation.protocols import Protocol
 from dilkit.evaluation.references import Printed, find_references, reference_notes
 from dilkit.evaluation.rows import SETTINGS, by_distortion
+from dilkit.evaluation.tables import MARKS, best_of, decibel, legend, remarks, settings_line, signed
 from dilkit.evaluation.testsets import Data
 from dilkit.inference.nets import Net, open_nets
 from dilkit.recipe import to_yaml
 from dilkit.report.crops import RULE, Crop, choose_crops
 from dilkit.report.plots import DARK, LIGHT, as_data_uri, psnr_against_degree, training_curves
 from dilkit.report.runfolders import Material, RunRecord, collect
-from dilkit.report.tables import MARKS, best_of, decibel, legend, remarks, settings_line
 
 _CURVE_POINTS = 240
 SHOWN = 4
@@ -183,7 +183,8 @@ def _measured(material: Material, baseline: str | None, reference: str | None) -
         "results": _results(named, printed),
         "results_note": " ".join(
             [
-                *legend(named), "Bold: the best of a line, the input included; the redder, the farther from it.",
+                *legend(named),
+                "Bold: the best of a line, the input included; the redder, the farther from it.",
                 *(f"{note}." for note in reference_notes(printed)),
             ]
         ),
@@ -192,7 +193,7 @@ def _measured(material: Material, baseline: str | None, reference: str | None) -
 
 def verdict(table: pd.DataFrame | None, rows: pd.DataFrame, baseline: str | None) -> list[str]:
     """What the rows say, in a sentence per test set: the arm that differs most from the baseline where it
-    matters most (unseen types, else unseen degrees, else seen ones), with its interval, and at what seen cost.
+    matters most (unseen degrees, else unseen types, else seen ones), its interval, and at what seen cost.
 
     Args:
         table: what `dilkit.evaluation.bootstrap.scores` returns, with differences to the baseline.
@@ -205,34 +206,37 @@ def verdict(table: pd.DataFrame | None, rows: pd.DataFrame, baseline: str | None
         where = f"{name}, {images} image{'s' * (images != 1)}"
         kinds = [k for k in ("unseen degree", "unseen type", "seen") if k in set(part["score"])]
         kind = kinds[0] if kinds else str(part["score"].iloc[0])
-        own = part[part["score"] == kind].set_index("arm")
-        others = own.drop(index=baseline, errors="ignore").dropna(subset=["difference"])
+        own = {row["arm"]: row for row in part[part["score"] == kind].to_dict("records")}
+        others = [row for arm, row in own.items() if arm != baseline and math.isfinite(row["difference"])]
         words = {"unseen degree": "unseen degrees", "unseen type": "unseen types", "seen": "seen distortions"}
         what = words.get(kind, kind)
-        if not len(others):
-            row = own.loc[baseline]
+        if not others:
+            if baseline not in own:
+                continue
+            row = own[baseline]
             given = rows[(rows["set"] == name) & rows["novelty"].isin(_kinds_of(kind))]["input_psnr"].mean()
             gain = f", {row['value'] - given:+.2f} dB to the input" if math.isfinite(given) else ""
             said.append(f"{baseline} restores {what} to {row['value']:.2f} dB{gain} ({where}).")
             continue
-        best = others["difference"].idxmax()
-        row = others.loc[best]
-        interval = f"{row['difference_low']:+.2f} to {row['difference_high']:+.2f}"
-        if row["difference_low"] <= 0 <= row["difference_high"]:
+        row = max(others, key=lambda each: float(each["difference"]))
+        best = row["arm"]
+        interval = f"{signed(row['difference_low'])} to {signed(row['difference_high'])}"
+        if row["difference_low"] <= 0:
+            chance = " beyond chance" if row["difference_high"] >= 0 else ""
             said.append(
-                f"No arm is better than {baseline} on {what} beyond chance: {best} differs by "
-                f"{row['difference']:+.2f} dB, 95 % interval {interval} ({where})."
+                f"No arm is better than {baseline} on {what}{chance}: the closest, {best}, is at "
+                f"{signed(row['difference'])} dB, 95 % interval {interval} ({where})."
             )
             continue
-        text = f"{best} is {row['difference']:+.2f} dB ({interval}) against {baseline} on {what}"
+        text = f"{best} is {signed(row['difference'])} dB ({interval}) over {baseline} on {what}"
         seen = part[(part["score"] == "seen") & (part["arm"] == best)]
         if kind != "seen" and len(seen):
-            cost = seen.iloc[0]
+            cost: dict[Any, Any] = seen.to_dict("records")[0]
             low, high = cost["difference_low"], cost["difference_high"]
             text += (
                 ", at no seen cost"
                 if low <= 0 <= high or cost["difference"] > 0
-                else f", at {cost['difference']:+.2f} dB ({low:+.2f} to {high:+.2f}) on seen ones"
+                else f", at {signed(cost['difference'])} dB ({signed(low)} to {signed(high)}) on seen ones"
             )
         said.append(f"{text} ({where}; 95 % intervals).")
     return said
@@ -279,15 +283,17 @@ def _score_cell(row: Mapping[Any, Any], best: float, is_baseline: bool) -> dict[
         "best": round(row["value"], 2) == best, "difference": "", "difference_interval": "",
     }  # fmt: skip
     if not is_baseline and math.isfinite(row.get("difference", math.nan)):
-        cell["difference"] = f"{row['difference']:+.2f}"
-        cell["difference_interval"] = f"[{row['difference_low']:+.2f}, {row['difference_high']:+.2f}]"
+        low, high = signed(row["difference_low"]), signed(row["difference_high"])
+        cell["difference"] = signed(row["difference"])
+        cell["difference_interval"] = f"[{low}, {high}]"
     return cell
 
 
 def _collapses(rows: pd.DataFrame) -> list[str]:
     found = collapse_degrees(rows[rows["net"] != "input"]).dropna()
     return [
-        f"{row['net']} on {row['set']}: from {row['type']}({row['collapse']:g}) on, the output is worse than the input."
+        f"{row['net']} on {row['set']}: from {row['type']}({row['collapse']:g}) on, the output is worse"
+        " than the input."
         for row in found.to_dict("records")
     ]
 
@@ -315,14 +321,16 @@ def _results(rows: pd.DataFrame, printed: Sequence[Printed]) -> list[dict[str, A
     for name, part in by_distortion(rows).groupby("set", sort=False):
         nets = [str(net) for net in dict.fromkeys(part["net"]) if net != "input"]
         beside = [p for p in printed if name in p.values]
-        first = part.groupby("distortion", sort=False)["novelty"].agg(lambda v: min(_ORDER.get(x, 9) for x in v))
+        first = part.groupby("distortion", sort=False)["novelty"].agg(
+            lambda v: min(_ORDER.get(x, 9) for x in v)
+        )
         lines = []
         for label in first.sort_values(kind="stable").index:
             cells = part[part["distortion"] == label]
             by_net = {row["net"]: row for row in cells.to_dict("records")}
             given = cells.iloc[0]
             best = best_of([given["input_psnr"], *(by_net[net]["psnr"] for net in nets if net in by_net)])
-            line = [_result_cell(given["input_psnr"], given["input_ssim"], best)]
+            line: list[dict[str, Any] | None] = [_result_cell(given["input_psnr"], given["input_ssim"], best)]
             for net in nets:
                 row = by_net.get(net)
                 mark = "" if row is None else MARKS.get(row["novelty"], "")
@@ -330,7 +338,15 @@ def _results(rows: pd.DataFrame, printed: Sequence[Printed]) -> list[dict[str, A
             for each in beside:
                 value = each.values[str(name)].get(str(label))
                 line.append(
-                    None if value is None else {"value": value, "text": f"{value:.2f}", "classes": "printed", "shade": "", "more": ""}
+                    None
+                    if value is None
+                    else {
+                        "value": value,
+                        "text": f"{value:.2f}",
+                        "classes": "printed",
+                        "shade": "",
+                        "more": "",
+                    }
                 )
             lines.append({"name": str(label), "cells": line})
         images = int(part["images"].max())
@@ -342,6 +358,9 @@ def _results(rows: pd.DataFrame, printed: Sequence[Printed]) -> list[dict[str, A
             }
         )
     return made
+
+
+_PRINTED = {"classes": "printed", "shade": "", "more": ""}
 
 
 def _result_cell(psnr: float, ssim: float, best: float, mark: str = "") -> dict[str, Any]:

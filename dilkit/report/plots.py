@@ -32,7 +32,7 @@ _MARKERS = "osD^vPX*"
 
 @dataclass(frozen=True)
 class Style:
-    """Colours of a figure. `inks` follow Okabe and Ito; the input is drawn in `soft`, the seen range in `seen`."""
+    """Colours of a figure. `inks` follow Okabe and Ito; the input is drawn in `soft`."""
 
     ink: str
     soft: str
@@ -103,7 +103,7 @@ def _degree_panel(
     nets = [net for net in dict.fromkeys(rows["net"]) if net != "input"]
     table = means.pivot_table(index="degree", columns="net", values=value, sort=False)[nets] if nets else None
     gain = table is not None and _crowded(table, given[f"input_{value}"].to_numpy(float))
-    base = given.set_index("degree")[f"input_{value}"] if gain else 0 * given.set_index("degree")["degree"]
+    base = given.set_index("degree")[f"input_{value}"] if gain else pd.Series(0.0, index=given["degree"])
     seen = means.loc[means["seen"].fillna(False), "degree"]
     if len(seen):
         low, high = float(np.min(seen)), float(np.max(seen))
@@ -120,10 +120,11 @@ def _degree_panel(
             part["degree"], y, marker=_MARKERS[i % len(_MARKERS)], ms=4, lw=1.6, label=net, zorder=3, **look
         )
         if value == "psnr" and rows["image"].nunique() > 1:
-            low_, high_ = degree_bands(rows[rows["net"] == net], seeds)
-            axes.fill_between(
-                part["degree"], low_ - offset, high_ - offset, color=look["color"], alpha=0.15, lw=0
-            )
+            own_rows = rows[rows["net"] == net]
+            if gain:
+                own_rows = own_rows.assign(psnr=own_rows["psnr"] - own_rows["input_psnr"])
+            low_, high_ = degree_bands(own_rows, seeds)
+            axes.fill_between(part["degree"], low_, high_, color=look["color"], alpha=0.15, lw=0)
     unit = {"psnr": "PSNR (dB)", "ssim": "SSIM"}.get(value, value)
     axes.set_ylabel(f"gain over the input ({'dB' if value == 'psnr' else unit})" if gain else unit)
     axes.set_xlabel(degree_title(kind, given))
@@ -140,8 +141,8 @@ def _crowded(table: pd.DataFrame, given: np.ndarray[Any, Any]) -> bool:
     both = np.concatenate([values.ravel(), given])
     both = both[np.isfinite(both)]
     spread = float(both.max() - both.min()) if len(both) else 0.0
-    apart = np.abs(values - given[:, None])
-    return len(table) > 1 and spread > 0 and float(np.nanmax(apart)) < 0.2 * spread
+    apart = np.nanmax(np.abs(values - given[:, None]), axis=0)
+    return len(table) > 1 and spread > 0 and float(np.median(apart)) < 0.1 * spread
 
 
 def _thin_ticks(axes: Any, degrees: Sequence[float]) -> None:
@@ -167,7 +168,7 @@ def degree_title(kind: str, means: pd.DataFrame) -> str:
         found = None
     if found is not None and found.degree:
         param = next((p for p in found.params if p.name == found.degree), None)
-        unit = f" ({param.unit})" if param is not None and param.unit else ""
+        unit = f" ({param.unit})" if param is not None and param.unit not in ("", param.name) else ""
         said = f"{found.degree} of {kind}{unit}"
     ordered = means.sort_values("degree")["input_psnr"].to_numpy(float)
     ordered = ordered[np.isfinite(ordered)]
@@ -249,9 +250,9 @@ def training_curves(
         if not kept:
             continue
         x, y = zip(*kept, strict=True)
-        look = {"color": style.inks[i % len(style.inks)], "ls": _DASHES[i // len(style.inks) % len(_DASHES)]}
-        few = {"marker": _MARKERS[i % len(_MARKERS)], "ms": 6} if len(kept) < 3 else {}
-        axes.plot(x, y, lw=1.4, label=label, **look, **few)
+        color, dash = style.inks[i % len(style.inks)], _DASHES[i // len(style.inks) % len(_DASHES)]
+        few: dict[str, Any] = {"marker": _MARKERS[i % len(_MARKERS)], "ms": 6} if len(kept) < 3 else {}
+        axes.plot(x, y, lw=1.4, label=label, color=color, ls=dash, **few)
         drawn += y
     if not drawn:
         return None

@@ -1,167 +1,15 @@
-"""Tables in Markdown, from evaluation rows and comparisons, and the words that stand under them."""
+"""The table of a comparison in Markdown."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from dilkit.evaluation.references import Printed, reference_notes
-from dilkit.evaluation.rows import SETTINGS, by_distortion, by_novelty, metrics_of
+from dilkit.evaluation.rows import SETTINGS
+from dilkit.evaluation.tables import grid, remarks, signed
 
 if TYPE_CHECKING:
     from dilkit.experiments.compare import Comparison
-
-MARKS = {"seen": "", "reached": "^", "degree": "*", "type": "†", "clean": "", "unknown": "?"}
-"""What stands behind a value, by the word for its distortion."""
-_WORDS = {
-    "reached": "^ degree not trained on, reached from one that was by a symmetry",
-    "degree": "* degree not trained on",
-    "type": "† type not trained on",
-    "unknown": "? not known what the net was trained on",
-}
-
-
-def legend(rows: pd.DataFrame) -> list[str]:
-    """What the marks in a table of these rows mean; for what is reached, by which symmetry."""
-    there = set(rows["novelty"])
-    said = {kind: text for kind, text in _WORDS.items() if kind in there}
-    if "reached" in said and "reached_by" in rows:
-        groups = sorted({str(group) for group in rows["reached_by"].dropna() if group})
-        said["reached"] += f" ({', '.join(groups)})"
-    return [f"{text}." for text in said.values()]
-
-
-def markdown(rows: pd.DataFrame, printed: Sequence[Printed] = ()) -> str:
-    """PSNR and SSIM by distortion and net, a table per test set, and the settings of the measurement.
-
-    Args:
-        printed: numbers of papers to show in columns of their own.
-    """
-    means = by_distortion(rows)
-    extras, parts = extra_metrics(rows), []
-    for name, part in means.groupby("set", sort=False):
-        nets = [net for net in dict.fromkeys(part["net"]) if net != "input"]
-        beside = [each for each in printed if name in each.values]
-        lines = []
-        for label, cells in part.groupby("distortion", sort=False):
-            own = [each.values[str(name)].get(str(label)) for each in beside]
-            lines.append(
-                [*_line(str(label), cells, nets, extras), *("" if v is None else f"{v:.2f}" for v in own)]
-            )
-        for what, psnr in by_novelty(rows[rows["set"] == name]).items():
-            best = best_of(psnr.values())
-            cells_ = [_bold(psnr[net], best) if net in psnr else "" for net in nets]
-            lines.append([f"mean, {what}", "", *cells_, *("" for _ in beside)])
-        images = int(part["images"].max())
-        parts.append(
-            f"**{name}**, {images} images, {' / '.join(['PSNR (dB)', 'SSIM', *extras])}\n\n"
-            + grid(["distortion", "input", *nets, *(each.title for each in beside)], lines)
-        )
-    said = [text.replace("*", "\\*", 1) for text in legend(rows)]
-    notes = [f"{note}." for note in reference_notes(printed)]
-    return "\n\n".join([*parts, *remarks(rows), " ".join([*said, settings_line(rows)]), *notes]) + "\n"
-
-
-def best_of(values: Iterable[float], *, lower: bool = False) -> float:
-    """The best of some values in dB as it is printed, with two digits: what is bold must be best there too."""
-    finite = [round(float(value), 2) for value in values if not math.isnan(value)]
-    return (min if lower else max)(finite, default=math.nan)
-
-
-def _bold(value: float, best: float) -> str:
-    return f"**{value:.2f}**" if round(value, 2) == best else f"{value:.2f}"
-
-
-def settings_line(rows: pd.DataFrame) -> str:
-    """How the rows were measured, in words; empty where that is not recorded."""
-    s = rows.attrs.get(SETTINGS)
-    if not s:
-        return ""
-    clipped = "clipped" if s["clip"] else "not clipped"
-    rounded = "rounded to 8 bits" if s["quantize"] else "not rounded"
-    return (
-        f"input {clipped}, {rounded}; {s['noise']} noise, seed {s['seed']}, draws {s['draws']};"
-        f" {s['channel']}, border {s['border']}, measured {s['measure']}"
-    )
-
-
-def remarks(rows: pd.DataFrame) -> list[str]:
-    """What a reader must know before trusting the numbers: leaks, cells without a value, sets left out."""
-    s = rows.attrs.get(SETTINGS, {})
-    left_out = s.get("not_measured")
-    more = [f"not measured of protocol {s['protocol']}: {', '.join(left_out)}"] if left_out else []
-    return [*_leaks(rows), *pasts(rows), *_mismatches(rows), *more]
-
-
-def pasts(rows: pd.DataFrame) -> list[str]:
-    """What the nets come from, as far as it bears on seen and unseen: parents, foreign weights, what is not
-    recorded; and, where the past of a net is not known, that the table is made of such nets."""
-    nets = rows.attrs.get(SETTINGS, {}).get("nets", {})
-    said = [f"{net}: {line}" for net, about in nets.items() for line in about.get("past", [])]
-    said += [f"{net}: {about['adaptation']}" for net, about in nets.items() if about.get("adaptation")]
-    unknown = [net for net, about in nets.items() if about.get("past_unknown")]
-    if unknown:
-        said.append(
-            f"PAST NOT KNOWN: what {', '.join(unknown)} saw in training is not (wholly) recorded, so leaks and"
-            " seen distortions cannot be ruled out"
-        )
-    return said
-
-
-def _mismatches(rows: pd.DataFrame) -> list[str]:
-    nets = rows[rows["net"] != "input"].groupby("net", sort=False)["psnr"]
-    return [
-        f"{net}: no value for {int(psnr.isna().sum())} of {len(psnr)} outputs, which are not finite or not"
-        " of the clean image's size"
-        for net, psnr in nets
-        if psnr.isna().any()
-    ]
-
-
-def _leaks(rows: pd.DataFrame) -> list[str]:
-    if "leak" not in rows:
-        return []
-    leaks = rows[rows["leak"].fillna(False).astype(bool)].groupby("net", sort=False)["image"].unique()
-    return [
-        f"LEAK: {net} has seen {len(images)} of the test images in training or selection:"
-        f" {', '.join(images[:5])}"
-        + (" ..." if len(images) > 5 else "")
-        for net, images in leaks.items()
-    ]
-
-
-def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are numbers."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (head, rule, *lines)
-    )
-
-
-def decibel(value: float) -> str:
-    return "∞" if math.isinf(value) else f"{value:.2f}"
-
-
-def extra_metrics(rows: pd.DataFrame) -> list[str]:
-    """The metrics beside PSNR and SSIM."""
-    return [name for name in metrics_of(rows) if name not in ("psnr", "ssim")]
-
-
-def _line(label: str, cells: pd.DataFrame, nets: Sequence[str], extras: Sequence[str]) -> list[str]:
-    by_net = cells.set_index("net")
-    found = [f"`{label}`", _values(by_net.iloc[0], extras, "input_")]
-    for net in nets:
-        cell: Any = by_net.loc[net]
-        found.append(_values(cell, extras) + MARKS[cell["novelty"]])
-    return found
-
-
-def _values(cell: Any, extras: Sequence[str], prefix: str = "") -> str:
-    more = [f"{cell[prefix + name]:.4f}" for name in ("ssim", *extras)]
-    return " / ".join([decibel(cell[f"{prefix}psnr"]), *more])
 
 
 def comparison_markdown(result: Comparison) -> str:
@@ -194,5 +42,5 @@ def _score(row: Mapping[Any, Any]) -> str:
     text = f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
     if row.get("difference"):
         low, high = row["difference_low"], row["difference_high"]
-        text += f" {row['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+        text += f" {signed(row['difference'])} [{signed(low)}, {signed(high)}]"
     return text

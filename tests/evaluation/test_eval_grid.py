@@ -24,9 +24,9 @@ from dilkit.evaluation.rows import (
     wide,
     write_rows,
 )
+from dilkit.evaluation.tables import markdown, remarks
 from dilkit.inference.nets import Net
 from dilkit.metrics import psnr, ssim
-from dilkit.report.tables import markdown, remarks
 
 
 class Blur(nn.Module):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from dilkit.errors import UsageError
-from dilkit.report.plots import psnr_against_degree
-from dilkit.report.tables import markdown
+from dilkit.evaluation.bootstrap import scores
+from dilkit.evaluation.references import Printed
+from dilkit.evaluation.tables import markdown
+from dilkit.report.plots import degree_title, psnr_against_degree, save_plot, scores_of_arms
 
 
 def rows() -> pd.DataFrame:
@@ -38,13 +42,52 @@ def test_a_panel_per_set_and_type() -> None:
     two = pd.concat([rows(), rows().assign(type="jpeg", distortion="jpeg(5)"), rows().assign(set="T")])
     assert len(psnr_against_degree(two).axes) == 3
     (axes,) = psnr_against_degree(two, type="jpeg").axes
-    assert axes.get_xlabel() == "degree of jpeg"
+    assert axes.get_xlabel() == "quality of jpeg"
     with pytest.raises(UsageError, match="nothing to plot"):
         psnr_against_degree(rows(), set="U")
+
+
+def test_the_axis_names_the_unit_and_the_stronger_end() -> None:
+    means = pd.DataFrame({"degree": [5.0, 50.0], "input_psnr": [34.0, 15.0]})
+    assert degree_title("awgn", means) == "sigma of awgn (1/255), stronger to the right"
+    weak = pd.DataFrame({"degree": [10.0, 90.0], "input_psnr": [26.0, 36.0]})
+    assert degree_title("jpeg", weak) == "quality of jpeg, stronger to the left"
+    said = "degree of gaussian_blur>>awgn, stronger to the right"
+    assert degree_title("gaussian_blur>>awgn", means) == said
+
+
+def test_lines_that_would_cover_the_input_are_drawn_as_gains() -> None:
+    close = rows().assign(psnr=lambda x: x["input_psnr"] + 0.2)
+    (axes,) = psnr_against_degree(close).axes
+    assert axes.get_ylabel() == "gain over the input (dB)"
+    lines = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert lines["input"] == pytest.approx([0, 0, 0]) and lines["a"] == pytest.approx([0.2, 0.2, 0.2])
+
+
+def test_a_plot_without_an_ending_is_written_for_screen_and_for_print(tmp_path: Path) -> None:
+    paths = save_plot(psnr_against_degree(rows()), tmp_path / "d" / "psnr")
+    assert [path.name for path in paths] == ["psnr.png", "psnr.svg"] and all(p.stat().st_size for p in paths)
+    assert save_plot(psnr_against_degree(rows()), tmp_path / "psnr.pdf") == [tmp_path / "psnr.pdf"]
+    with pytest.raises(UsageError, match="not a format"):
+        save_plot(psnr_against_degree(rows()), tmp_path / "psnr.gif")
+
+
+def test_scores_of_arms_are_drawn_with_their_intervals() -> None:
+    table = scores(rows().assign(leak=False), baseline="a")
+    figure = scores_of_arms(table)
+    assert [axes.get_xlabel().split(" (")[0] for axes in figure.axes] == list(dict.fromkeys(table["score"]))
+
+
+def test_printed_numbers_stand_in_columns_of_their_own() -> None:
+    printed = Printed("paper", "DIL", "denoise-awgn", "A paper", "a net", {"S": {"awgn(50)": 26.64}})
+    text = markdown(rows(), [printed])
+    assert "| distortion | input | a | b | DIL [paper] |" in text
+    assert "| 16.00 / 0.9000* | 26.64 |" in text
+    assert "[paper] A paper: a net; protocol denoise-awgn; printed there, not measured here" in text
 
 
 def test_the_markdown_table_marks_what_was_not_trained_on() -> None:
     text = markdown(rows())
     assert "| `awgn(50)` | 10.00 / 0.5000 | 15.00 / 0.9000* | 16.00 / 0.9000* |" in text
     assert "| `awgn(5)` | 32.50 / 0.5000 | 37.50 / 0.9000 | 38.50 / 0.9000 |" in text
-    assert "| mean, unseen degrees |  | **15.00** | **16.00** |" in text
+    assert "| mean, unseen degrees |  | 15.00 | **16.00** |" in text
