@@ -22,9 +22,7 @@ KNOWN: dict[str, dict[str, str]] = {
     "no circle": {
         "dilkit/experiments/compare.py": "its table is made by report",
     },
-    "torch where allowed": {
-        "dilkit/report/crops.py": "runs nets; report is to be given pictures",
-    },
+    "torch where allowed": {},
     "one place": {
         "dilkit/training/engine.py": "its own device chooser",
         "dilkit/training/loop.py": "asks for CUDA itself",
