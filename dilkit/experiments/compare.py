@@ -262,7 +262,7 @@ def _write_measured(
 
 
 def _write_scores(result: Comparison, out: Path) -> None:
-    from dilkit.report.tables import comparison_markdown
+    from dilkit.report.comparison_table import comparison_markdown
 
     result.scores.to_csv(out / "scores.csv", index=False)
     (out / "table.md").write_text(comparison_markdown(result), encoding="utf-8")

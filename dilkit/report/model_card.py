@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import nn
 
 from dilkit.errors import UsageError
 from dilkit.evaluation.bootstrap import collapse_degrees
@@ -16,9 +15,7 @@ from dilkit.inference.nets import Net, open_net, origin
 from dilkit.recipe import to_yaml
 
 
-def model_card(
-    net: str | Path | nn.Module | Net, rows: pd.DataFrame | None = None, *, trust_code: bool = False
-) -> str:
+def model_card(net: str | Path | Net, rows: pd.DataFrame | None = None, *, trust_code: bool = False) -> str:
     """The card of a net as Markdown.
 
     Args:
