@@ -47,7 +47,7 @@ def compare(
     """Train several arms at equal passes and measure them alike, with intervals and costs."""
     from dilkit.experiments.compare import Test
     from dilkit.experiments.compare import compare as run
-    from dilkit.report.comparison_table import comparison_markdown
+    from dilkit.experiments.compare import comparison_markdown
 
     from .eval import plan_protocol
 

@@ -15,6 +15,7 @@ MODIFIERS: dict[str, tuple[str, ...]] = {
     "noskip": ("model.skip=false",),
     "ema": ("ema=0.999",),
     "independent": ("data.pairing=independent",),
+    "sam": ("objective.sam=0.05",),
 }
 """What may follow an objective's name: `dil_sf+equivariant+ema`."""
 
@@ -77,15 +78,15 @@ def _parse(text: str, trained: ConfounderSet, tested: ConfounderSet) -> list[Arm
         return [_specialist(text, label, tuple(changes)) for label in trained.labels]
     if first == ORACLE:
         return [Arm(text, ("objective.name=erm", *oracle_words(trained, tested), *changes))]
-    known = list(OBJECTIVES)
-    if first not in known:
+    if first not in OBJECTIVES:
+        known = [*OBJECTIVES, SPECIALIST, ORACLE]
         raise UsageError(
             f"unknown arm {first!r}",
-            expected=", ".join([*known, SPECIALIST, ORACLE]),
-            nearest=nearest(first, [*known, SPECIALIST, ORACLE]),
+            expected=", ".join(known),
+            nearest=nearest(first, known),
             remedy="or describe it: --arm 'NAME: word word key=value'",
         )
-    return [Arm(text, (f"objective.name={first}", *changes))]
+    return [Arm(text, (f"objective.name={first}", *OBJECTIVES.get(first).words, *changes))]
 
 
 def oracle_words(trained: ConfounderSet, tested: ConfounderSet) -> tuple[str, ...]:

@@ -1,14 +1,16 @@
 """Settle an argument: train every arm at the same passes, measure all alike, give intervals and the cost.
 
-DIR/ARM/lr-X/seed-N is a run of `dilkit train`, with its rows beside it; a comparison cut short goes on with
-the first run that is not done. A learning rate is chosen on seen distortions of images other than the test's.
+DIR/ARM/lr-X/seed-N is a run of `dilkit train`, with its rows beside it; a comparison cut short goes on with the
+runs that are not done. Settings are chosen by a named rule, on images other than the test's. Runs and measurements
+are units of work (see `dilkit.experiments.executors`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,215 +21,447 @@ from dilkit.distortions import ConfounderSet, confounder_set
 from dilkit.distortions.novelty import novelty
 from dilkit.errors import UsageError
 from dilkit.evaluation.bootstrap import check_arm, scores
-from dilkit.evaluation.grid import evaluate
-from dilkit.evaluation.rows import SETTINGS, read_rows, write_rows
+from dilkit.evaluation.rows import SETTINGS, write_rows
+from dilkit.evaluation.tables import grid, remarks
 from dilkit.evaluation.testsets import Data
-from dilkit.experiments.arms import ORACLE, parse_arms
+from dilkit.experiments.arms import ORACLE, Arm, parse_arms
+from dilkit.experiments.executors import Status, Unit, run_units, workers_of
 from dilkit.experiments.runs import (
+    Measuring,
     Run,
-    check_selection,
-    is_done,
+    TestPlan,
+    Weights,
+    about,
+    check_budget,
     own_specialists,
-    plan_runs,
     run_of,
     training_set,
 )
-from dilkit.inference.nets import Net, open_nets
+from dilkit.experiments.selection import (
+    Rule,
+    Selection,
+    check_rule,
+    check_selection,
+    drawn,
+    search_space,
+    without,
+)
+from dilkit.inference.nets import open_nets
+from dilkit.objectives import OBJECTIVES
+from dilkit.recipe import Composed, compose
 
-Tell = Callable[[str], None]
-Watch = Callable[[Mapping[str, Any]], None]
-
-SELECTION = "highest mean PSNR on the training distortions of the selection images"
-
-
-@dataclass(frozen=True)
-class Test:
-    """What every net is measured on, the same for all (see `evaluate`)."""
-
-    __test__ = False
-
-    data: Data
-    distort: str
-    clip: bool = True
-    quantize: bool = False
-    seed: int = 0
-    channel: str = "rgb"
-    border: int = 0
-
-    def rows(
-        self, nets: Any, distort: str | None = None, data: Data | None = None, **more: Any
-    ) -> pd.DataFrame:
-        settings = {name: value for name, value in vars(self).items() if name not in ("data", "distort")}
-        return evaluate(
-            nets, self.data if data is None else data, distort or self.distort, **settings, **more
-        )
+Say = Callable[[str], None]
+Watch = Callable[[Sequence[Status]], None]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Attributes:
-    rows: what `evaluate` gives, with the columns arm, lr and train_seed; seen and unseen are each net's own.
-    scores: what `bootstrap.scores` gives, resampling images and training seeds; seen and unseen are those of
-        the shared recipe, the same for all arms.
-    cost: one line per arm: lr, parameters, passes and seconds of one run, seeds, runs in all.
-    chosen: by arm, the learning rates tried and the mean PSNR that chose among them.
+    """What a comparison found.
+
+    Attributes:
+        rows: what `evaluate` gives, with the columns arm, lr and train_seed; seen and unseen are each net's
+            own.
+        scores: what `bootstrap.scores` gives, resampling images and training seeds; seen and unseen are those
+            of the shared recipe, the same for all arms.
+        cost: one line per arm: lr, parameters, passes and seconds of one run, seeds, runs in all.
+        chosen: by arm, the settings tried (a learning rate, or a trial by its number) and the mean PSNR that
+            chose among them.
+        sweep: every row that was measured to choose, with the columns arm, lr, trial and settings.
     """
 
     rows: pd.DataFrame
     scores: pd.DataFrame
     cost: pd.DataFrame
     chosen: dict[str, dict[float, float]] = field(default_factory=dict)
+    sweep: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def compare(
-    recipe: Sequence[str],
+@dataclass(frozen=True)
+class Candidate:
+    """Settings of an arm that may be chosen: its run with the first seed, and what is looked at to judge it.
+
+    Attributes:
+        judged: the runs whose nets are measured for the choice, and on which distortions: the run itself; or,
+            for `leave_one_out`, a run without each training distortion, measured on that one.
+    """
+
+    key: float
+    run: Run
+    judged: tuple[tuple[Run, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """What a comparison will run, found fit to be run before anything is trained.
+
+    Attributes:
+        bases: by arm, its recipe, composed once.
+        candidates: by arm, the settings to choose from.
+    """
+
+    shared: Composed
+    arms: tuple[Arm, ...]
+    bases: Mapping[str, Composed]
+    candidates: Mapping[str, tuple[Candidate, ...]]
+    trained: ConfounderSet
+    test: TestPlan
+    selection: Selection
+    baseline: str
+    seeds: int
+    out: Path
+    weights: Weights
+
+    def others(self, arm: Arm, best: Candidate) -> list[Run]:
+        """The runs of the other training seeds with the settings that were chosen."""
+        run, first = best.run, self.shared.recipe.seed
+        return [
+            run_of(
+                self.bases[arm.name],
+                arm,
+                self.out,
+                seed=first + k,
+                lr=run.lr if run.label.startswith("lr-") else None,
+                trial=None if run.label.startswith("lr-") else int(best.key),
+                settings=run.settings,
+                weights=self.weights,
+            )
+            for k in range(1, self.seeds)
+        ]
+
+    @property
+    def runs_by_arm(self) -> dict[str, int]:
+        """How many training runs each arm takes."""
+        return {
+            arm: sum(len(c.judged) if c.judged and c.judged[0][0] is not c.run else 0 for c in cs)
+            + (1 if len(cs) > 1 and self.selection.rule == "leave_one_out" else len(cs))
+            + self.seeds
+            - 1
+            for arm, cs in self.candidates.items()
+        }
+
+
+def plan_comparison(
+    recipe: Sequence[str] | Composed,
     arms: Sequence[str],
     out: str | Path,
-    test: Test,
+    test: TestPlan,
     *,
     seeds: int = 2,
     sweep: Sequence[float] = (),
+    trials: int = 0,
+    rule: Rule = "seen",
     select: Data | None = None,
+    held_out: str | None = None,
     baseline: str | None = None,
-    device: str = "auto",
-    tell: Tell = lambda line: None,
-    watch: Watch = lambda row: None,
-) -> Comparison:
-    """Train and measure every arm.
+    weights: Weights = "last",
+) -> ComparisonPlan:
+    """What `compare` would run (see there for the arguments); nothing is trained or written.
 
-    Args:
-        recipe: the words of the recipe that all arms share, as `dilkit train` takes them.
-        arms: see `dilkit.experiments.arms.parse_arms`.
-        out: the folder of all runs and results.
-        test: what they are measured on.
-        seeds: training seeds of each arm, counted from the recipe's own.
-        sweep: learning rates to try, with the first seed, for every arm alike (an inner rate that equals the
-            outer one moves with it). The best by `select` trains the other seeds.
-        select: clean images for that choice, apart from the test's.
-        baseline: the arm that differences are taken to; the first by default.
-        tell, watch: called with lines about the progress, and with rows of the metrics of each run.
-
-    Raises:
-        UsageError: a recipe that has no budget in passes, an arm that is unknown or has another budget, a
-            sweep without images to select on, or with those of the test; before anything is trained.
+    The shared recipe is composed once, and each arm's words are added to it once; learning rates, trials and
+    seeds change single values of that.
     """
-    from dilkit.recipe import compose
-
-    shared = compose(recipe).recipe
-    if shared.passes is None:
+    shared = recipe if isinstance(recipe, Composed) else compose(recipe)
+    if shared.recipe.passes is None:
         raise UsageError(
             "arms are compared at equal passes, and the recipe has another budget",
             where="recipe",
             remedy="give passes=N (forward-and-backward passes over one distortion's batch)",
         )
-    if sweep and select is None:
-        raise UsageError("a sweep needs images to choose the learning rate on", remedy="give --select DIR")
-    if shared.data.store is not None and any(arm.startswith(ORACLE) for arm in arms):
+    if sweep and trials:
+        raise UsageError("give learning rates to sweep, or a number of trials, not both", where="trials")
+    if shared.recipe.data.store is not None and any(arm.startswith(ORACLE) for arm in arms):
         raise UsageError(
             "the oracle trains on distortions that the store does not hold",
             where="data.store",
             remedy="give data.sources and data.distort instead of a store",
         )
-    trained = training_set(shared)
-    tested = confounder_set(test.distort)
+    if weights == "best" and shared.recipe.validation is None:
+        raise UsageError(
+            "the best checkpoint is that of a validation, and the recipe has none",
+            where="validate",
+            remedy="give validate.every=N and validate.select=seen or held_out",
+        )
+    trained, tested = training_set(shared.recipe), confounder_set(test.distort)
+    selection = Selection(rule, test.data if rule == "oracle" else select, held_out)
+    check_rule(selection, trials or len(sweep), trained, tested)
     made = parse_arms(arms, trained, tested)
     baseline = baseline or made[0].name
     check_arm(baseline, [arm.name for arm in made], "baseline")
     if select is not None:
         check_selection(select, test.data)
-    out = Path(out)
-    rates = tuple(sweep) or (shared.optim.lr,)
-    planned = [plan_runs(recipe, arm, rates, shared, out) for arm in made]
-    out.mkdir(parents=True, exist_ok=True)
-    chosen: dict[str, dict[float, float]] = {}
-    runs: list[Run] = []
-    for arm, first in zip(made, planned, strict=True):
-        for run in first:
-            _train(run, tell, watch)
-        best = first[0]
-        if len(first) > 1 and select is not None:
-            found = {run.lr: _choose(run, test, select, trained, device) for run in first}
-            chosen[arm.name] = found
-            best = max(first, key=lambda run: found[run.lr])
-            tell(f"{arm.name}: learning rate {best.lr:g} chosen of {', '.join(f'{lr:g}' for lr in found)}")
-        others = [run_of(recipe, arm, best.lr, shared.seed + k, out) for k in range(1, seeds)]
-        for run in others:
-            _train(run, tell, watch)
-        runs += [best, *others]
-    rows = pd.concat([_measure(run, test, device, tell) for run in runs], ignore_index=True)
+    bases, candidates = {}, {}
+    for arm in made:
+        with about(arm):
+            base = bases[arm.name] = shared.plus(*arm.words)
+            check_budget(base.recipe, shared.recipe.passes)
+            candidates[arm.name] = tuple(
+                _judged(candidate, arm, selection, weights)
+                for candidate in _candidates(base, arm, shared, Path(out), sweep, trials, weights)
+            )
+    return ComparisonPlan(
+        shared, tuple(made), bases, candidates, trained, test, selection, baseline, seeds, Path(out), weights
+    )
+
+
+def _candidates(
+    base: Composed,
+    arm: Arm,
+    shared: Composed,
+    out: Path,
+    sweep: Sequence[float],
+    trials: int,
+    weights: Weights,
+) -> list[Candidate]:
+    seed = shared.recipe.seed
+    if not trials:
+        rates = tuple(sweep) or (shared.recipe.optim.lr,)
+        return [
+            Candidate(lr, run_of(base, arm, out, seed=seed, lr=lr, weights=weights)) for lr in rates
+        ]
+    objective = OBJECTIVES.get(base.recipe.objective.name)
+    space = search_space(objective, shared.recipe.optim.lr, len(training_set(base.recipe)))
+    return [
+        Candidate(
+            float(k), run_of(base, arm, out, seed=seed, trial=k, settings=drawn(space, k), weights=weights)
+        )
+        for k in range(trials)
+    ]
+
+
+def _judged(candidate: Candidate, arm: Arm, selection: Selection, weights: Weights) -> Candidate:
+    """With what is measured to judge it."""
+    run = candidate.run
+    if selection.rule != "leave_one_out":
+        return candidate
+    labels = training_set(run.composed.recipe).labels
+    if len(labels) < 2:
+        return candidate
+    judged = []
+    for k, label in enumerate(labels):
+        composed = run.composed.plus(without(labels, label))
+        folder = run.out.with_name(f"{run.out.name}-without-{k}")
+        own = Run(arm, f"{run.label}-without-{k}", run.lr, run.settings, run.seed, folder, composed, weights)
+        judged.append((own, str(training_set(run.composed.recipe)[label])))
+    return Candidate(candidate.key, run, tuple(judged))
+
+
+def compare(
+    recipe: Sequence[str] | Composed,
+    arms: Sequence[str],
+    out: str | Path,
+    test: TestPlan,
+    *,
+    seeds: int = 2,
+    sweep: Sequence[float] = (),
+    trials: int = 0,
+    rule: Rule = "seen",
+    select: Data | None = None,
+    held_out: str | None = None,
+    baseline: str | None = None,
+    weights: Weights = "last",
+    on: str | Executor = "local:1",
+    max_hours: float | None = None,
+    device: str = "auto",
+    tell: Say = lambda line: None,
+    watch: Watch = lambda table: None,
+) -> Comparison:
+    """Train and measure every arm.
+
+    Args:
+        recipe: the words of the recipe that all arms share, as `dilkit train` takes them, or a composed one.
+        arms: see `dilkit.experiments.arms.parse_arms`.
+        out: the folder of all runs and results.
+        test: what they are measured on.
+        seeds: training seeds of each arm, counted from the recipe's own.
+        sweep: learning rates to try, with the first seed, for every arm alike (an inner rate that equals the
+            outer one moves with it). The best by `rule` trains the other seeds.
+        trials: instead, so many settings of each arm, drawn at random from its own ranges (the first are the
+            recipe's own).
+        rule: how they are chosen; one of `dilkit.experiments.selection.RULES`.
+        select: clean images for that choice, apart from the test's.
+        held_out: the distortions of the rule `held_out`, neither trained nor tested on.
+        baseline: the arm that differences are taken to; the first by default.
+        weights: which checkpoint of a run is measured: the `last`, or the `best` of its own validation.
+        on: where runs are done; see `dilkit.experiments.executors.run_units`.
+        max_hours: wall-clock hours there are: as many seeds as fit are taken, the same for all arms.
+        device: of the measurements.
+        tell: called with lines about the progress.
+        watch: called with where the units of work stand.
+
+    Raises:
+        UsageError: a recipe that has no budget in passes, an arm that is unknown or has another budget, a
+            choice without images to select on, or with those of the test; before anything is trained.
+    """
+    plan = plan_comparison(
+        recipe,
+        arms,
+        out,
+        test,
+        seeds=seeds,
+        sweep=sweep,
+        trials=trials,
+        rule=rule,
+        select=select,
+        held_out=held_out,
+        baseline=baseline,
+        weights=weights,
+    )
+    if max_hours is not None:
+        plan = fitted(plan, max_hours, workers_of(on), tell)
+    plan.out.mkdir(parents=True, exist_ok=True)
+
+    def run(units: Sequence[Unit]) -> None:
+        run_units(units, on, watch=lambda table: _show(table, tell, watch))
+
+    best, chosen, sweep_rows = _choose(plan, run, device, tell)
+    runs = [r for arm in plan.arms for r in (best[arm.name].run, *plan.others(arm, best[arm.name]))]
+    run([r.training() for r in runs])
+    measured = [Measuring(r, test, r.out / "rows.json", device=device) for r in runs]
+    run([m.unit() for m in measured])
+    rows = pd.concat([m.rows() for m in measured], ignore_index=True)
+    several = any(len(each) > 1 for each in plan.candidates.values())
     rows.attrs[SETTINGS] = {
-        "recipe": list(recipe),
+        "recipe": list(plan.shared.words),
         "arms": list(arms),
-        "selection": SELECTION if sweep else "none",
+        "selection": plan.selection.story if several else "none",
+        "weights": weights,
     }
     cost = _cost(runs)
-    _write_measured(rows, cost, chosen, out)
-    own = own_specialists(made, trained, tested)
-    for arm in made:
+    _write_measured(rows, sweep_rows, cost, chosen, plan.out)
+    tested = confounder_set(test.distort)
+    own = own_specialists(plan.arms, plan.trained, tested)
+    for arm in plan.arms:
         if arm.member and arm.name not in own.values():
             tell(f"{arm.name}: no test distortion is its own, so it has no part in the worst-case gap")
     table = scores(
-        _relative_to(trained, rows, test),
+        _relative_to(plan.trained, rows, test),
         by="arm",
         seeds="train_seed",
-        baseline=baseline,
+        baseline=plan.baseline,
         specialists=own or None,
     )
-    result = Comparison(rows, table, cost, chosen)
-    _write_scores(result, out)
+    result = Comparison(rows, table, cost, chosen, sweep_rows)
+    table.to_csv(plan.out / "scores.csv", index=False)
+    (plan.out / "table.md").write_text(comparison_markdown(result), encoding="utf-8")
     return result
 
 
-def _relative_to(trained: ConfounderSet, rows: pd.DataFrame, test: Test) -> pd.DataFrame:
+def _show(table: Sequence[Status], tell: Say, watch: Watch) -> None:
+    """Notes of a unit of this process as lines, the rest as the table."""
+    for status in table:
+        note = status.row.get("note")
+        if note is not None and status.worker == "here":
+            tell(str(note))
+            return
+    watch(table)
+
+
+def _choose(
+    plan: ComparisonPlan, run: Callable[[Sequence[Unit]], None], device: str, tell: Say
+) -> tuple[dict[str, Candidate], dict[str, dict[float, float]], pd.DataFrame]:
+    """By arm, the candidate that the rule takes and the value of each; and all rows that were looked at."""
+    tried = {arm: cs for arm, cs in plan.candidates.items() if len(cs) > 1}
+    best = {arm: cs[0] for arm, cs in plan.candidates.items()}
+    if not tried:
+        return best, {}, pd.DataFrame()
+    selection, looks = plan.selection, {}
+    expression = {
+        "oracle": plan.test.distort,
+        "held_out": str(selection.held_out),
+    }.get(selection.rule, str(plan.trained))
+    for arm, candidates in tried.items():
+        for c in candidates:
+            for r, distort in c.judged or ((c.run, expression),):
+                path = r.out / f"select-{selection.rule}.json"
+                look = Measuring(r, plan.test, path, distort, selection.images, device)
+                looks.setdefault((arm, c.key), []).append(look)
+    flat = [look for each in looks.values() for look in each]
+    run([look.run.training() for look in flat])
+    run([look.unit() for look in flat])
+    parts, chosen = [], {}
+    for arm, candidates in tried.items():
+        values = {}
+        for c in candidates:
+            rows = [look.rows() for look in looks[arm, c.key]]
+            values[c.key] = sum(float(part["psnr"].mean()) for part in rows) / len(rows)
+            settings = json.dumps(dict(c.run.settings))
+            parts += [part.assign(trial=c.run.label, settings=settings) for part in rows]
+        chosen[arm] = values
+        best[arm] = max(candidates, key=lambda c: values[c.key])
+        if best[arm].run.label.startswith("lr-"):
+            rates = ", ".join(f"{key:g}" for key in values)
+            tell(f"{arm}: learning rate {best[arm].run.lr:g} chosen of {rates}")
+        else:
+            tell(f"{arm}: {best[arm].run.label} chosen of {len(values)}: {dict(best[arm].run.settings)}")
+    return best, chosen, pd.concat(parts, ignore_index=True)
+
+
+def _relative_to(trained: ConfounderSet, rows: pd.DataFrame, test: TestPlan) -> pd.DataFrame:
     """Seen and unseen as the shared recipe has them. To an oracle nothing is unseen, to a specialist most is:
     by their own rows, their scores would be means over other distortions than those of the other arms."""
     kinds = {word.label: novelty(word, trained) for word in confounder_set(test.distort)}
     return rows.assign(novelty=rows["distortion"].map(kinds))
 
 
-def _train(run: Run, tell: Tell, watch: Watch) -> None:
-    """Train, or go on, or see that it is done."""
-    from dilkit.recipe import compose
-    from dilkit.training import train
-
-    composed = compose(run.words)
-    if is_done(run):
-        return
-    started = run.out.is_dir() and any(run.out.iterdir())
-    tell(f"{'going on with' if started else 'training'} {run.arm.name}, lr {run.lr:g}, seed {run.seed}")
-    result = train(composed, run.out, resume=started, command=["dilkit", "train", *run.words], tell=watch)
-    record = {
-        "words": list(run.words),
-        "passes": result.passes,
-        "seconds": result.seconds,
-        "step": result.step,
-    }
-    run.done.write_text(json.dumps(record) + "\n", encoding="utf-8")
+# --- What it will take ---------------------------------------------------------------------------------------
 
 
-def _choose(run: Run, test: Test, select: Data, trained: ConfounderSet, device: str) -> float:
-    rows = test.rows(str(run.checkpoint), str(trained), select, device=device)
-    return float(rows["psnr"].mean())
+def price(plan: ComparisonPlan, seconds: Callable[[Composed], tuple[float, int]] | None = None) -> pd.DataFrame:
+    """What a comparison takes, by arm: runs, passes in all, hours of one worker, bytes on disk.
+
+    Args:
+        seconds: gives the seconds and the bytes of one run; by default two real steps of each arm are timed.
+            Measuring comes on top.
+    """
+    measure = seconds or _dry
+    lines = []
+    for arm, runs in plan.runs_by_arm.items():
+        each, disk = measure(plan.bases[arm])
+        passes = plan.shared.recipe.passes or 0
+        lines.append(
+            {"arm": arm, "runs": runs, "passes": runs * passes, "hours": runs * each / 3600, "bytes": runs * disk}
+        )
+    return pd.DataFrame(lines)
 
 
-def _measure(run: Run, test: Test, device: str, tell: Tell) -> pd.DataFrame:
-    """The rows of a run, from its file where they are of this test and these weights."""
-    path = run.out / "rows.json"
-    (net,) = open_nets({run.arm.name: str(run.checkpoint)})
-    wanted = {**{k: v for k, v in asdict(test).items() if k != "data"}, "weights": net.fingerprint}
-    if path.is_file():
-        rows = read_rows(path)
-        if rows.attrs[SETTINGS].get("compared") == wanted:
-            return _labelled(rows, run)
-    tell(f"measuring {run.arm.name}, seed {run.seed}")
-    rows = test.rows([net], device=device, journal=run.out / "rows.part")
-    rows.attrs[SETTINGS]["compared"] = wanted
-    write_rows(rows, path)
-    return _labelled(rows, run)
+def _dry(composed: Composed) -> tuple[float, int]:
+    from dilkit.training.run import dry_run
+
+    found = dry_run(composed)
+    return found.total, found.disk
 
 
-def _labelled(rows: pd.DataFrame, run: Run) -> pd.DataFrame:
-    return rows.assign(arm=run.arm.name, lr=run.lr, train_seed=run.seed)
+def fitted(
+    plan: ComparisonPlan,
+    max_hours: float,
+    workers: int,
+    tell: Say = lambda line: None,
+    seconds: Callable[[Composed], tuple[float, int]] | None = None,
+) -> ComparisonPlan:
+    """The same comparison with as many training seeds as fit into so many hours, the same for all arms.
+
+    Raises:
+        UsageError: not even one seed fits.
+    """
+    from dataclasses import replace
+
+    for seeds in range(plan.seeds, 0, -1):
+        smaller = replace(plan, seeds=seeds)
+        hours = float(price(smaller, seconds)["hours"].sum()) / workers
+        if hours <= max_hours:
+            if seeds < plan.seeds:
+                tell(f"{seeds} of {plan.seeds} training seeds fit into {max_hours:g} hours ({hours:.2g})")
+            return smaller
+    raise UsageError(
+        "not even one training seed fits",
+        where="max_hours",
+        found=f"{hours:.3g} hours with {workers} at a time",
+        expected=f"at most {max_hours:g}",
+        remedy="fewer arms or settings, fewer passes, or more workers",
+    )
+
+
+# --- What it found -------------------------------------------------------------------------------------------
 
 
 def _cost(runs: Sequence[Run]) -> pd.DataFrame:
@@ -242,27 +476,66 @@ def _cost(runs: Sequence[Run]) -> pd.DataFrame:
             "passes": records[0]["passes"],
             "seconds": sum(each["seconds"] for each in records) / len(records),
             "seeds": len(same),
-            "runs": len(list(same[0].out.parent.parent.glob("lr-*/seed-*/done.json"))),
+            "runs": len(list(same[0].out.parent.parent.glob("*/seed-*/done.json"))),
         }
         found.append(line)
     return pd.DataFrame(found)
 
 
 def _parameters(run: Run) -> int:
-    net: Net = open_nets({"net": str(run.checkpoint)})[0]
+    net = open_nets({"net": str(run.checkpoint)})[0]
     return 0 if net.module is None else sum(p.numel() for p in net.module.parameters())
 
 
 def _write_measured(
-    rows: pd.DataFrame, cost: pd.DataFrame, chosen: Mapping[str, Mapping[float, float]], out: Path
+    rows: pd.DataFrame,
+    sweep: pd.DataFrame,
+    cost: pd.DataFrame,
+    chosen: Mapping[str, Mapping[float, float]],
+    out: Path,
 ) -> None:
     write_rows(rows, out / "rows.csv")
+    if len(sweep):
+        write_rows(sweep, out / "sweep.csv")
     cost.to_csv(out / "cost.csv", index=False)
     (out / "chosen.json").write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_scores(result: Comparison, out: Path) -> None:
-    from dilkit.report.comparison_table import comparison_markdown
+def comparison_markdown(result: Comparison) -> str:
+    """What a comparison found: per set, every score of every arm with its interval, and what it cost."""
+    parts = []
+    for name, part in result.scores.groupby("set", sort=False):
+        kinds = list(dict.fromkeys(part["score"]))
+        lines = []
+        for arm, cells in part.groupby("arm", sort=False):
+            by_score = {row["score"]: row for row in cells.to_dict("records")}
+            lines.append([str(arm), *(_score(by_score[kind]) if kind in by_score else "" for kind in kinds)])
+        title = f"**{name}**, PSNR (dB), 95 % interval, difference to the baseline"
+        parts.append(title + "\n\n" + grid(["arm", *kinds], lines))
+    cost = [
+        [
+            str(row["arm"]), f"{row['lr']:g}", f"{row['parameters']:,}", f"{row['passes']:,}",
+            f"{row['seconds']:.0f} s", str(row["seeds"]), str(row["runs"]),
+        ]
+        for row in result.cost.to_dict("records")
+    ]  # fmt: skip
+    head = ["arm", "lr", "parameters", "passes", "time of a run", "seeds", "runs in all"]
+    parts.append("**Cost**\n\n" + grid(head, cost))
+    settings = result.rows.attrs.get(SETTINGS, {})
+    said = settings.get("selection", "none")
+    rule = "one learning rate, none selected" if said == "none" else f"selected by {said}"
+    which = (
+        "the best of each run's validation"
+        if settings.get("weights") == "best"
+        else "the last of each run, none selected"
+    )
+    parts.append(f"Learning rates: {rule}. Checkpoints: {which}.")
+    return "\n\n".join([*remarks(result.rows), *parts]) + "\n"
 
-    result.scores.to_csv(out / "scores.csv", index=False)
-    (out / "table.md").write_text(comparison_markdown(result), encoding="utf-8")
+
+def _score(row: Mapping[Any, Any]) -> str:
+    text = f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    if row.get("difference"):
+        low, high = row["difference_low"], row["difference_high"]
+        text += f" {row['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return text

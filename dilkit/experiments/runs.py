@@ -1,45 +1,223 @@
-"""The runs of a comparison, and what is asked of them before any is trained: a mistake costs no training."""
+"""The runs of a comparison: each a recipe composed once, a folder, and the work done in it."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+import pandas as pd
 
-from dilkit.distortions import ConfounderSet, Word, confounder_set, pixel_hash
+from dilkit.checkpoint import write_text
+from dilkit.distortions import ConfounderSet, Word, confounder_set
 from dilkit.distortions.novelty import novelty
 from dilkit.errors import UsageError
-from dilkit.evaluation.testsets import Data, find_images
+from dilkit.evaluation.grid import evaluate
+from dilkit.evaluation.rows import SETTINGS, read_rows, write_rows
+from dilkit.evaluation.testsets import Data
 from dilkit.experiments.arms import Arm
+from dilkit.experiments.executors import Report, Unit
+from dilkit.inference.nets import open_nets
+from dilkit.objectives import OBJECTIVES, make_objective
+from dilkit.recipe import Composed, refuse_leaks
 
 if TYPE_CHECKING:
     from dilkit.recipe import Recipe
 
+Weights = Literal["last", "best"]
+
+
+@dataclass(frozen=True)
+class TestPlan:
+    """What every net is measured on, the same for all (see `evaluate`)."""
+
+    __test__ = False
+
+    data: Data
+    distort: str
+    clip: bool = True
+    quantize: bool = False
+    seed: int = 0
+    channel: str = "rgb"
+    border: int = 0
+
+    def rows(
+        self, nets: Any, distort: str | None = None, data: Data | None = None, **more: Any
+    ) -> pd.DataFrame:
+        """The rows of nets on this test, or on other distortions or images measured in the same way."""
+        settings = {name: value for name, value in vars(self).items() if name not in ("data", "distort")}
+        return evaluate(
+            nets, self.data if data is None else data, distort or self.distort, **settings, **more
+        )
+
 
 @dataclass(frozen=True)
 class Run:
-    """One training run of an arm."""
+    """One training run of an arm.
+
+    Attributes:
+        label: of its settings among those tried: `lr-0.001`, `trial-3`.
+        lr: its outer learning rate.
+        settings: what was set beside the arm's own words.
+        composed: the recipe, complete.
+    """
 
     arm: Arm
+    label: str
     lr: float
+    settings: Mapping[str, Any]
     seed: int
     out: Path
-    words: tuple[str, ...]
+    composed: Composed
+    weights: Weights = "last"
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm.name}/{self.label}/seed-{self.seed}"
 
     @property
     def checkpoint(self) -> Path:
-        return self.out / "checkpoints" / "last.safetensors"
+        return self.out / "checkpoints" / f"{self.weights}.safetensors"
 
     @property
     def done(self) -> Path:
         """Written when the run has ended."""
         return self.out / "done.json"
+
+    def unit(self, task: str, done: Path, work: Any) -> Unit:
+        """A unit of work on this run; its claim lies beside the run's folder."""
+        name = self.name if task == "train" else f"{self.name} {task}"
+        return Unit(name, self.out.parent / f".{self.out.name}-{task}", done, work)
+
+    def training(self) -> Unit:
+        return self.unit("train", self.done, Training(self))
+
+
+@dataclass(frozen=True)
+class Training:
+    """Train a run, or go on with it, and write that it is done."""
+
+    run: Run
+
+    def __call__(self, report: Report) -> None:
+        from dilkit.training import train
+
+        run = self.run
+        started = run.out.is_dir() and any(run.out.iterdir())
+        report({"note": f"{'going on with' if started else 'training'} {story(run)}"})
+        words = run.composed.words
+        result = train(run.composed, run.out, resume=started, command=["dilkit", "train", *words], tell=report)
+        record = {
+            "words": list(words),
+            "passes": result.passes,
+            "seconds": result.seconds,
+            "step": result.step,
+        }
+        write_text(run.done, json.dumps(record) + "\n")
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Measure the net of a run and write its rows.
+
+    Attributes:
+        path: of the rows.
+        distort, data: what it is measured on, where not on the test's own.
+    """
+
+    run: Run
+    test: TestPlan
+    path: Path
+    distort: str | None = None
+    data: Data | None = None
+    device: str = "auto"
+
+    def unit(self) -> Unit:
+        """Rows of another test, or of other weights, are done again."""
+        if self.path.is_file() and read_rows(self.path).attrs[SETTINGS].get("compared") != self.wanted():
+            self.path.unlink()
+        return self.run.unit(f"measure-{self.path.stem}", self.path, self)
+
+    def wanted(self) -> dict[str, Any]:
+        """What the rows must be of."""
+        (net,) = open_nets({self.run.arm.name: str(self.run.checkpoint)})
+        return self._wanted(net)
+
+    def _wanted(self, net: Any) -> dict[str, Any]:
+        plan = {k: v for k, v in asdict(self.test).items() if k != "data"}
+        return {**plan, "distort": self.distort or self.test.distort, "weights": net.fingerprint}
+
+    def __call__(self, report: Report) -> None:
+        report({"note": f"measuring {story(self.run)}"})
+        (net,) = open_nets({self.run.arm.name: str(self.run.checkpoint)})
+        rows = self.test.rows(
+            [net], self.distort, self.data, device=self.device, journal=self.path.with_suffix(".part")
+        )
+        rows.attrs[SETTINGS]["compared"] = self._wanted(net)
+        write_rows(rows, self.path)
+
+    def rows(self) -> pd.DataFrame:
+        """What was measured, with the arm, its learning rate and its training seed."""
+        run = self.run
+        return read_rows(self.path).assign(arm=run.arm.name, lr=run.lr, train_seed=run.seed)
+
+
+def story(run: Run) -> str:
+    settings = f"lr {run.lr:g}" if run.label.startswith("lr-") else run.label
+    return f"{run.arm.name}, {settings}, seed {run.seed}"
+
+
+def run_of(
+    base: Composed,
+    arm: Arm,
+    out: Path,
+    *,
+    seed: int,
+    lr: float | None = None,
+    trial: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    weights: Weights = "last",
+) -> Run:
+    """A run of an arm, from the recipe composed with the arm's words.
+
+    Args:
+        lr: a learning rate of a sweep; an inner rate that equals the outer one moves with it.
+        trial, settings: a trial of a random search, and the keys of the recipe that it sets.
+    """
+    words = [f"{key}={value!r}" for key, value in (settings or {}).items()]
+    if lr is not None:
+        inner = getattr(base.recipe.objective, "inner", None)
+        key = OBJECTIVES.get(base.recipe.objective.name).rate
+        words.append(f"{key}={lr!r}")
+        if key == "optim.lr" and inner is not None and math.isclose(inner.lr, base.recipe.optim.lr):
+            words.append(f"objective.inner.lr={lr!r}")
+    label = f"lr-{lr:g}" if trial is None else f"trial-{trial}"
+    composed = base.plus(*words, f"seed={seed}")
+    at = composed.recipe.optim.lr if lr is None else lr
+    made = Run(
+        arm, label, at, dict(settings or {}), seed, out / arm.name / label / f"seed-{seed}", composed, weights
+    )
+    is_done(made)
+    return made
+
+
+def is_done(run: Run) -> bool:
+    """Whether a run has ended.
+
+    Raises:
+        UsageError: what is there is a run of another recipe.
+    """
+    if not run.done.is_file():
+        return False
+    if json.loads(run.done.read_text(encoding="utf-8"))["words"] != list(run.composed.words):
+        raise UsageError(
+            "this folder holds a run of another recipe", where=run.out, remedy="compare into another --out"
+        )
+    return True
 
 
 def training_set(recipe: Recipe) -> ConfounderSet:
@@ -62,51 +240,8 @@ def training_set(recipe: Recipe) -> ConfounderSet:
     return ConfounderSet.of(word for word in whole if word.label in labels)
 
 
-def plan_runs(
-    recipe: Sequence[str], arm: Arm, rates: Sequence[float], shared: Recipe, out: Path
-) -> list[Run]:
-    """The runs of an arm with the first seed, one per learning rate, found fit to be trained."""
-    from dilkit.recipe import compose
-
-    with _about(arm):
-        runs = [run_of(recipe, arm, lr, shared.seed, out) for lr in rates]
-        for run in runs:
-            _check_budget(compose(run.words).recipe, shared.passes)
-            is_done(run)
-    return runs
-
-
-def run_of(recipe: Sequence[str], arm: Arm, lr: float, seed: int, out: Path) -> Run:
-    """A run of an arm; an inner rate that equals the outer one moves with it."""
-    from dilkit.recipe import compose
-
-    words = (*recipe, *arm.words)
-    base = compose(words).recipe
-    inner = getattr(base.objective, "inner", None)
-    rates = [f"optim.lr={lr!r}"]
-    if inner is not None and math.isclose(inner.lr, base.optim.lr):
-        rates.append(f"objective.inner.lr={lr!r}")
-    folder = out / arm.name / f"lr-{lr:g}" / f"seed-{seed}"
-    return Run(arm, lr, seed, folder, (*words, *rates, f"seed={seed}"))
-
-
-def is_done(run: Run) -> bool:
-    """Whether a run has ended.
-
-    Raises:
-        UsageError: what is there is a run of another recipe.
-    """
-    if not run.done.is_file():
-        return False
-    if json.loads(run.done.read_text(encoding="utf-8"))["words"] != list(run.words):
-        raise UsageError(
-            "this folder holds a run of another recipe", where=run.out, remedy="compare into another --out"
-        )
-    return True
-
-
 @contextmanager
-def _about(arm: Arm) -> Iterator[None]:
+def about(arm: Arm) -> Iterator[None]:
     """Put the arm's name before what a mistake is about."""
     try:
         yield
@@ -122,14 +257,14 @@ def _about(arm: Arm) -> Iterator[None]:
         ) from None
 
 
-def _check_budget(recipe: Recipe, passes: int | None) -> None:
+def check_budget(recipe: Recipe, passes: int | None) -> None:
     """Whether a recipe can be trained, for at least one step and as many passes as the others.
 
     Raises:
         UsageError: another budget, one of less than a step, or distortions that cannot be trained on.
     """
-    from dilkit.objectives import make_objective
-    from dilkit.recipe import refuse_leaks
+    import torch
+
     from dilkit.training.assemble import Budget, make_loss
 
     if recipe.passes != passes:
@@ -145,24 +280,6 @@ def _check_budget(recipe: Recipe, passes: int | None) -> None:
     loss = make_loss(recipe.loss, torch.device("cpu"), recipe.hardware)
     objective = make_objective(recipe.objective.name, loss=loss, **settings)
     Budget.of(recipe, objective.passes(len(words)), 1)
-
-
-def check_selection(select: Data, test: Data) -> None:
-    """Refuse to choose a learning rate on images of the test.
-
-    Raises:
-        UsageError: an image is in both, pixel by pixel.
-    """
-    tested = {pixel_hash(image.read()) for image in find_images(test)}
-    both = [image.name for image in find_images(select) if pixel_hash(image.read()) in tested]
-    if both:
-        raise UsageError(
-            "the learning rate would be chosen on images of the test",
-            where="select",
-            found=", ".join(both[:5]) + (" ..." if len(both) > 5 else ""),
-            expected="images that are not tested on",
-            remedy="give --select other images than --data",
-        )
 
 
 def own_specialists(arms: Sequence[Arm], trained: ConfounderSet, tested: ConfounderSet) -> dict[str, str]:

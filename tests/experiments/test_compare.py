@@ -16,7 +16,7 @@ from dilkit.confounders.build import augment
 from dilkit.distortions import confounder_set
 from dilkit.errors import UsageError
 from dilkit.experiments.arms import parse_arms
-from dilkit.experiments.compare import Comparison, Test, compare
+from dilkit.experiments.compare import Comparison, TestPlan, compare
 
 RECIPE = """
 passes: 8
@@ -50,7 +50,7 @@ def run(
     recipe: Path, pictures: Path, out: Path, arms: list[str], **more: object
 ) -> tuple[Comparison, list[str]]:
     said: list[str] = []
-    test = Test(str(pictures), "awgn[5, 10, 50]")
+    test = TestPlan(str(pictures), "awgn[5, 10, 50]")
     found = compare([str(recipe)], arms, out, test, device="cpu", tell=said.append, **more)
     return found, said
 
@@ -175,7 +175,7 @@ def test_wrong_arms_are_named(arms: list[str], message: str) -> None:
 
 
 def test_unfair_comparisons_are_refused(recipe: Path, pictures: Path, tmp_path: Path) -> None:
-    test = Test(str(pictures), "awgn(50)")
+    test = TestPlan(str(pictures), "awgn(50)")
     with pytest.raises(UsageError, match="equal passes"):
         compare([str(recipe), "passes=null", "steps=2"], ["erm"], tmp_path, test)
     with pytest.raises(UsageError, match="images to choose"):

@@ -16,7 +16,7 @@ from dilkit.distortions import confounder_set
 from dilkit.errors import UsageError
 from dilkit.experiments import compare as module
 from dilkit.experiments.arms import parse_arms
-from dilkit.experiments.compare import Comparison, Test, compare
+from dilkit.experiments.compare import Comparison, TestPlan, compare
 from dilkit.experiments.runs import own_specialists
 
 RECIPE = """
@@ -44,7 +44,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 
 
 def run(recipe: Path, pictures: Path, out: Path, arms: list[str], *words: str, **more: object) -> Comparison:
-    test = Test(str(pictures), "awgn[5, 50]")
+    test = TestPlan(str(pictures), "awgn[5, 50]")
     return compare([str(recipe), *words], arms, out, test, device="cpu", seeds=1, **more)
 
 
