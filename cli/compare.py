@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from .base import app, panel
 from .options import Clip, Data, Distort, RecipeCommand, Words, union
-from .progress import TrainProgress, say
+from .output import show_table
+from .progress import UnitsProgress, clock, say, size
 
 EPILOG = """
 Examples:
@@ -19,8 +20,12 @@ Examples:
 `dilkit compare denoise-gaussian-small --arms erm,dil_sf+equivariant,specialist --sweep 3e-4 --sweep 1e-3 --select BSD400 --data CBSD68 --distort "awgn(50)" --out runs/sweep`
 
 `dilkit compare mine.yaml passes=8000 --arms erm --arm "wide: objective.name=dil_sf model.width=64" --protocol denoise-awgn --out runs/mine`
+
+`dilkit compare denoise-gaussian-small --arms erm,dil_sf,fish --trials 20 --rule held_out --held-out "speckle(20)" --select BSD400 --data CBSD68 --distort "awgn(50)" --on local:2 --max-hours 6 --out runs/search`
 """  # noqa: E501
 
+_Rule = Literal["last", "seen", "held_out", "leave_one_out", "oracle"]
+_Weights = Literal["last", "best"]
 _Arms = typer.Option(
     help="Comma-separated: objectives with modifiers (dil_sf+equivariant, erm+biasfree), specialist, oracle."
 )
@@ -42,22 +47,62 @@ def compare(
     protocol: Annotated[str | None, typer.Option(help="Or a protocol by name.")] = None,
     clip: Clip = None,
     baseline: Annotated[str | None, typer.Option(help="Differences are to this arm [the first].")] = None,
+    trials: Annotated[int, typer.Option(min=0, help="Settings to draw at random for every arm.")] = 0,
+    rule: Annotated[_Rule, typer.Option(help="How settings are chosen.")] = "seen",
+    held_out: Annotated[str | None, typer.Option(help="The distortion of --rule held_out.")] = None,
+    weights: Annotated[_Weights, typer.Option(help="Which checkpoint is measured.")] = "last",
+    on: Annotated[str, typer.Option(help="local:N, dask://HOST:PORT, or slurm[:key=value,...].")] = "local:1",
+    max_hours: Annotated[
+        float | None, typer.Option(min=0, help="Take as many training seeds as fit into it.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take: passes, hours, disk.")
+    ] = False,
     device: Annotated[str, typer.Option(help="Device of the measurements.")] = "auto",
 ) -> None:
     """Train several arms at equal passes and measure them alike, with intervals and costs."""
-    from dilkit.experiments.compare import Test
     from dilkit.experiments.compare import compare as run
-    from dilkit.experiments.compare import comparison_markdown
+    from dilkit.experiments.compare import comparison_markdown, plan_comparison, price
+    from dilkit.experiments.executors import workers_of
+    from dilkit.experiments.runs import TestPlan
 
     from .eval import plan_protocol
 
     changes: dict[str, Any] = {"clip": clip, "distort": union(distort)}
     how, sources = plan_protocol(protocol, changes, data, None)
-    test = Test(sources, str(how.distort), how.clip, how.quantize, how.seed, how.channel, how.border)
-    with TrainProgress() as progress:
+    test = TestPlan(sources, str(how.distort), how.clip, how.quantize, how.seed, how.channel, how.border)
+    chosen: dict[str, Any] = {
+        "seeds": seeds, "sweep": sweep or (), "trials": trials, "rule": rule, "select": select,
+        "held_out": held_out, "baseline": baseline, "weights": weights,
+    }  # fmt: skip
+    names = [*filter(None, arms.split(",")), *(arm or ())]
+    if dry_run:
+        show_price(price(plan_comparison(words, names, out, test, **chosen)), workers_of(on))
+        return
+    with UnitsProgress() as progress:
         result = run(
-            words, [*filter(None, arms.split(",")), *(arm or ())], out, test, seeds=seeds, sweep=sweep or (),
-            select=select, baseline=baseline, device=device, watch=progress,
+            words, names, out, test, **chosen, on=on, max_hours=max_hours, device=device, watch=progress,
             tell=say,
         )  # fmt: skip
     print(comparison_markdown(result), end="")
+
+
+def show_price(price: Any, workers: int) -> None:
+    """What a comparison takes, by arm and in all."""
+    lines = [
+        [
+            str(row["arm"]),
+            str(row["runs"]),
+            f"{row['passes']:,}",
+            clock(3600 * row["hours"]),
+            size(row["bytes"]),
+        ]
+        for row in price.to_dict("records")
+    ]
+    total = price[["runs", "passes", "hours", "bytes"]].sum()
+    lines.append(
+        ["in all", str(int(total["runs"])), f"{int(total['passes']):,}", clock(3600 * total["hours"]),
+         size(total["bytes"])]
+    )  # fmt: skip
+    show_table(["arm", "runs", "passes", "time of one worker", "disk"], lines)
+    print(f"\n{clock(3600 * total['hours'] / workers)} with {workers} at a time; measuring comes on top")

@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+    from dilkit.experiments.executors import Status
 
 LINE_EVERY = 5.0
 """Seconds between plain lines."""
@@ -220,3 +222,63 @@ class TrainProgress:
                 grid.add_row(*(f"{k[4:]} {self._measured[k]:.2f} dB" for k in labels[start : start + 4]))
             parts.append(grid)
         return Group(*parts)
+
+
+class UnitsProgress:
+    """Units of work as they stand: a table of those under way, with how many are done.
+
+    Elsewhere than on a terminal there is a line whenever one more is done; a unit of this process alone is
+    shown as a training run.
+    """
+
+    def __init__(self) -> None:
+        self._train: TrainProgress | None = None
+        self._done = -1
+        self._live: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+        if self._train is not None:
+            self._train.__exit__()
+
+    def __call__(self, table: Sequence[Status]) -> None:
+        if len(table) == 1 and table[0].worker == "here":
+            row = table[0].row
+            if "step" in row:
+                self._train = self._train or TrainProgress().__enter__()
+                self._train(row)
+            return
+        if quiet():
+            return
+        done = sum(status.state == "done" for status in table)
+        console = _console()
+        if console is None:
+            if done != self._done:
+                say(f"{done} of {len(table)} done")
+            self._done = done
+            return
+        if self._live is None:
+            from rich.live import Live
+
+            self._live = Live(console=console, refresh_per_second=4)
+            self._live.start()
+        self._live.update(_units_table(table, done))
+
+
+def _units_table(table: Sequence[Status], done: int) -> RenderableType:
+    from rich.table import Table
+
+    shown = Table(title=f"{done} of {len(table)} done", title_justify="left", box=None)
+    for column in ("unit", "worker", "step", "loss"):
+        shown.add_column(column)
+    for status in table:
+        if status.state == "running":
+            row = status.row
+            step = f"{row['step']}/{row['steps']}" if "steps" in row else str(row.get("step", ""))
+            loss = f"{row['loss']:.5f}" if "loss" in row else str(row.get("note", ""))
+            shown.add_row(status.unit, status.worker, step, loss)
+    return shown

@@ -1,8 +1,8 @@
 """Settle an argument: train every arm at the same passes, measure all alike, give intervals and the cost.
 
-DIR/ARM/lr-X/seed-N is a run of `dilkit train`, with its rows beside it; a comparison cut short goes on with the
-runs that are not done. Settings are chosen by a named rule, on images other than the test's. Runs and measurements
-are units of work (see `dilkit.experiments.executors`).
+DIR/ARM/lr-X/seed-N is a run of `dilkit train`, with its rows beside it; a comparison cut short goes on with
+the runs that are not done. Settings are chosen by a named rule, on images other than the test's. Runs and
+measurements are units of work (see `dilkit.experiments.executors`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dilkit.distortions.novelty import novelty
 from dilkit.errors import UsageError
 from dilkit.evaluation.bootstrap import check_arm, scores
 from dilkit.evaluation.rows import SETTINGS, write_rows
-from dilkit.evaluation.tables import grid, remarks
+from dilkit.evaluation.tables import grid, remarks, signed
 from dilkit.evaluation.testsets import Data
 from dilkit.experiments.arms import ORACLE, Arm, parse_arms
 from dilkit.experiments.executors import Status, Unit, run_units, workers_of
@@ -40,11 +40,11 @@ from dilkit.experiments.runs import (
 from dilkit.experiments.selection import (
     Rule,
     Selection,
+    all_but,
     check_rule,
     check_selection,
     drawn,
     search_space,
-    without,
 )
 from dilkit.inference.nets import open_nets
 from dilkit.objectives import OBJECTIVES
@@ -215,9 +215,7 @@ def _candidates(
     seed = shared.recipe.seed
     if not trials:
         rates = tuple(sweep) or (shared.recipe.optim.lr,)
-        return [
-            Candidate(lr, run_of(base, arm, out, seed=seed, lr=lr, weights=weights)) for lr in rates
-        ]
+        return [Candidate(lr, run_of(base, arm, out, seed=seed, lr=lr, weights=weights)) for lr in rates]
     objective = OBJECTIVES.get(base.recipe.objective.name)
     space = search_space(objective, shared.recipe.optim.lr, len(training_set(base.recipe)))
     return [
@@ -238,7 +236,7 @@ def _judged(candidate: Candidate, arm: Arm, selection: Selection, weights: Weigh
         return candidate
     judged = []
     for k, label in enumerate(labels):
-        composed = run.composed.plus(without(labels, label))
+        composed = run.composed.plus(all_but(labels, label))
         folder = run.out.with_name(f"{run.out.name}-without-{k}")
         own = Run(arm, f"{run.label}-without-{k}", run.lr, run.settings, run.seed, folder, composed, weights)
         judged.append((own, str(training_set(run.composed.recipe)[label])))
@@ -364,7 +362,8 @@ def _choose(
     best = {arm: cs[0] for arm, cs in plan.candidates.items()}
     if not tried:
         return best, {}, pd.DataFrame()
-    selection, looks = plan.selection, {}
+    selection = plan.selection
+    looks: dict[tuple[str, float], list[Measuring]] = {}
     expression = {
         "oracle": plan.test.distort,
         "held_out": str(selection.held_out),
@@ -403,10 +402,13 @@ def _relative_to(trained: ConfounderSet, rows: pd.DataFrame, test: TestPlan) -> 
     return rows.assign(novelty=rows["distortion"].map(kinds))
 
 
-# --- What it will take ---------------------------------------------------------------------------------------
+# # --- What it will take
+# ---------------------------------------------------------------------------------------
 
 
-def price(plan: ComparisonPlan, seconds: Callable[[Composed], tuple[float, int]] | None = None) -> pd.DataFrame:
+def price(
+    plan: ComparisonPlan, seconds: Callable[[Composed], tuple[float, int]] | None = None
+) -> pd.DataFrame:
     """What a comparison takes, by arm: runs, passes in all, hours of one worker, bytes on disk.
 
     Args:
@@ -419,7 +421,13 @@ def price(plan: ComparisonPlan, seconds: Callable[[Composed], tuple[float, int]]
         each, disk = measure(plan.bases[arm])
         passes = plan.shared.recipe.passes or 0
         lines.append(
-            {"arm": arm, "runs": runs, "passes": runs * passes, "hours": runs * each / 3600, "bytes": runs * disk}
+            {
+                "arm": arm,
+                "runs": runs,
+                "passes": runs * passes,
+                "hours": runs * each / 3600,
+                "bytes": runs * disk,
+            }
         )
     return pd.DataFrame(lines)
 
@@ -461,7 +469,8 @@ def fitted(
     )
 
 
-# --- What it found -------------------------------------------------------------------------------------------
+# # --- What it found
+# -------------------------------------------------------------------------------------------
 
 
 def _cost(runs: Sequence[Run]) -> pd.DataFrame:
@@ -537,5 +546,5 @@ def _score(row: Mapping[Any, Any]) -> str:
     text = f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
     if row.get("difference"):
         low, high = row["difference_low"], row["difference_high"]
-        text += f" {row['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+        text += f" {signed(row['difference'])} [{signed(low)}, {signed(high)}]"
     return text

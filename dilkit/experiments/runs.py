@@ -110,7 +110,9 @@ class Training:
         started = run.out.is_dir() and any(run.out.iterdir())
         report({"note": f"{'going on with' if started else 'training'} {story(run)}"})
         words = run.composed.words
-        result = train(run.composed, run.out, resume=started, command=["dilkit", "train", *words], tell=report)
+        result = train(
+            run.composed, run.out, resume=started, command=["dilkit", "train", *words], tell=report
+        )
         record = {
             "words": list(words),
             "passes": result.passes,

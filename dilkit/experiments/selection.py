@@ -1,7 +1,7 @@
 """How hyper-parameters are chosen: the rules by name, and random search with as many trials for every arm.
 
-A rule looks at what an honest practitioner has: distortions that were trained on, or one held out of training and
-test, on images other than the test's. The oracle looks at the test itself; a table names it as such.
+A rule looks at what an honest practitioner has: distortions that were trained on, or one held out of training
+and test, on images other than the test's. The oracle looks at the test itself; a table names it as such.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ def check_rule(selection: Selection, candidates: int, trained: ConfounderSet, te
             expected=", ".join(get_args(Rule)),
             nearest=nearest(rule, RULES),
         )
-    if candidates < 2:
+    if candidates == 0:
         return
-    if rule == "last":
+    if rule == "last" and candidates > 1:
         raise UsageError(
             "the rule `last` chooses nothing, and there is something to choose",
             where="rule",
             found=f"{candidates} settings of every arm",
             remedy="leave the sweep out, or take --rule seen",
         )
-    if rule != "oracle" and selection.images is None:
+    if rule not in ("oracle", "last") and selection.images is None:
         raise UsageError(
             "a sweep needs images to choose the learning rate on", where="select", remedy="give --select DIR"
         )
@@ -84,12 +84,17 @@ def check_rule(selection: Selection, candidates: int, trained: ConfounderSet, te
     if rule != "held_out":
         return
     if selection.held_out is None:
-        raise UsageError("this rule needs a distortion to hold out", where="held_out", remedy="--held-out EXPR")
+        raise UsageError(
+            "this rule needs a distortion to hold out", where="held_out", remedy="--held-out EXPR"
+        )
     for word in confounder_set(selection.held_out):
         for others, what in ((trained, "trained"), (tested, "tested")):
             if novelty(word, others) == "seen":
                 raise UsageError(
-                    f"the held-out distortion is {what} on", where="held_out", found=word.label, expected="another"
+                    f"the held-out distortion is {what} on",
+                    where="held_out",
+                    found=word.label,
+                    expected="another",
                 )
 
 
@@ -114,15 +119,17 @@ def check_selection(select: Data, test: Data) -> None:
 def search_space(objective: type[Objective], lr: float, n: int) -> dict[str, str]:
     """By key of the recipe, the range of a random search.
 
-    The outer rate is searched from a tenth of the recipe's to ten times it; of a chain, whose outer Adam ignores
-    the length of theta - phi_n, to n times that. The rest is the objective's own (`Objective.search`).
+    The outer rate is searched from a tenth of the recipe's to ten times it; of a chain, whose outer Adam
+    ignores the length of theta - phi_n, to n times that. The rest is the objective's own
+    (`Objective.search`).
     """
     high = 10 * lr * (n if objective.chain else 1)
     return {"optim.lr": f"log({lr / 10:g}, {high:g})", **objective.search}
 
 
 def drawn(space: Mapping[str, str], trial: int, seed: int = 0) -> dict[str, Any]:
-    """The settings of a trial. Trial 0 changes nothing; two arms draw alike from a key and range they share."""
+    """The settings of a trial. Trial 0 changes nothing; two arms draw alike from a key and range they
+    share."""
     if trial == 0:
         return {}
     return {key: draw_from(text, _uniform(key, trial, seed), key) for key, text in space.items()}
@@ -143,7 +150,7 @@ def draw_from(text: str, u: float, key: str = "range") -> Any:
         numbers = [float(part) for part in parts]
     except ValueError:
         numbers = []
-    if found and found[1] == "choice" and parts:
+    if found and found[1] == "choice" and all(parts):
         chosen = parts[int(u * len(parts))]
         return (int(chosen) if re.fullmatch(r"-?\d+", chosen) else float(chosen)) if numbers else chosen
     if found and len(numbers) == 2 and numbers[0] < numbers[1] and (found[1] == "uniform" or numbers[0] > 0):
@@ -152,7 +159,10 @@ def draw_from(text: str, u: float, key: str = "range") -> Any:
             return low + u * (high - low)
         return float(f"{math.exp(math.log(low) + u * (math.log(high) - math.log(low))):.4g}")
     raise UsageError(
-        "not a range of a search", where=key, found=text, expected="log(a, b), uniform(a, b) or choice(a, b, ...)"
+        "not a range of a search",
+        where=key,
+        found=text,
+        expected="log(a, b), uniform(a, b) or choice(a, b, ...)",
     )
 
 
@@ -161,7 +171,7 @@ def _uniform(key: str, trial: int, seed: int) -> float:
     return int.from_bytes(digest) / 2**64
 
 
-def without(labels: Sequence[str], label: str) -> str:
+def all_but(labels: Sequence[str], label: str) -> str:
     """The word that trains on all distortions but one."""
     kept = ", ".join(f"'{each}'" for each in labels if each != label)
     return f"data.labels=[{kept}]"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,19 @@ class ObjectiveConfig(_Settings):
     name: str
     sam: Rate | None = None
     """Radius of sharpness-aware minimisation (`dilkit.objectives.generalisation.SharpnessAware`)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _change_the_default(cls, given: Any) -> Any:
+        """`inner: {lr: 1e-3}`, without a name, changes the objective's own inner optimiser."""
+        if not isinstance(given, Mapping):
+            return given
+        changed = dict(given)
+        for key, value in given.items():
+            own = cls.model_fields[key].default if key in cls.model_fields else None
+            if isinstance(own, BaseModel) and isinstance(value, Mapping) and "name" not in value:
+                changed[key] = {**own.model_dump(), **value}
+        return changed
 
 
 class InnerAdam(_Settings):

@@ -17,10 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 KNOWN: dict[str, dict[str, str]] = {
     "import direction": {
-        "dilkit/experiments/compare.py": "its table is made by report",
     },
     "no circle": {
-        "dilkit/experiments/compare.py": "its table is made by report",
     },
     "torch where allowed": {},
     "one place": {
@@ -31,7 +29,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "dilkit/confounders/build.py": "Draft, Desk, Crew",
         "dilkit/confounders/format.py": "Outbox, Pages, Head, strips",
         "dilkit/confounders/plan.py": "View",
-        "dilkit/experiments/compare.py": "Tell",
         "dilkit/training/callbacks.py": "Tell, Keeper",
         "dilkit/training/run.py": "keeper, Trial",
     },

@@ -9,7 +9,7 @@ import torch
 
 from dilkit.errors import UsageError
 from dilkit.objectives import OBJECTIVES, make_objective
-from dilkit.objectives.base import Objective, ObjectiveConfig
+from dilkit.objectives.base import Objective
 from dilkit.objectives.conformance import check_objective
 from dilkit.objectives.erm import Erm, mean_gradient
 
@@ -33,7 +33,7 @@ def test_their_settings_keep_it_too(name: str, settings: dict[str, Any]) -> None
 
 
 class Base(Erm):
-    class Config(ObjectiveConfig):
+    class Config(Erm.Config):
         """Wrong on purpose."""
 
 
@@ -149,7 +149,7 @@ def test_an_objective_of_a_third_party_is_built_and_validated() -> None:
     class Mine(Base):
         name = "mine"
 
-        class Config(ObjectiveConfig):
+        class Config(Erm.Config):
             """Mine."""
 
             strength: float = 1.0
