@@ -16,10 +16,8 @@ from house import LAWS, ORDER, House, registries
 ROOT = Path(__file__).resolve().parents[2]
 
 KNOWN: dict[str, dict[str, str]] = {
-    "import direction": {
-    },
-    "no circle": {
-    },
+    "import direction": {},
+    "no circle": {},
     "torch where allowed": {},
     "one place": {
         "dilkit/training/engine.py": "its own device chooser",
@@ -34,7 +32,6 @@ KNOWN: dict[str, dict[str, str]] = {
     },
     "no homonyms": {
         "dilkit/recipe/layers.py": "Layer, merge",
-        "dilkit/recipe/schema.py": "Test",
         "dilkit/training/engine.py": "Engine, pick_device",
         "dilkit/training/run.py": "restore",
     },
