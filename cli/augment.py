@@ -55,7 +55,8 @@ def augment_command(
         list[str] | None,
         typer.Argument(
             metavar="SOURCE...",
-            help="Clean images: folders, globs, files, samples:train, samples:test, deadleaves:N[@SIZE].",
+            help="Clean images: folders, globs, files, samples:train|test|free, deadleaves:N[@SIZE], "
+            "scenes:N[@SIZE].",
             show_default=False,
         ),
     ] = None,

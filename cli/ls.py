@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from textwrap import shorten
 from typing import Annotated, Any, Literal, get_args
 
@@ -12,7 +13,7 @@ from .base import app, panel
 from .options import Json
 from .output import show_json, show_table
 
-Kind = Literal["distortions", "metrics", "models", "objectives", "presets", "protocols"]
+Kind = Literal["distortions", "metrics", "models", "nets", "objectives", "presets", "protocols"]
 
 
 EPILOG = """
@@ -27,6 +28,8 @@ Examples:
 `dilkit ls distortions awgn`
 
 `dilkit ls presets bsrgan --json`
+
+`dilkit ls nets denoise`
 """
 
 
@@ -43,7 +46,8 @@ def ls(
     name: Annotated[str | None, typer.Argument(help="The one to explain in full.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List distortions, metrics, models, objectives, presets or protocols; or explain one of them."""
+    """List distortions, metrics, models, nets that ship with dilkit, objectives, presets or protocols; or
+    explain one of them."""
     from dilkit.errors import UsageError
 
     what = _kind(kind)
@@ -111,6 +115,15 @@ def _models() -> _Listing:
     return ("name", "about"), [(name, _first_line(MODELS.get(name).__doc__)) for name in MODELS]
 
 
+def _nets() -> _Listing:
+    from dilkit.zoo import PREFIX, shipped_nets
+
+    nets = shipped_nets().values()
+    return ("name", "parameters", "licence", "about"), [
+        (PREFIX + net.name, f"{net.parameters:,}", net.licence, net.about) for net in nets
+    ]
+
+
 def _objectives() -> _Listing:
     from dilkit.objectives import configs
 
@@ -127,6 +140,7 @@ _LISTS: dict[Kind, Callable[[], _Listing]] = {
     "distortions": _distortions,
     "metrics": _metrics,
     "models": _models,
+    "nets": _nets,
     "objectives": _objectives,
     "presets": _presets,
     "protocols": _protocols,
@@ -152,6 +166,16 @@ def _explain_protocol(name: str, as_json: bool) -> None:
     print(protocol_yaml(find_protocol(name)), end="")
 
 
+def _explain_net(name: str, as_json: bool) -> None:
+    from dilkit.zoo import shipped_net
+
+    net = shipped_net(name)
+    if as_json:
+        show_json({**asdict(net), "checkpoint": str(net.checkpoint)})
+    else:
+        print(net.card, end="")
+
+
 def _show_facts(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         show_json(facts)
@@ -167,6 +191,7 @@ def _show_facts(facts: dict[str, Any], as_json: bool) -> None:
 
 _EXPLAINED: dict[Kind, Callable[[str, bool], None]] = {
     "distortions": _explain_distortion,
+    "nets": _explain_net,
     "presets": _explain_preset,
     "protocols": _explain_protocol,
 }

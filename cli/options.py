@@ -18,10 +18,12 @@ def union(distort: list[str] | None) -> str | None:
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """Run folders and checkpoints below what is typed so far."""
+    """Run folders and checkpoints below what is typed so far, and the nets of the zoo."""
+    from dilkit.zoo import PREFIX, shipped_nets
+
     here = Path(incomplete or ".")
     base = here if incomplete.endswith("/") or not incomplete else here.parent
-    found: list[str] = []
+    found = [name for net in shipped_nets() if (name := PREFIX + net).startswith(incomplete)]
     for path in sorted(base.iterdir()) if base.is_dir() else ():
         text = str(path)
         if not text.startswith(incomplete) or path.name.startswith("."):
@@ -101,7 +103,8 @@ NetSource = Annotated[
     str,
     typer.Argument(
         metavar="NET",
-        help="A checkpoint, a run's folder, spandrel:FILE, onnx:FILE, or module:pkg.mod:Class(weights=FILE).",
+        help="A checkpoint, a run's folder, zoo:NAME, spandrel:FILE, onnx:FILE or "
+        "module:pkg.mod:Class(weights=FILE).",
         autocompletion=complete_run,
     ),
 ]

@@ -26,6 +26,7 @@ from dilkit import __version__
 from dilkit.errors import DilkitError, UsageError, reason
 from dilkit.models import from_config
 from dilkit.recipe import Recipe, resolved, validate
+from dilkit.zoo import resolve
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -143,7 +144,7 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         UsageError: no such file, or not one of our checkpoints.
     """
-    path = Path(path)
+    path = resolve(path)
     with _opened(path) as file:
         meta = _metadata(file, path)
         return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
@@ -206,6 +207,7 @@ def load(
     tensors are not those in the file is refused before memory is taken for it.
 
     Args:
+        path: the file, or `zoo:NAME` for a net that ships with dilkit.
         weights: the trained weights, their moving average, or (`auto`) the average where there is one; what
             was taken is in `metadata["weights"]`.
         trust_code: also import and call the `package.module:name` that the file names as its model: any, or
@@ -215,7 +217,7 @@ def load(
         UsageError: not a checkpoint, its model is code that is not trusted, or its weights are not those of
             the model its recipe names.
     """
-    path = Path(path)
+    path = resolve(path)
     with _opened(path) as file:
         meta = _metadata(file, path)
         recipe = validate(meta.pop("recipe"), str(path))

@@ -4,7 +4,7 @@ Source: Lee, Mumford and Huang, "Occlusion models for natural images", IJCV 2001
 
 Read one image file exactly: true depth, no invented channel, no half-decoded picture.
 
-Where clean images come from: folders, globs, files, `samples:` and `deadleaves:N`.
+Where clean images come from: folders, globs, files, `samples:`, `deadleaves:N` and `scenes:N`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy.typing as npt
 from PIL import Image as Pil
 from PIL import UnidentifiedImageError
 
+from dilkit.confounders.scenes import scene
 from dilkit.errors import DilkitError, UsageError, expanded, nearest
 
 _DISCS = 1500
@@ -293,10 +294,19 @@ _SAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("chelsea.png", "CC0 (Stefan van der Walt)"),
         ("coffee.png", "CC0 (Rachel Michetti)"),
     ),
+    "free": (
+        ("astronaut.png", "public domain (NASA)"),
+        ("rocket.jpg", "public domain (SpaceX)"),
+        ("brick.png", "CC0 (CC0Textures)"),
+        ("camera.png", "CC0 (Lav Varshney)"),
+        ("grass.png", "CC0 (linolafett)"),
+        ("gravel.png", "CC0 (CC0Textures)"),
+    ),
 }
-"""The colour photographs among scikit-image's bundled images; the split is fixed for ever."""
+"""The colour photographs among scikit-image's bundled images; the split is fixed for ever. `free`: what a net
+that is given away may be trained on, grey textures too, and nothing of the split `test`."""
 
-_GENERATED = re.compile(r"deadleaves:(\d+)(?:@(\d+))?")
+_GENERATED = re.compile(r"(deadleaves|scenes):(\d+)(?:@(\d+))?")
 
 
 class CleanImage(Protocol):
@@ -367,6 +377,18 @@ class DeadLeaves:
 
 
 @dataclass(frozen=True)
+class Scene(DeadLeaves):
+    """A synthetic image with shading, texture and defocus (see `dilkit.confounders.scenes`)."""
+
+    @property
+    def name(self) -> str:
+        return f"scenes/{self.index:06d}" + (f"#{self.number}" if self.number > 1 else "")
+
+    def load(self, alpha: Alpha) -> Pixels:
+        return scene(self.seed, self.index, self.size)
+
+
+@dataclass(frozen=True)
 class Failure:
     """An image that could not be used, and why."""
 
@@ -381,7 +403,8 @@ def expand(
 
     Args:
         sources: folders (searched through), globs, files, `samples:`, `samples:train`, `samples:test`,
-            `deadleaves:N` or `deadleaves:N@SIZE` (N synthetic images of SIZE x SIZE pixels, 256 by default).
+            `samples:free`, `deadleaves:N` or `deadleaves:N@SIZE` (N synthetic images of SIZE x SIZE pixels,
+            256 by default), `scenes:N` (the same with shading and texture).
         seed: of the synthetic images.
         licence: recorded with every file that has no licence of its own.
         limit: keep the first so many images.
@@ -438,8 +461,8 @@ def _numbered(image: CleanImage, count: int) -> CleanImage:
 def _expand_one(text: str, seed: int, licence: str) -> Iterable[CleanImage]:
     if text.startswith("samples:"):
         return _samples(text)
-    if text.startswith("deadleaves:"):
-        return _dead_leaves(text, seed)
+    if text.startswith(("deadleaves:", "scenes:")):
+        return _generated(text, seed)
     path = expanded(text)
     if path.is_dir():
         return _folder(path, licence)
@@ -483,7 +506,7 @@ def _samples(text: str) -> list[CleanImage]:
         raise UsageError(
             "unknown sample split",
             where=text,
-            expected="samples:, samples:train or samples:test",
+            expected="samples:, samples:train, samples:test or samples:free",
             nearest=nearest(split, _SAMPLES),
         )
     folder = Path(str(importlib.resources.files("skimage") / "data"))
@@ -499,16 +522,17 @@ def _samples(text: str) -> list[CleanImage]:
     return [FileImage(f"samples/{name}", folder / name, note) for name, note in chosen]
 
 
-def _dead_leaves(text: str, seed: int) -> Iterator[CleanImage]:
+def _generated(text: str, seed: int) -> Iterator[CleanImage]:
     match = _GENERATED.fullmatch(text)
-    if not match or int(match[1]) == 0 or int(match[2] or 256) < 16:
+    if not match or int(match[2]) == 0 or int(match[3] or 256) < 16:
         raise UsageError(
             "not a synthetic source",
             where=text,
-            expected="deadleaves:N or deadleaves:N@SIZE, SIZE >= 16",
-            remedy="for example deadleaves:100 or deadleaves:100@320",
+            expected="deadleaves:N or deadleaves:N@SIZE, SIZE >= 16; scenes: the same",
+            remedy="for example deadleaves:100 or scenes:100@320",
         )
-    return (DeadLeaves(seed, i, int(match[2] or 256)) for i in range(int(match[1])))
+    made = DeadLeaves if match[1] == "deadleaves" else Scene
+    return (made(seed, i, int(match[3] or 256)) for i in range(int(match[2])))
 
 
 def _neighbour(path: Path) -> str | None:

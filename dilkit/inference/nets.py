@@ -19,6 +19,7 @@ from dilkit.distortions import ConfounderSet, confounder_set
 from dilkit.errors import UsageError, printable
 from dilkit.inference.foreign import Adapted, Function, is_foreign, open_foreign
 from dilkit.inference.forward import multiple_of
+from dilkit.zoo import resolve
 
 INPUT = "input"
 """The net that changes nothing: the distorted input itself."""
@@ -131,12 +132,12 @@ def open_net(source: str | Path | nn.Module | Callable[..., Any], *, trust_code:
 
 
 def find_checkpoint(source: str | Path) -> Path:
-    """The checkpoint of a run folder: the best that was selected is taken only by its own path.
+    """The checkpoint of a run folder, or of `zoo:NAME`: the best that was selected has a path of its own.
 
     Raises:
         UsageError: a folder without one, or a file that is plainly something else.
     """
-    path = Path(source).expanduser()
+    path = resolve(source).expanduser()
     if path.is_dir():
         inside = path / "checkpoints" / "last.safetensors"
         if inside.is_file():

@@ -50,7 +50,8 @@ class Data(Section):
     store: str | None = None
     """HDF5 file made by `dilkit augment`."""
     sources: list[str] | None = None
-    """Instead of a store: folders, globs, files, `samples:` or `deadleaves:N`, distorted as they are read."""
+    """Instead of a store: folders, globs, files, `samples:`, `deadleaves:N` or `scenes:N`, distorted as they
+    are read."""
     distort: str | list[str] | None = None
     """The confounder set of `sources`; a list means `|`."""
     labels: list[str] | None = None

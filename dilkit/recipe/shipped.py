@@ -15,8 +15,10 @@ from dilkit.recipe.layers import Key, Layer, Origin, read_layer, read_layer_file
 
 @cache
 def shipped() -> dict[str, Traversable]:
-    """Recipe name -> its file."""
-    return _yaml_in(files("dilkit.recipes"))
+    """Recipe name -> its file; those of the nets that ship with dilkit are called `zoo/NAME`."""
+    folder = files("dilkit.recipes")
+    nets = _yaml_in(folder / "zoo")
+    return _yaml_in(folder) | {f"zoo/{name}": file for name, file in nets.items()}
 
 
 @cache

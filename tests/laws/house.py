@@ -16,7 +16,7 @@ from pathlib import Path
 ORDER = [
     {"errors"},
     {"registry"},
-    {"distortions", "models", "meta", "metrics", "losses", "devices"},
+    {"distortions", "models", "meta", "metrics", "losses", "devices", "zoo"},
     {"confounders"},
     {"objectives"},
     {"recipe"},
@@ -24,7 +24,6 @@ ORDER = [
     {"training", "inference"},
     {"evaluation"},
     {"experiments"},
-    {"zoo"},
     {"report"},
     {"testing"},
     {"cli"},
