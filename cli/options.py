@@ -96,7 +96,9 @@ Words = Annotated[
 Checkpoint = Annotated[
     Path,
     typer.Argument(
-        metavar="CKPT", help="The trained net: a checkpoint or a run's folder.", autocompletion=complete_run
+        metavar="CKPT",
+        help="The trained net: a checkpoint, a run's folder or zoo:NAME.",
+        autocompletion=complete_run,
     ),
 ]
 NetSource = Annotated[
