@@ -31,7 +31,7 @@ import numpy as np
 
 from dilkit.confounders.build import augment
 from dilkit.confounders.episodes import EpisodeSampler
-from dilkit.confounders.format import pieces, strip_width
+from dilkit.confounders.format import block_width, pieces
 from dilkit.confounders.store import Store
 from dilkit.distortions.randomness import Window
 
@@ -103,13 +103,13 @@ def from_store(store: Store) -> Read:
 
 def from_disk(store: Store, layout: str) -> Read:
     """The bytes alone: of the strips or the rows that crops lie in, or as many as crops themselves have."""
-    regions = [store.head.regions[name] for name in ("clean", *(f"distorted/{k}" for k in store.labels))]
+    regions = [store.header.regions[name] for name in ("clean", *(f"distorted/{k}" for k in store.labels))]
 
     def wanted(picks: Picks) -> list[tuple[int, int]]:
         found = []
         for item, window in picks:
             touched = {
-                "strips": [*pieces((TILE, TILE), strip_width(TILE), window)],
+                "strips": [*pieces((TILE, TILE), block_width(TILE), window)],
                 "rows": [*pieces((TILE, TILE), TILE, window)],
                 "crops": [(window.y * TILE, CROP * CROP)],
             }

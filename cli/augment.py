@@ -258,7 +258,7 @@ def join_shards(sources: list[str], out: Path, allow_duplicates: bool, overwrite
 
     made = join(sources or shards_of(out), out, allow_duplicates=allow_duplicates, overwrite=overwrite)
     store = Store(made)
-    say(f"{made}: {len(store)} items in {len(store.head.shards)} shards joined")
+    say(f"{made}: {len(store)} items in {len(store.header.shards)} shards joined")
 
 
 def edit(sources: list[str], add: str | None, drop: str | None, workers: int) -> None:

@@ -1,14 +1,9 @@
-"""A dataset in the making: the unfinished file, and a journal of the parts that are safely in it.
+"""Make a confounder dataset: plan, read the clean images in, distort them, close the file.
 
-`OUT.tmp` is laid out in full from the start and filled in place; `OUT.journal` gains a line when a part has
-reached the disk. Killed at any moment, the next run with the same settings does only what the journal lacks.
-When all is there the file is sealed, flushed and given its name in one step.
-
-What a worker does: read images into the file, distort what is there. No HDF5, only writes at offsets.
-
-Who does the work: this process, or several others, each at a desk of its own.
-
-Make a confounder dataset: plan, read the clean images in, distort them, seal.
+`OUT.tmp` is laid out in full from the start and filled in place, by this process or several, with plain
+writes at known offsets; `OUT.journal` gains a line when a part has reached the disk. Killed at any moment,
+the next run with the same settings does only what the journal lacks. When all is there the file gets its
+checksum, is flushed and given its name in one step.
 """
 
 from __future__ import annotations
@@ -16,6 +11,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,20 +23,42 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
+import cv2
 import h5py
 import numpy as np
 import numpy.typing as npt
+import threadpoolctl
 import xxhash
+from PIL import Image
 
 from dilkit import __version__
 from dilkit.confounders import format as layout
-from dilkit.confounders import format as seal
 from dilkit.confounders.duplicates import hashes_of, perceptual_hash, refuse_duplicates
-from dilkit.confounders.format import Outbox, Region, Regions, cut, regions, to_strips, write_all
-from dilkit.confounders.images import Failure, Pixels, UnreadableImage, expand, failure, survey
-from dilkit.confounders.plan import Plan, as_settings, make_plan, renderer
+from dilkit.confounders.format import Regions, cut, pixels_of, regions, to_blocks, write_all
+from dilkit.confounders.images import (
+    Alpha,
+    Failure,
+    Pairs,
+    Pixels,
+    UnreadableImage,
+    check_pairs,
+    expand,
+    failure,
+    survey,
+)
+from dilkit.confounders.plan import (
+    REAL,
+    Coupling,
+    Plan,
+    PlannedView,
+    Small,
+    Storage,
+    as_settings,
+    make_plan,
+    renderer,
+)
 from dilkit.distortions import ConfounderSet, SampleKey, Word, as_float, confounder_set, pixel_hash
 from dilkit.distortions.render import keep_freed_memory
 from dilkit.errors import DilkitError, UsageError, reason
@@ -51,8 +70,8 @@ Compared = list[str | bool]
 """What its images were compared with: excluded sources, and whether they may look like each other."""
 
 
-class Draft:
-    """Open it with `with`; one process at a time may."""
+class UnfinishedFile:
+    """A dataset in the making and its journal; open it with `with`, one process at a time."""
 
     def __init__(self, out: Path, plan: Plan, *, restart: bool = False, every: float = 0.2) -> None:
         self.out = out
@@ -70,10 +89,6 @@ class Draft:
         self._writer = ThreadPoolExecutor(1, "dilkit-journal")
         self._journal: IO[str]
 
-    @property
-    def resumed(self) -> bool:
-        return self._resumed
-
     def __enter__(self) -> Self:
         try:
             self._journal = self.journal_path.open("a+", encoding="utf-8")
@@ -90,8 +105,8 @@ class Draft:
             self._journal.close()
             raise UsageError("another run is writing this dataset", where=self.out) from None
         try:
-            self._resumed = self._resume()
-            if not self._resumed:
+            self.resumed = self._resume()
+            if not self.resumed:
                 self._begin()
             self._find()
         except BaseException:
@@ -121,9 +136,9 @@ class Draft:
 
     def leave_out(self, failures: list[Failure]) -> None:
         """Start again without images that turned out to be unreadable."""
-        self._settle()
+        self._wait()
         self.failures += failures
-        self.plan = self.plan.without({failure.name for failure in failures})
+        self.plan = self.plan.without(failures)
         self.done.clear()
         self._pending.clear()
         if len(self.plan):
@@ -132,10 +147,10 @@ class Draft:
         else:
             self.discard()
 
-    def seal(self, compared: Compared) -> None:
+    def complete(self, compared: Compared) -> None:
         """Everything is written: make it durable, then give it its name."""
         self._finish()
-        self._write([{"sealed": seal.close(self.path), "compared": compared}])
+        self._write([{"checksum": layout.close_checksum(self.path), "compared": compared}])
         give_name(self.path, self.out)
         self.journal_path.unlink(missing_ok=True)
 
@@ -161,7 +176,8 @@ class Draft:
                 expected=f"{needed / 1e6:,.0f} MB free, and some for the index",
                 remedy="free some space, choose another disk, or use --storage virtual",
             ) from None
-        self._write([{**self._base, "left out": [[f.name, f.reason] for f in self.failures]}])
+        left_out = [[f.name, f.reason] for f in self.failures]
+        self._write([{**self._base, "left out": left_out, "stamps": self.plan.stamps}])
 
     def _resume(self) -> bool:
         self._journal.seek(0)
@@ -171,29 +187,44 @@ class Draft:
         if lines[0].get("base") != self._base["base"]:
             if self._restart:
                 return False
-            same = lines[0].get("plan") == self._base["plan"]
-            other = "with other settings or sources"
-            if same:
-                other = "of images that were changed since, or with another licence"
-            if lines[0].get("version") != __version__:
-                other = f"of dilkit {lines[0].get('version')}"
-            raise UsageError(
-                f"an unfinished dataset {other} is in the way",
-                where=self.path,
-                remedy=f"repeat the earlier command, or give --restart, or delete {self.path.name}",
-            )
+            raise self._refusal(lines[0])
         if self._restart:
             return False
         self.failures = [Failure(*pair) for pair in lines[0]["left out"]]
-        self.plan = self.plan.without({failure.name for failure in self.failures})
+        self.plan = self.plan.without(self.failures)
         self.done = {(line["phase"], part) for line in lines[1:] if line for part in line.get("parts", ())}
         return True
+
+    def _refusal(self, begun: dict[str, Any]) -> UsageError:
+        """Why the journal's first line does not let this run go on."""
+        other, found = "with other settings or sources", None
+        if begun.get("version") != __version__:
+            other = f"of dilkit {begun.get('version')}"
+        elif begun.get("plan") == self._base["plan"]:
+            other = "of images that were changed since, or with another licence"
+            left_out = {name for name, _ in begun.get("left out", ())}
+            kept = [i for i, image in enumerate(self.plan.images) if image.name not in left_out]
+            before = begun.get("stamps", [])
+            changed = [
+                self.plan.images[i].name
+                for i, stamp in zip(kept, before, strict=False)
+                if self.plan.stamps[i] != stamp
+            ]
+            if changed:
+                more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+                found = "changed: " + ", ".join(changed[:5]) + more
+        return UsageError(
+            f"an unfinished dataset {other} is in the way",
+            where=self.path,
+            found=found,
+            remedy=f"repeat the earlier command, or give --restart, or delete {self.path.name}",
+        )
 
     def flush(self) -> None:
         """Begin to hand what is written to the disk, then say so in the journal; one such job at a time."""
         if not self._pending or (self._writing is not None and not self._writing.done()):
             return
-        self._settle()
+        self._wait()
         phases: dict[str, list[int]] = {}
         for phase, part in self._pending:
             phases.setdefault(phase, []).append(part)
@@ -203,11 +234,11 @@ class Draft:
         self._writing = self._writer.submit(self._sync_and_write, lines)
 
     def _finish(self) -> None:
-        self._settle()
+        self._wait()
         self.flush()
-        self._settle()
+        self._wait()
 
-    def _settle(self) -> None:
+    def _wait(self) -> None:
         if self._writing is not None:
             self._writing.result()
             self._writing = None
@@ -230,8 +261,8 @@ def completed(out: Path, plan: Plan, compared: Compared) -> list[Failure] | None
         return None
     with journal.open(encoding="utf-8") as file:
         lines = [_parsed(line) or {} for line in file] or [{}]
-    sealed = {"sealed": seal.claimed(out), "compared": compared}
-    if lines[0].get("base") != plan.stamp or lines[-1] != sealed:
+    last = {"checksum": layout.stored_checksum(out), "compared": compared}
+    if lines[0].get("base") != plan.stamp or lines[-1] != last:
         return None
     journal.unlink(missing_ok=True)
     return [Failure(*pair) for pair in lines[0]["left out"]]
@@ -265,45 +296,48 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-class Held(NamedTuple):
-    """An image of the plan with its perceptual hash, or why it cannot be used."""
+# -- What one process does to a part -----------------------------------------------------------------------
+
+
+class Decoded(NamedTuple):
+    """An image of the plan with its real counterparts, or why it cannot be used."""
 
     image: int
     pixels: Pixels | None
+    real: dict[str, Pixels]
     looks: int
     problem: Failure | None
 
 
 @dataclass
-class Desk:
-    """What one process needs to work on one dataset."""
+class PartWriter:
+    """What one process needs to read and write the parts of one dataset."""
 
     path: Path
     plan: Plan
     regions: Regions
     file: int = -1
-    outbox: Outbox = field(init=False)
-    held: Held | None = None
-    offsets: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
+    _decoded: Decoded | None = None
+    _offsets: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
-    def open(self) -> Desk:
+    def open(self) -> PartWriter:
         self.file = os.open(self.path, os.O_RDWR)
-        self.outbox = Outbox(self.path)
-        self.offsets = {scale: self.plan.offsets(scale) for scale in {1, *(v.scale for v in self.plan.views)}}
+        self._offsets = {"clean": self.plan.offsets()}
+        self._offsets |= {view.label: self.plan.offsets(view) for view in self.plan.views}
         return self
 
     def close(self) -> None:
-        try:
-            self.outbox.close()
-        finally:
-            os.close(self.file)
+        os.close(self.file)
 
-    def hold(self, image: int) -> Held:
+    def decode(self, image: int) -> Decoded:
         """An image, read once for all the parts that are made of it in turn."""
-        if self.held is None or self.held.image != image:
-            self.held = None  # before the next is read, so that memory is that of one
-            self.held = _load(self.plan, image)
-        return self.held
+        if self._decoded is None or self._decoded.image != image:
+            self._decoded = None  # before the next is read, so that memory is that of one
+            self._decoded = _decode(self.plan, image)
+        return self._decoded
+
+    def forget(self) -> None:
+        self._decoded = None
 
     def write(self, name: str, row: int, values: npt.NDArray[Any]) -> None:
         """Put rows of an index or digest array in their place."""
@@ -311,120 +345,120 @@ class Desk:
         width = region.nbytes // region.shape[0]
         write_all(self.file, np.ascontiguousarray(values, region.dtype), region.offset + row * width)
 
-    def write_clean(self, item: int, tile: Pixels) -> int:
-        """Put an item's clean pixels in their place; gives their digest. Its views will soon need them."""
-        region = self.regions["clean"]
-        write_all(self.file, _laid(region, tile), region.offset + self.start(region, item, 1))
-        return xxhash.xxh3_64_intdigest(tile.data)
-
-    def write_view(self, label: str, item: int, scale: int, made: Pixels) -> int:
-        """Have a view's pixels put in their place, by the time of `settle`; gives their digest."""
-        region = self.regions[f"distorted/{label}"]
-        made = np.ascontiguousarray(made)
-        self.outbox.put(region.offset + self.start(region, item, scale), _laid(region, made))
-        return xxhash.xxh3_64_intdigest(made.data)
-
-    def read(self, name: str, row: int) -> bytes:
-        """A row of an index array."""
+    def read(self, name: str, row: int, rows: int = 1) -> bytes:
+        """Rows of an index or digest array."""
         region = self.regions[name]
         width = region.nbytes // region.shape[0]
-        return os.pread(self.file, width, region.offset + row * width)
+        return os.pread(self.file, rows * width, region.offset + row * width)
+
+    def write_pixels(self, item: int, pixels: Pixels, view: PlannedView | None = None, draw: int = 0) -> int:
+        """Put the pixels of a clean item, or of its view, in their place; gives their digest."""
+        region = self.regions["clean" if view is None else pixels_of(view.label, draw)]
+        pixels = np.ascontiguousarray(pixels)
+        laid = to_blocks(pixels, region.block) if region.block else pixels
+        start = self._offsets["clean" if view is None else view.label][item]
+        write_all(self.file, laid, region.offset + int(start) * 3 * np.dtype(region.dtype).itemsize)
+        return xxhash.xxh3_64_intdigest(pixels.data)
 
     def read_clean(self, item: int) -> Pixels:
         region = self.regions["clean"]
         _, _, h, w = self.plan.window(item)
-        count = h * w * 3 * np.dtype(region.dtype).itemsize
-        raw = os.pread(self.file, count, region.offset + self.start(region, item, 1))
-        return cut(np.frombuffer(raw, region.dtype), (h, w), region.strip or w)
-
-    def start(self, region: Region, item: int, scale: int) -> int:
-        return int(self.offsets[scale][item]) * 3 * np.dtype(region.dtype).itemsize
+        pixel = 3 * np.dtype(region.dtype).itemsize
+        raw = os.pread(self.file, h * w * pixel, region.offset + int(self._offsets["clean"][item]) * pixel)
+        return cut(np.frombuffer(raw, region.dtype), (h, w), region.block or w)
 
 
-def _laid(region: Region, pixels: Pixels) -> Pixels:
-    """An item as it lies in the file."""
-    return to_strips(pixels, region.strip) if region.strip else pixels
-
-
-def ingest(desk: Desk, part: int) -> list[Failure]:
-    """Read the images of a part, cut and write their items, with hashes; gives those that failed."""
-    plan, failures = desk.plan, []
+def ingest(writer: PartWriter, part: int) -> list[Failure]:
+    """Read the images of a part, cut and write their items and real views, with hashes; gives those that
+    failed."""
+    plan, failures = writer.plan, []
     first, last = plan.parts[part]
     digests = np.zeros(last - first, "<u8")
-    seen = np.zeros(last - first, "<u8")
+    looks = np.zeros(last - first, "<u8")
     hashes = [b""] * (last - first)
+    real = {view.label: np.zeros(last - first, "<u8") for view in plan.views if view.real}
     for item in range(first, last):
-        _, pixels, looks, problem = desk.hold(int(plan.image[item]))
-        if problem is not None and problem not in failures:
-            failures.append(problem)
-        if pixels is None:
-            hashes[item - first] = bytes(desk.regions["index/pixel_hash"].shape[1])
+        decoded = writer.decode(int(plan.image[item]))
+        if decoded.problem is not None and decoded.problem not in failures:
+            failures.append(decoded.problem)
+        if decoded.pixels is None:
+            hashes[item - first] = bytes(writer.regions["index/pixel_hash"].shape[1])
             continue
         y, x, h, w = plan.window(item)
-        tile = np.ascontiguousarray(pixels[y : y + h, x : x + w])
-        digests[item - first] = desk.write_clean(item, tile)
+        tile = np.ascontiguousarray(decoded.pixels[y : y + h, x : x + w])
+        digests[item - first] = writer.write_pixels(item, tile)
         hashes[item - first] = pixel_hash(tile)
-        seen[item - first] = looks
-    desk.write("index/digest", first, digests)
-    desk.write("index/perceptual_hash", first, seen)
-    desk.write("index/pixel_hash", first, np.frombuffer(b"".join(hashes), np.uint8))
+        looks[item - first] = decoded.looks
+        for view in plan.views:
+            if view.label in decoded.real:
+                vy, vx, vh, vw = (side // view.scale for side in (y, x, h, w))
+                cut_out = decoded.real[view.label][vy : vy + vh, vx : vx + vw]
+                real[view.label][item - first] = writer.write_pixels(item, cut_out, view)
+    writer.write("index/digest", first, digests)
+    writer.write("index/perceptual_hash", first, looks)
+    writer.write("index/pixel_hash", first, np.frombuffer(b"".join(hashes), np.uint8))
+    for label, values in real.items():
+        writer.write(f"digest/{label}", first, values)
     return failures
 
 
-def _load(plan: Plan, image: int) -> Held:
+def _decode(plan: Plan, image: int) -> Decoded:
     try:
         pixels = plan.load(image)
+        loaded = {view.label: plan.load_real(image, view) for view in plan.views if view.real}
     except UnreadableImage as error:
-        return Held(image, None, 0, failure(plan.images[image], error))
-    return Held(image, pixels, perceptual_hash(pixels), None)
+        return Decoded(image, None, {}, 0, failure(plan.images[image], error))
+    real = {label: found for label, found in loaded.items() if found is not None}
+    return Decoded(image, pixels, real, perceptual_hash(pixels), None)
 
 
-def distort(desk: Desk, part: int) -> list[Failure]:
-    """Make and write every view of a part's items; it cannot fail but by an exception."""
-    plan, settings = desk.plan, desk.plan.settings
-    desk.held = None
+def distort(writer: PartWriter, part: int) -> list[Failure]:
+    """Make and write every synthetic view of a part's items; it cannot fail but by an exception."""
+    plan, settings = writer.plan, writer.plan.settings
+    writer.forget()
     first, last = plan.parts[part]
-    digests = np.zeros((len(plan.views), last - first), "<u8")
-    renders = [
-        renderer(word, view.dtype, view.scale)
+    synthetic = [
+        (view, renderer(word, view.dtype, view.scale), np.zeros((last - first, plan.draws(view)), "<u8"))
         for view, word in zip(plan.views, plan.confounders, strict=True)
+        if not view.real
     ]
     for item in range(first, last):
-        image = as_float(desk.read_clean(item))
-        key = SampleKey(settings.seed, desk.read("index/pixel_hash", item), 0, settings.coupling)
-        for row, (view, render) in enumerate(zip(plan.views, renders, strict=True)):
-            made = render(image, key, None)
-            digests[row, item - first] = desk.write_view(view.label, item, view.scale, made)
-    desk.outbox.settle()
-    for row, view in enumerate(plan.views):
-        desk.write(f"digest/{view.label}", first, digests[row])
+        image, name = as_float(writer.read_clean(item)), writer.read("index/pixel_hash", item)
+        for view, render, digests in synthetic:
+            for draw in range(plan.draws(view)):
+                key = SampleKey(settings.seed, name, draw, settings.coupling)
+                digests[item - first, draw] = writer.write_pixels(item, render(image, key, None), view, draw)
+    for view, _, digests in synthetic:
+        writer.write(f"digest/{view.label}", first, digests)
     return []
 
 
-Task = Callable[[Desk, int], list[Failure]]
-"""(desk, part) -> the images that failed."""
+Task = Callable[[PartWriter, int], list[Failure]]
+"""(writer, part) -> the images that failed."""
 
-_desk: Desk | None = None
+_writer: PartWriter | None = None
+"""Of this worker process."""
 
 
-class Crew:
-    """Works on one dataset; open it with `with`. Processes start at the first task and stay to the end."""
+class Workers:
+    """This process or several, working on one dataset; open it with `with`. Processes start at the first task
+    and stay to the end."""
 
-    def __init__(self, desk: Desk, workers: int) -> None:
-        self._desk = desk
-        self._workers = min(workers, len(desk.plan.parts))
+    def __init__(self, writer: PartWriter, workers: int) -> None:
+        self._writer = writer
+        self._workers = min(workers, len(writer.plan.parts))
         self._pool: ProcessPoolExecutor | None = None
         self._closing = ExitStack()
 
     def __enter__(self) -> Self:
         self._closing.enter_context(ONE_THREAD)
         if self._workers > 1:
-            forked = os.uname().sysname == "Linux"
+            forked = sys.platform == "linux"
             context = get_context("fork" if forked else "spawn")
-            settling = (self._desk, os.getpid(), forked)
-            self._pool = ProcessPoolExecutor(self._workers, context, _settle_in, settling)
+            first = (self._writer, os.getpid(), forked)
+            self._pool = ProcessPoolExecutor(self._workers, context, _start_worker, first)
         else:
-            self._closing.callback(self._desk.open().close)
+            self._closing.callback(self._writer.open().close)
         return self
 
     def __exit__(
@@ -444,16 +478,16 @@ class Crew:
         """
         if self._pool is None:
             for part in parts:
-                yield part, task(self._desk, part)
+                yield part, task(self._writer, part)
             return
         try:
-            futures = {self._pool.submit(_at_desk, task, part): part for part in parts}
+            futures = {self._pool.submit(_in_worker, task, part): part for part in parts}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:
             raise DilkitError(
                 "a worker process died (killed, or out of memory)",
-                where=self._desk.path,
+                where=self._writer.path,
                 remedy="repeat the command, which goes on from what is written; "
                 "fewer --workers need less memory",
             ) from None
@@ -472,40 +506,31 @@ def _dismiss(pool: ProcessPoolExecutor) -> None:
         raise
 
 
-def _at_desk(task: Task, part: int) -> list[Failure]:
-    assert _desk is not None
-    return task(_desk, part)
+def _in_worker(task: Task, part: int) -> list[Failure]:
+    assert _writer is not None
+    return task(_writer, part)
 
 
-def _settle_in(desk: Desk, parent: int, forked: bool) -> None:
+def _start_worker(writer: PartWriter, parent: int, forked: bool) -> None:
     """A worker leaves interrupts to its parent, dies with it, and uses one thread, as a forked one does."""
-    import signal
-
-    global _desk
+    global _writer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     if not forked:
         _limit_threads()
     keep_freed_memory()
-    _desk = desk.open()
+    _writer = writer.open()
 
 
-def _watch(parent: int) -> None:
-    import time
-
+def _die_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
 def _limit_threads() -> Any:
-    import cv2
-    import threadpoolctl
-    from PIL import Image
-
-    # Pillow keeps 32 MB for its next image: fresh pages are slow.
-    Image.core.set_blocks_max(2)  # type: ignore[attr-defined]
+    Image.core.set_blocks_max(2)  # type: ignore[attr-defined]  # 32 MB for its next image: fresh pages are slow
     cv2.setNumThreads(1)
     return threadpoolctl.threadpool_limits(1)
 
@@ -518,16 +543,12 @@ class _OneThread:
         self._wanted = 0
 
     def __enter__(self) -> None:
-        import cv2
-
         with self._lock:
             self._wanted += 1
             if self._wanted == 1:
                 self._before, self._limits = cv2.getNumThreads(), _limit_threads()
 
     def __exit__(self, *_: object) -> None:
-        import cv2
-
         with self._lock:
             self._wanted -= 1
             if not self._wanted:
@@ -572,14 +593,18 @@ def augment(
     *,
     tile: int = 256,
     stride: int | None = None,
-    small: Literal["keep", "skip"] = "keep",
-    alpha: Literal["refuse", "black", "grey", "white"] = "refuse",
+    pairs: Sequence[str | Pairs] = (),
+    small: Small = "keep",
+    alpha: Alpha = "refuse",
     seed: int = 0,
-    storage: Literal["stored", "virtual"] = "stored",
-    coupling: Literal["independent", "common"] = "independent",
+    storage: Storage = "stored",
+    coupling: Coupling = "independent",
+    draws: int = 1,
+    crop_multiple: int = 1,
     validation: float = 0.0,
     licence: str = "",
     limit: int | None = None,
+    allow_misaligned: bool = False,
     shard: tuple[int, int] | None = None,
     exclude: Sequence[str | Path] = (),
     allow_duplicates: bool = False,
@@ -595,19 +620,25 @@ def augment(
     continued by repeating it.
 
     Args:
-        sources: folders, globs, files, `samples:train|test`, `deadleaves:N` (see `sources.expand`).
-        distort: a confounder set, or anything `confounder_set` takes.
+        sources: folders, globs, files, `samples:train|test`, `deadleaves:N` (see `images.expand`); may be
+            empty where there are pairs.
+        distort: a confounder set, or anything `confounder_set` takes; may be empty where there are pairs.
         out: the HDF5 file to make.
         tile, stride: in pixels; `tile=0` takes whole images; the stride is the tile where it is not given.
             The last tile of a row or column ends at the border.
+        pairs: sets of real pairs (`NAME=CLEAN:DEGRADED`, see `images.Pairs`), each a confounder of that name;
+            their clean images are distorted as those of the sources are.
         small: images smaller than a tile are kept whole, or skipped and counted.
         alpha: refuse transparent images, or lay them on a plain background.
         seed: the root of all randomness.
         storage: `virtual` keeps the clean images and the recipe; views are made when they are read.
         coupling: `common` gives all degrees of one distortion the same random field.
+        draws: how many draws of each random word are stored.
+        crop_multiple: cut the sides of items to multiples of it, at the right and the bottom.
         validation: share of the images (not tiles) marked `validation` instead of `train`.
         licence: of source files, recorded with each.
-        limit: take only the first so many images.
+        limit: take only the first so many images, and of each set of pairs.
+        allow_misaligned: take pairs that are shifted or show different things.
         shard: (k, n) makes the k-th of n parts alone, for `merge`; `out` is the file of this part.
         exclude: sources (a test set) that no image may look like.
         allow_duplicates: accept images that look like each other.
@@ -635,6 +666,10 @@ def augment(
         validation=validation,
         licence=licence,
         limit=limit,
+        pairs=pairs,
+        draws=draws,
+        multiple=crop_multiple,
+        allow_misaligned=allow_misaligned,
     )
     require_images(plan, failures, plan.skipped)
     if shard is not None:
@@ -642,23 +677,23 @@ def augment(
     compared: Compared = [*map(str, exclude), allow_duplicates]
     left_out = completed(Path(os.path.realpath(out)), plan, compared)
     if left_out is not None:
-        kept = plan.without({failure.name for failure in left_out})
+        kept = plan.without(left_out)
         return _built(out, kept, [*failures, *left_out], plan.skipped, True, began)
     out = check_target(out, overwrite)
     excluded = hashes_of(exclude, plan.settings.alpha) if exclude else {}
     try:
-        with Draft(out, plan, restart=restart, every=checkpoint_every) as draft:
-            _fill(draft, workers, progress, excluded, allow_duplicates)
-            failures += draft.failures
-            require_images(draft.plan, failures, plan.skipped)
-            draft.seal(compared)
+        with UnfinishedFile(out, plan, restart=restart, every=checkpoint_every) as unfinished:
+            _fill(unfinished, workers, progress, excluded, allow_duplicates)
+            failures += unfinished.failures
+            require_images(unfinished.plan, failures, plan.skipped)
+            unfinished.complete(compared)
     except OSError as error:
         raise DilkitError(
             f"writing failed: {reason(error)}",
             where=out,
             remedy="make room, then repeat the command: it goes on from what is written",
         ) from error
-    return _built(out, draft.plan, failures, plan.skipped, draft.resumed, began)
+    return _built(out, unfinished.plan, failures, plan.skipped, unfinished.resumed, began)
 
 
 def _built(
@@ -683,18 +718,24 @@ def plan_for(
     *,
     licence: str = "",
     limit: int | None = None,
+    pairs: Sequence[str | Pairs] = (),
+    allow_misaligned: bool = False,
     **settings: Any,
 ) -> tuple[Plan, list[Failure]]:
     """What `augment` would make, and the images whose headers cannot be read."""
-    confounders = confounder_set(distort)
+    synthetic, sets = confounder_set(distort), [Pairs.parse(pair) for pair in pairs]
+    confounders = ConfounderSet.of(
+        [*synthetic, *(word for pair in sets for word in confounder_set(f"{REAL}('{pair.name}')"))]
+    )
     if not len(confounders):
         raise UsageError("there is no distortion in the set", found=confounders, expected="at least one")
     if limit is not None and limit < 1:
         raise UsageError("the limit must be positive", where="limit", found=limit)
     chosen = as_settings(**settings)
     given = [sources] if isinstance(sources, (str, Path)) else sources
-    surveyed, failures = survey(expand(given, seed=chosen.seed, licence=licence, limit=limit))
-    return make_plan(surveyed, confounders, chosen), failures
+    surveyed, failures = survey(expand(given, seed=chosen.seed, licence=licence, limit=limit, pairs=sets))
+    scales = check_pairs(surveyed, alpha=chosen.alpha, aligned=not allow_misaligned)
+    return make_plan(surveyed, confounders, chosen, scales, failures), failures
 
 
 def part_of(plan: Plan, k: int, n: int) -> Plan:
@@ -740,41 +781,44 @@ def _is_hdf5(path: Path) -> bool:
 
 
 def _fill(
-    draft: Draft, workers: int, progress: Progress | None, excluded: dict[str, int], allow: bool
+    unfinished: UnfinishedFile, workers: int, progress: Progress | None, excluded: dict[str, int], allow: bool
 ) -> None:
-    while len(draft.plan):
-        with Crew(Desk(draft.path, draft.plan, draft.regions), workers) as crew:
-            failures = _phase(draft, "read", ingest, crew, progress)
+    while len(unfinished.plan):
+        writer = PartWriter(unfinished.path, unfinished.plan, unfinished.regions)
+        with Workers(writer, workers) as pool:
+            failures = _phase(unfinished, "read", ingest, pool, progress)
             if not failures:
                 if excluded or not allow:
-                    _compare(draft, excluded, allow)
-                if draft.plan.settings.storage == "stored":
-                    _phase(draft, "distort", distort, crew, progress)
+                    _compare(unfinished, excluded, allow)
+                if unfinished.plan.settings.storage == "stored":
+                    _phase(unfinished, "distort", distort, pool, progress)
                 return
-        draft.leave_out(failures)
+        unfinished.leave_out(failures)
 
 
-def _compare(draft: Draft, excluded: dict[str, int], allow: bool) -> None:
-    images, first = np.unique(draft.plan.image, return_index=True)
-    seen = draft.regions["index/perceptual_hash"].map(draft.path)[first]
-    names = [draft.plan.images[i].name for i in images]
+def _compare(unfinished: UnfinishedFile, excluded: dict[str, int], allow: bool) -> None:
+    images, first = np.unique(unfinished.plan.image, return_index=True)
+    seen = unfinished.regions["index/perceptual_hash"].map(unfinished.path)[first]
+    names = [unfinished.plan.images[i].name for i in images]
     refuse_duplicates(names, seen.tolist(), excluded, allow=allow, again=" and give --restart")
 
 
-def _phase(draft: Draft, phase: str, task: Task, crew: Crew, progress: Progress | None) -> list[Failure]:
-    parts = draft.plan.parts
-    todo = [k for k in range(len(parts)) if (phase, k) not in draft.done]
-    done = len(draft.plan) - sum(parts[k][1] - parts[k][0] for k in todo)
+def _phase(
+    unfinished: UnfinishedFile, phase: str, task: Task, pool: Workers, progress: Progress | None
+) -> list[Failure]:
+    parts = unfinished.plan.parts
+    todo = [k for k in range(len(parts)) if (phase, k) not in unfinished.done]
+    done = len(unfinished.plan) - sum(parts[k][1] - parts[k][0] for k in todo)
     failures: dict[str, Failure] = {}
     report = progress or (lambda phase, done, total: None)
-    report(phase, done, len(draft.plan))
-    for part, failed in crew.do(task, todo):
+    report(phase, done, len(unfinished.plan))
+    for part, failed in pool.do(task, todo):
         failures |= {failure.name: failure for failure in failed}
         if not failures:
-            draft.record((phase, part))
+            unfinished.record((phase, part))
         done += parts[part][1] - parts[part][0]
-        report(phase, done, len(draft.plan))
-    draft.flush()
+        report(phase, done, len(unfinished.plan))
+    unfinished.flush()
     return [failures[name] for name in sorted(failures)]
 
 

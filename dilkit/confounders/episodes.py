@@ -1,4 +1,7 @@
-"""An episode: what one outer step of training sees. (The one file of this room that imports torch.)"""
+"""What training sees of a dataset: episodes, one batch per confounder, and plain pairs.
+
+The one file of this room that imports torch.
+"""
 
 from __future__ import annotations
 
@@ -62,29 +65,41 @@ class Episode:
 
 
 class Pick(NamedTuple):
-    """One crop: the item, the window in its clean pixels, which of the 8 symmetries of the square, and what
-    an orbit moves it by."""
+    """One crop: the item, the window in its clean pixels, which of the 8 symmetries of the square, what an orbit
+    moves it by, and which draw of random views: the epoch's number (a stored view has so many draws and begins
+    again)."""
 
     item: int
     window: Window
     symmetry: int
     element: Element = Element()
+    draw: int = 0
 
 
 _UNMOVED = Element()
+
+
+class Pool(NamedTuple):
+    """Items that crops are taken from, with their sizes."""
+
+    items: npt.NDArray[np.int64]
+    heights: npt.NDArray[Any]
+    widths: npt.NDArray[Any]
 
 
 class EpisodeSampler:
     """Random crops of a confounder dataset as episodes: a pure function of (seed, step, rank).
 
     Items come in an order that is shuffled afresh every epoch, so each is met once before any is met twice.
+    Views that are made when they are read are drawn afresh every epoch, too.
 
     Args:
         store: the dataset.
         batch: crops per confounder, on each rank.
         crop: side of the square crops, in clean pixels.
-        pairing: `paired` shows the same crops under every confounder (section 3.2 of the paper);
-            `independent` draws other images for each, as the authors' script does.
+        pairing: `paired` shows the same crops under every confounder (section 3.2 of the paper), of items
+            that have them all; `independent` draws other images for each, as the authors' script does, and
+            as real pairs need whose clean images differ.
         symmetry: flip and rotate each crop by one of the 8 symmetries of the square.
         rank, world: this process and how many there are; together they see what one process with the whole
             batch would see.
@@ -95,7 +110,7 @@ class EpisodeSampler:
             they are read.
 
     Raises:
-        UsageError: an unknown label or split, or an item smaller than the crop.
+        UsageError: an unknown label or split, an item smaller than the crop, or no item with all confounders.
     """
 
     def __init__(
@@ -126,10 +141,9 @@ class EpisodeSampler:
         self.orbit = orbit
         self._check()
         self._spans = self._find_spans()
-        self._items = store.items(split)
-        self._heights = store.index["h"][self._items]
-        self._widths = store.index["w"][self._items]
-        self._check_sizes()
+        items = store.items(split)
+        keys = ("",) if pairing == "paired" else self.labels
+        self._pools = {key: self._pool(items, self.labels if pairing == "paired" else (key,)) for key in keys}
         self._scales = {label: store.scale(label) for label in self.labels}
         self._unit = int(np.lcm.reduce([1, *self._scales.values()]))
         if crop % self._unit:
@@ -153,7 +167,8 @@ class EpisodeSampler:
 
     def __len__(self) -> int:
         """Steps in an epoch."""
-        return -(-len(self._items) // (self.batch * self.world))
+        most = max(len(pool.items) for pool in self._pools.values())
+        return -(-most // (self.batch * self.world))
 
     def episode(self, step: int) -> Episode:
         """The episode of an outer step, float32 in the range that is stored (noise may leave [0, 1])."""
@@ -168,11 +183,11 @@ class EpisodeSampler:
         """Have the crops of a step fetched while others are read, or trained on."""
         if self.pairing == "paired":
             for pick in self.picks(step):
-                self.store.expect(pick.item, self.labels, pick.window)
+                self.store.expect(pick.item, self.labels, pick.window, draw=pick.draw)
             return
         for label in self.labels:
             for pick in self.picks(step, label):
-                self.store.expect(pick.item, [label], pick.window)
+                self.store.expect(pick.item, [label], pick.window, draw=pick.draw)
 
     def _independent(self, step: int) -> Episode:
         views, targets = {}, {}
@@ -200,16 +215,17 @@ class EpisodeSampler:
         bits = _bits(3 * whole, "crop", self.seed, label, step, 0).reshape(3, whole)
         bits = bits[:, self.rank * self.batch : (self.rank + 1) * self.batch]
         moves = self._moves(label, step, whole)
-        picks = []
+        picks, pool = [], self._pools[label]
         for row in range(self.batch):
-            epoch, place = divmod(first + row, len(self._items))
+            epoch, place = divmod(first + row, len(pool.items))
             at = self._order(label, epoch)[place]
             side = max(1, round(self.crop / moves[row].ratio)) if moves else self.crop
-            y = _below(bits[0, row], (int(self._heights[at]) - side) // self._unit + 1) * self._unit
-            x = _below(bits[1, row], (int(self._widths[at]) - side) // self._unit + 1) * self._unit
+            y = _below(bits[0, row], (int(pool.heights[at]) - side) // self._unit + 1) * self._unit
+            x = _below(bits[1, row], (int(pool.widths[at]) - side) // self._unit + 1) * self._unit
             turn = _below(bits[2, row], 8) if self.symmetry else 0
             window = Window(y, x, side, side)
-            picks.append(Pick(int(self._items[at]), window, turn, *moves[row : row + 1]))
+            element = moves[row] if moves else _UNMOVED
+            picks.append(Pick(int(pool.items[at]), window, turn, element, epoch))
         return tuple(picks)
 
     def _moves(self, label: str, step: int, whole: int) -> list[Element]:
@@ -233,7 +249,7 @@ class EpisodeSampler:
                 continue
             _put(clean[row], self.store.clean(pick.item, pick.window, expected=True), pick.symmetry)
             if same_size:
-                parts = self.store.views(pick.item, self.labels, pick.window, expected=True)
+                parts = self.store.views(pick.item, self.labels, pick.window, draw=pick.draw, expected=True)
             else:
                 parts = [self._view(pick, label) for label in self.labels]
             for label, part in zip(self.labels, parts, strict=True):
@@ -253,19 +269,21 @@ class EpisodeSampler:
             return [enlarged(part, self.crop) for part in parts]
         y, x, h, w = pick.window
         image = pick.element.contracted(self.store.clean_for(pick.item, labels, pick.window))
-        views = [self.store.make(image, pick.item, label, pick.window) for label in labels]
+        views = [self.store.make(image, pick.item, label, pick.window, pick.draw) for label in labels]
         return [image[y : y + h, x : x + w], *views]
 
     def _view(self, pick: Pick, label: str) -> npt.NDArray[Any]:
         scale = self._scales[label]
         window = Window(*(v // scale for v in pick.window))
-        return self.store.view(pick.item, label, window, expected=True)
+        return self.store.view(pick.item, label, window, draw=pick.draw, expected=True)
 
     def _batch(self, scale: int) -> npt.NDArray[np.float32]:
         return np.empty((self.batch, 3, self.crop // scale, self.crop // scale), np.float32)
 
     def _shuffled(self, label: str, epoch: int) -> npt.NDArray[np.intp]:
-        return np.argsort(_bits(len(self._items), "order", self.seed, label, epoch), kind="stable")
+        return np.argsort(
+            _bits(len(self._pools[label].items), "order", self.seed, label, epoch), kind="stable"
+        )
 
     def _check(self) -> None:
         for name in ("batch", "crop", "world"):
@@ -297,18 +315,32 @@ class EpisodeSampler:
             )
         return self.orbit.spans({label: self.store.word(label) for label in self.labels})
 
-    def _check_sizes(self) -> None:
-        small = np.flatnonzero((self._heights < self.crop) | (self._widths < self.crop))
-        if len(small):
-            first = self._items[small[0]]
-            name = self.store.index["source"][first].decode()
+    def _pool(self, items: npt.NDArray[np.int64], labels: Sequence[str]) -> Pool:
+        for label in labels:
+            if not self.store.has(label).all():
+                items = items[self.store.has(label)[items]]
+        if not len(items):
+            alone = len(labels) == 1
             raise UsageError(
-                f"{len(small)} of {len(self._items)} items are smaller than the crop",
+                f"no item has {labels[0]}" if alone else "no item has all the confounders",
                 where=self.store.path,
-                found=f"{name} is {self._heights[small[0]]} x {self._widths[small[0]]}",
+                found=f"split {self.split}, confounders {', '.join(labels)}",
+                remedy="choose another split"
+                if alone
+                else "real pairs of different images need data.pairing=independent",
+            )
+        heights, widths = self.store.index["h"][items], self.store.index["w"][items]
+        small = np.flatnonzero((heights < self.crop) | (widths < self.crop))
+        if len(small):
+            name = self.store.index["source"][items[small[0]]].decode()
+            raise UsageError(
+                f"{len(small)} of {len(items)} items are smaller than the crop",
+                where=self.store.path,
+                found=f"{name} is {heights[small[0]]} x {widths[small[0]]}",
                 expected=f"at least {self.crop} x {self.crop}",
                 remedy="choose a smaller crop, or make the dataset with --small skip",
             )
+        return Pool(items, heights, widths)
 
 
 def episodes(sampler: EpisodeSampler, start: int, stop: int, *, workers: int = 0) -> Iterator[Episode]:

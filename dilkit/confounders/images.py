@@ -1,23 +1,23 @@
-"""Synthetic clean images: occluding discs whose radii follow a power law, as edges in photographs do.
+"""Where images come from and how they are read: files, folders, globs, real pairs, synthetic ones.
 
-Source: Lee, Mumford and Huang, "Occlusion models for natural images", IJCV 2001 (radii with density r**-3).
-
-Read one image file exactly: true depth, no invented channel, no half-decoded picture.
-
-Where clean images come from: folders, globs, files, `samples:`, `deadleaves:N` and `scenes:N`.
+A file is read exactly: true depth, no invented channel, no half-decoded picture.
 """
 
 from __future__ import annotations
 
+import csv
 import glob
 import importlib.resources
+import json
 import os
 import re
 import struct
+import tarfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -30,33 +30,6 @@ from PIL import UnidentifiedImageError
 from dilkit.confounders.scenes import scene
 from dilkit.errors import DilkitError, UsageError, expanded, nearest
 
-_DISCS = 1500
-_SMALLEST = 6.0
-_OVER = 2
-"""Discs are drawn at twice the size and averaged, so that their edges are anti-aliased."""
-
-
-def dead_leaves(seed: int, index: int, size: int = 256) -> npt.NDArray[np.uint8]:
-    """The `index`-th image of a seeded family: (size, size, 3) uint8 RGB."""
-    import cv2
-
-    key = int.from_bytes(blake2b(f"dead-leaves-1/{seed}/{index}/{size}".encode(), digest_size=16).digest())
-    uniform = (np.random.PCG64(key).random_raw(7 * _DISCS + 3) >> np.uint64(11)) * 2.0**-53
-    big = size * _OVER
-    u = uniform[: 7 * _DISCS].reshape(7, _DISCS)
-    largest = big / 3
-    radius = 1 / np.sqrt(1 / _SMALLEST**2 - u[0] * (1 / _SMALLEST**2 - 1 / largest**2))
-    x, y = u[1] * big, u[2] * big
-    light = 0.05 + 0.9 * u[3]
-    hue = 0.6 * (u[4:7] - 0.5) * (1 - light)
-    colours = np.clip(255 * (light + hue), 0, 255)
-    canvas = np.empty((big, big, 3), np.uint8)
-    canvas[:] = np.rint(255 * uniform[-3:])
-    for r, cx, cy, colour in zip(radius, x, y, colours.T, strict=True):
-        cv2.circle(canvas, (round(cx), round(cy)), round(r), colour.tolist(), thickness=-1)
-    return np.asarray(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
-
-
 Pixels = npt.NDArray[Any]
 """(H, W, 3) RGB: uint8, or float32 in [0, 1] where the file holds more than 8 bits a channel."""
 
@@ -64,9 +37,35 @@ Alpha = Literal["refuse", "black", "grey", "white"]
 """What to do with a transparent image: refuse it, or lay it on a plain background."""
 
 ALPHAS: tuple[Alpha, ...] = ("refuse", "black", "grey", "white")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".avif"))
+"""Of the files that are read."""
+NOT_READ = frozenset(
+    f".{name}"
+    for name in [
+        "heic",
+        "heif",
+        "dng",
+        "cr2",
+        "cr3",
+        "nef",
+        "arw",
+        "raf",
+        "orf",
+        "rw2",
+        "jp2",
+        "j2k",
+        "jxl",
+        "exr",
+        "hdr",
+        "pfm",
+        "gif",
+        "tga",
+        "psd",
+    ]
+)
+"""Of the image files that are not read, and named where they are met."""
 
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "AVIF")
 _BACKGROUND = {"black": 0.0, "grey": 0.5, "white": 1.0}
 _EXIF_ORIENTATION = 0x0112
 _NEW_SUBFILE_TYPE = 254
@@ -78,7 +77,7 @@ class UnreadableImage(DilkitError):
 
 
 @dataclass(frozen=True)
-class Header:
+class ImageHeader:
     """What is known without decoding: height and width as shown, bits per channel, floating point or not."""
 
     height: int
@@ -91,30 +90,44 @@ class Header:
         return self.bits <= 8
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path) -> ImageHeader:
     """Size and depth of an image file; raises UnreadableImage."""
-    with _open(Path(path)) as image:
+    path = Path(path)
+    try:
+        opened = _open(path)
+    except UnreadableImage:
+        if (shape := _float_tiff(path)) is None:
+            raise
+        return ImageHeader(shape[0], shape[1], 32, True)
+    with opened as image:
         width, height = image.size
-        if _orientation(image, Path(path)) >= 5:
+        if _orientation(image, path) >= 5:
             height, width = width, height
-        bits, is_float = _depth(image, Path(path))
-        return Header(height, width, bits, is_float)
+        bits, is_float = _depth(image, path)
+        return ImageHeader(height, width, bits, is_float)
 
 
 def read_image(path: str | Path, *, alpha: Alpha = "refuse") -> Pixels:
-    """Decode PNG, JPEG, TIFF, BMP or WebP to (H, W, 3) RGB, upright.
+    """Decode PNG, JPEG, TIFF, BMP, WebP, PPM, PGM or AVIF to (H, W, 3) RGB, upright.
 
     Returns:
         uint8 for files of 8 bits a channel or fewer; float32 in [0, 1] for deeper ones, divided by their true
-        maximum (65535, or the TIFF's MaxSampleValue). Grey is repeated over the channels. A fully opaque
-        alpha channel is dropped, since it says nothing. The array may be read-only.
+        maximum (65535, the TIFF's MaxSampleValue, the PPM's own), and for TIFF files of float32 as it is.
+        Grey is repeated over the channels. A fully opaque alpha channel is dropped, since it says nothing.
+        The array may be read-only.
 
     Raises:
         UnreadableImage: empty, cut short, of another format, of several frames or pages, transparent with
             `alpha="refuse"`, or CMYK.
     """
     path = Path(path)
-    with _open(path) as image:
+    try:
+        opened = _open(path)
+    except UnreadableImage:
+        if _float_tiff(path) is None:
+            raise
+        return _read_float_tiff(path, alpha)
+    with opened as image:
         bits, _ = _depth(image, path)
         turn = _orientation(image, path)
         pixels = _jpeg(path) if image.format == "JPEG" and image.mode == "RGB" else None
@@ -125,6 +138,14 @@ def read_image(path: str | Path, *, alpha: Alpha = "refuse") -> Pixels:
 
 
 def _open(path: Path) -> Pil.Image:
+    if path.suffix.lower() in NOT_READ:
+        raise UnreadableImage(
+            f"{path.suffix} files are not read",
+            where=path,
+            remedy="convert it, to PNG or TIFF for more than 8 bits a channel",
+        )
+    if path.is_symlink() and not path.exists():
+        raise UnreadableImage("a link that leads nowhere", where=path)
     try:
         if path.stat().st_size == 0:
             raise UnreadableImage("the image file is empty (0 bytes)", where=path)
@@ -135,7 +156,9 @@ def _open(path: Path) -> Pil.Image:
         raise UnreadableImage("no such image", where=path) from None
     except UnidentifiedImageError:
         raise UnreadableImage(
-            "not an image this program reads", where=path, expected="PNG, JPEG, TIFF, BMP or WebP"
+            "not an image this program reads",
+            where=path,
+            expected="PNG, JPEG, TIFF, BMP, WebP, PPM, PGM or AVIF",
         ) from None
     except Pil.DecompressionBombError as error:
         raise UnreadableImage(
@@ -198,10 +221,45 @@ def _depth(image: Pil.Image, path: Path) -> tuple[int, bool]:
                 "unusual TIFF depth", where=path, found=f"{bits} bits", expected="8, 16 or float32"
             )
         return bits, is_float
+    with path.open("rb") as file:
+        head = file.read(4096)
     if image.format == "PNG":
-        with path.open("rb") as file:
-            return file.read(25)[24], False
+        return head[24], False
+    if image.format == "PPM":
+        return (16 if _ppm_maximum(head) > 255 else 8), False
+    if image.format == "AVIF" and (found := re.search(rb"av1C..(.)", head, re.DOTALL)) and found[1][0] & 0x40:
+        raise UnreadableImage("AVIF of more than 8 bits a channel", where=path, remedy="convert it to PNG")
     return 8, False
+
+
+def _ppm_maximum(head: bytes) -> int:
+    """The greatest value of a PPM or PGM file, from its first bytes."""
+    fields_ = re.sub(rb"#[^\n]*", b"", head).split(maxsplit=4)
+    return int(fields_[3]) if len(fields_) > 3 and fields_[3].isdigit() else 255
+
+
+def _float_tiff(path: Path) -> tuple[int, ...] | None:
+    """The shape of a TIFF file of 32-bit floating point colours, which Pillow does not open; else None."""
+    if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():
+        return None
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            ours = len(file.pages) == 1 and page.dtype == np.float32 and page.planarconfig == 1
+            return page.shape if ours and len(page.shape) == 3 and page.shape[2] in (3, 4) else None
+    except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError, struct.error):
+        return None
+
+
+def _read_float_tiff(path: Path, alpha: Alpha) -> Pixels:
+    import tifffile
+
+    try:
+        return np.ascontiguousarray(_colour(path, np.asarray(tifffile.imread(path)), 1.0, alpha))
+    except (tifffile.TiffFileError, OSError, ValueError, struct.error) as error:
+        raise UnreadableImage(f"cut short or damaged: {error}", where=path) from None
 
 
 def _jpeg(path: Path) -> Pixels | None:
@@ -234,24 +292,26 @@ def _deep(path: Path, image: Pil.Image, alpha: Alpha) -> Pixels:
     if raw is None or raw.dtype not in (np.uint16, np.float32):
         raise UnreadableImage("cannot be decoded at its full depth", where=path)
     raw = raw.reshape(*raw.shape[:2], -1)
-    if raw.dtype == np.float32:
-        scale = 1.0
-        if not (np.isfinite(raw).all() and raw.min() >= 0 and raw.max() <= 1):
-            raise UnreadableImage(
-                "float values outside [0, 1]", where=path, found=f"{raw.min()} .. {raw.max()}"
-            )
-    else:
-        scale = _true_maximum(image)
-    values = raw.astype(np.float64) / scale
+    if raw.shape[2] >= 3:
+        raw = raw[..., [2, 1, 0, *range(3, raw.shape[2])]]
+    maximum = 1.0 if raw.dtype == np.float32 else _true_maximum(image, path)
+    return np.ascontiguousarray(_colour(path, raw, maximum, alpha), np.float32)
+
+
+def _colour(path: Path, raw: Pixels, maximum: float, alpha: Alpha) -> Pixels:
+    """RGB in [0, 1] from grey, RGB or either with alpha as they are stored."""
+    if raw.dtype == np.float32 and not (np.isfinite(raw).all() and raw.min() >= 0 and raw.max() <= 1):
+        raise UnreadableImage("float values outside [0, 1]", where=path, found=f"{raw.min()} .. {raw.max()}")
+    values = raw.astype(np.float64) / maximum
     if values.max() > 1:
         raise UnreadableImage(
-            "values above the maximum the file declares", where=path, expected=f"<= {scale:g}"
+            "values above the maximum the file declares", where=path, expected=f"<= {maximum:g}"
         )
     channels = values.shape[2]
-    colour = values[..., [2, 1, 0]] if channels >= 3 else np.repeat(values[..., :1], 3, axis=2)
+    colour = values[..., :3] if channels >= 3 else np.repeat(values[..., :1], 3, axis=2)
     if channels in (2, 4) and not (values[..., -1] == 1).all():
         colour = _composite(path, colour, values[..., -1:], alpha)
-    return np.ascontiguousarray(colour, np.float32)
+    return np.asarray(colour, np.float32)
 
 
 _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
@@ -265,7 +325,10 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 }
 
 
-def _true_maximum(image: Pil.Image) -> float:
+def _true_maximum(image: Pil.Image, path: Path) -> float:
+    if image.format == "PPM":
+        with path.open("rb") as file:
+            return float(_ppm_maximum(file.read(4096)))
     if image.format == "TIFF":
         declared = image.tag_v2.get(_MAX_SAMPLE_VALUE)  # type: ignore[attr-defined]
         if declared is not None:
@@ -281,6 +344,39 @@ def _composite(path: Path, colour: Pixels, opacity: Pixels, alpha: Alpha) -> Pix
             "the image is transparent", where=path, remedy="choose a background: --alpha black, grey or white"
         )
     return np.asarray(colour * opacity + _BACKGROUND[alpha] * (1 - opacity))
+
+
+# -- Clean images -----------------------------------------------------------------------------------------
+
+_DISCS = 1500
+_SMALLEST = 6.0
+_OVER = 2
+"""Discs are drawn at twice the size and averaged, so that their edges are anti-aliased."""
+
+
+def dead_leaves(seed: int, index: int, size: int = 256) -> npt.NDArray[np.uint8]:
+    """The `index`-th image of a seeded family of occluding discs: (size, size, 3) uint8 RGB.
+
+    The radii follow a power law, so that edges are as in photographs. Source: Lee, Mumford and Huang,
+    "Occlusion models for natural images", IJCV 2001 (radii with density r**-3).
+    """
+    import cv2
+
+    key = int.from_bytes(blake2b(f"dead-leaves-1/{seed}/{index}/{size}".encode(), digest_size=16).digest())
+    uniform = (np.random.PCG64(key).random_raw(7 * _DISCS + 3) >> np.uint64(11)) * 2.0**-53
+    big = size * _OVER
+    u = uniform[: 7 * _DISCS].reshape(7, _DISCS)
+    largest = big / 3
+    radius = 1 / np.sqrt(1 / _SMALLEST**2 - u[0] * (1 / _SMALLEST**2 - 1 / largest**2))
+    x, y = u[1] * big, u[2] * big
+    light = 0.05 + 0.9 * u[3]
+    hue = 0.6 * (u[4:7] - 0.5) * (1 - light)
+    colours = np.clip(255 * (light + hue), 0, 255)
+    canvas = np.empty((big, big, 3), np.uint8)
+    canvas[:] = np.rint(255 * uniform[-3:])
+    for r, cx, cy, colour in zip(radius, x, y, colours.T, strict=True):
+        cv2.circle(canvas, (round(cx), round(cy)), round(r), colour.tolist(), thickness=-1)
+    return np.asarray(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 _SAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -318,7 +414,7 @@ class CleanImage(Protocol):
     def licence(self) -> str: ...
     @property
     def stamp(self) -> str: ...
-    def header(self) -> Header: ...
+    def header(self) -> ImageHeader: ...
     def load(self, alpha: Alpha) -> Pixels: ...
 
 
@@ -343,7 +439,7 @@ class FileImage:
             return "gone"
         return f"{state.st_size}-{state.st_mtime_ns}"
 
-    def header(self) -> Header:
+    def header(self) -> ImageHeader:
         return read_header(self.path)
 
     def load(self, alpha: Alpha) -> Pixels:
@@ -368,11 +464,10 @@ class DeadLeaves:
     def stamp(self) -> str:
         return ""
 
-    def header(self) -> Header:
-        return Header(self.size, self.size, 8)
+    def header(self) -> ImageHeader:
+        return ImageHeader(self.size, self.size, 8)
 
     def load(self, alpha: Alpha) -> Pixels:
-
         return dead_leaves(self.seed, self.index, self.size)
 
 
@@ -389,6 +484,496 @@ class Scene(DeadLeaves):
 
 
 @dataclass(frozen=True)
+class StoredImage:
+    """An image inside a container: an LMDB folder, an HDF5 file (one array a split), a tar file.
+
+    Attributes:
+        container: the LMDB folder, the HDF5 file or the tar file.
+        key: in it; of HDF5, ARRAY/NUMBER.
+    """
+
+    name: str
+    container: Path
+    key: str
+    licence: str = ""
+
+    @property
+    def stamp(self) -> str:
+        file = self.container / "data.mdb" if self.container.is_dir() else self.container
+        try:
+            state = file.stat()
+        except OSError:
+            return "gone"
+        return f"{state.st_size}-{state.st_mtime_ns}"
+
+    def header(self) -> ImageHeader:
+        pixels = self.load("black")
+        return ImageHeader(pixels.shape[0], pixels.shape[1], 8 if pixels.dtype == np.uint8 else 32)
+
+    def load(self, alpha: Alpha) -> Pixels:
+        if self.container.suffix.lower() in HDF5_SUFFIXES:
+            return _from_hdf5(self.container, self.key)
+        data = _bytes_of(self.container, self.key)
+        import cv2
+
+        raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if raw is None or raw.dtype not in (np.uint8, np.uint16):
+            raise UnreadableImage("not an image", where=f"{self.container}: {self.key}")
+        raw = raw.reshape(*raw.shape[:2], -1)
+        if raw.shape[2] == 4:
+            raise UnreadableImage("the image has an alpha channel", where=f"{self.container}: {self.key}")
+        rgb = np.ascontiguousarray(raw[..., ::-1] if raw.shape[2] == 3 else raw[..., :1].repeat(3, axis=2))
+        return rgb if rgb.dtype == np.uint8 else (rgb / 65535).astype(np.float32)
+
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
+
+
+def _from_hdf5(path: Path, key: str) -> Pixels:
+    """An item of an array (N, 3, H, W), as deepinv keeps them, or (N, H, W, 3)."""
+    import h5py
+
+    array, _, number = key.rpartition("/")
+    with h5py.File(path, "r", locking=False) as file:
+        values = np.asarray(file[array][int(number)])
+    if values.ndim != 3 or values.dtype not in (np.uint8, np.float32, np.float64):
+        raise UnreadableImage("no image of three channels", where=f"{path}: {key}", found=values.shape)
+    if values.shape[0] in (1, 3) and values.shape[2] != 3:
+        values = values.transpose(1, 2, 0)
+    if values.shape[2] == 1:
+        values = values.repeat(3, axis=2)
+    return np.ascontiguousarray(values if values.dtype == np.uint8 else values.astype(np.float32))
+
+
+def _bytes_of(container: Path, key: str) -> bytes:
+    if container.is_dir():
+        with _lmdb(container).begin() as transaction:
+            found = transaction.get(key.encode())
+    else:
+        with tarfile.open(container) as archive:
+            member = archive.extractfile(key)
+            found = member.read() if member is not None else None
+    if found is None:
+        raise UnreadableImage("no such image in it", where=container, found=key)
+    return bytes(found)
+
+
+@lru_cache(maxsize=8)
+def _open_lmdb(folder: Path, process: int) -> Any:
+    try:
+        import lmdb
+    except ImportError:
+        raise UsageError(
+            "reading LMDB needs the lmdb package", where=folder, remedy="pip install lmdb"
+        ) from None
+    try:
+        return lmdb.open(str(folder), readonly=True, lock=False, readahead=False, meminit=False)
+    except lmdb.Error as error:
+        raise UsageError(f"not an LMDB folder: {error}", where=folder) from None
+
+
+def _lmdb(folder: Path) -> Any:
+    return _open_lmdb(folder, os.getpid())  # a handle must not cross a fork
+
+
+# -- Real pairs --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PairedImage:
+    """A clean image and its real degraded counterparts, by the name of their set of pairs."""
+
+    clean: CleanImage
+    degraded: Mapping[str, CleanImage] = field(hash=False)
+
+    @property
+    def name(self) -> str:
+        return self.clean.name
+
+    @property
+    def licence(self) -> str:
+        return self.clean.licence
+
+    @property
+    def stamp(self) -> str:
+        return " ".join([self.clean.stamp, *(image.stamp for image in self.degraded.values())])
+
+    def header(self) -> ImageHeader:
+        found = self.clean.header()
+        bits = max([found.bits, *(image.header().bits for image in self.degraded.values())])
+        return replace(found, bits=bits)
+
+    def load(self, alpha: Alpha) -> Pixels:
+        return self.clean.load(alpha)
+
+
+_PAIR_NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
+_CLEAN_WORDS = frozenset(("clean", "gt", "hq", "hr", "sharp", "norain", "target", "groundtruth", "mean"))
+_DEGRADED_WORDS = frozenset(
+    ("noisy", "lq", "lr", "blur", "blurry", "rain", "rainy", "input", "degraded", "real")
+)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A set of real pairs: clean images, and what a camera, the weather or a codec made of them.
+
+    Files belong together whose paths below `clean` and `degraded` are equal but for the suffix, and for what
+    stands around the `*` of a pattern; where that leaves none over, a degraded name may also go on behind
+    that of the clean one (`0001.png`, `0001_x4.png`, `0001_2.png`), so that many belong to one.
+
+    Attributes:
+        name: of the confounder.
+        clean: a folder, a pattern (`photos/*_mean.png`), an LMDB folder (`FILE.lmdb`), `FILE.h5/ARRAY`, or a
+            list of all pairs: a CSV file with the columns clean and degraded, a JSON file of
+            [clean, degraded], with paths relative to it; a tar file in webdataset's form (`KEY.clean.png`,
+            `KEY.NAME.png`, or the one other image of the key).
+        degraded: the other side, of the same form; empty for a list or a tar file.
+    """
+
+    name: str
+    clean: str
+    degraded: str = ""
+
+    @classmethod
+    def parse(cls, given: str | Pairs) -> Pairs:
+        """`NAME=CLEAN:DEGRADED`, `NAME=LIST.csv`, `NAME=pairs.tar`."""
+        if isinstance(given, Pairs):
+            return given
+        name, equals, rest = str(given).partition("=")
+        clean, _, degraded = rest.partition(":")
+        if not equals or not _PAIR_NAME.fullmatch(name) or not clean:
+            raise UsageError(
+                "no set of pairs",
+                where="--pairs",
+                found=given,
+                expected="NAME=CLEAN:DEGRADED, such as rain100l=clean/:rain/, or NAME=LIST.csv",
+            )
+        return cls(name, clean, degraded)
+
+    def files(self, licence: str = "") -> list[tuple[CleanImage, CleanImage]]:
+        """The clean and the degraded image of every pair, in the order of their names.
+
+        Raises:
+            UsageError: a side is empty, files have no counterpart, or the folders look swapped.
+        """
+        if not self.degraded:
+            return self._listed(licence)
+        sides = [_side(self.name, text, licence) for text in (self.clean, self.degraded)]
+        self._refuse_swapped()
+        matched = _matched(*(list(side) for side in sides))
+        if matched is None:
+            self._refuse_unmatched(*sides)
+        assert matched is not None
+        return [(sides[0][clean], sides[1][degraded]) for clean, degraded in matched]
+
+    def _listed(self, licence: str) -> list[tuple[CleanImage, CleanImage]]:
+        path = expanded(self.clean)
+        tars = sorted(Path(match) for match in glob.glob(str(path))) if "*" in path.name else [path]  # noqa: PTH207
+        if path.suffix.lower() == ".tar":
+            return [pair for tar in tars for pair in _tar_pairs(tar, self.name, licence)]
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"the list of pairs cannot be read: {error}",
+                where=f"--pairs {self.name}",
+                found=self.clean,
+                expected="NAME=CLEAN:DEGRADED, NAME=LIST.csv, NAME=LIST.json or NAME=FILE.tar",
+            ) from None
+        rows = _list_of_pairs(path, text)
+        files = []
+        for row in rows:
+            both = [expanded(path.parent / entry) for entry in row]
+            for file in both:
+                if not file.is_file():
+                    raise UsageError("the list of pairs names no file", where=path, found=file)
+            files.append(both)
+        return [
+            (
+                FileImage.of(f"{self.name}/{c.name}", c, licence),
+                FileImage.of(f"{self.name}/{d.name}", d, licence),
+            )
+            for c, d in files
+        ]
+
+    def _refuse_swapped(self) -> None:
+        clean, degraded = (
+            set(re.split(r"[^a-z]+", Path(t).name.lower())) for t in (self.clean, self.degraded)
+        )
+        if clean & _DEGRADED_WORDS and degraded & _CLEAN_WORDS:
+            raise UsageError(
+                "the folders look swapped",
+                where=f"--pairs {self.name}",
+                found=f"clean images in {self.clean}, degraded in {self.degraded}",
+                expected="NAME=CLEAN:DEGRADED",
+                remedy=f"--pairs {self.name}={self.degraded}:{self.clean}",
+            )
+
+    def _refuse_unmatched(self, clean: Mapping[str, CleanImage], degraded: Mapping[str, CleanImage]) -> None:
+        lone = sorted({*clean} - {*degraded})[:3], sorted({*degraded} - {*clean})[:3]
+        raise UsageError(
+            "the files do not match",
+            where=f"--pairs {self.name}",
+            found=f"{len(clean)} clean and {len(degraded)} degraded; "
+            + "; ".join(f"no {side} for {', '.join(names)}" for side, names in
+                        zip(("degraded", "clean"), lone, strict=True) if names),
+            expected="files of one name on both sides",
+            remedy="name what differs by patterns (scenes/*_mean.png:scenes/*_real.png), or write a list: "
+            "a CSV file with the columns clean and degraded",
+        )  # fmt: skip
+
+
+def _side(name: str, text: str, licence: str) -> dict[str, CleanImage]:
+    """The images of one side of a set of pairs, by what must be equal on both."""
+    path = expanded(text)
+    found: dict[str, CleanImage] = {}
+    if path.suffix.lower() == ".lmdb" and path.is_dir():
+        for key in _lmdb_keys(path):
+            found[key] = StoredImage(f"{path.stem}/{key}", path, key, licence)
+    elif path.parent.suffix.lower() in HDF5_SUFFIXES and path.parent.is_file():
+        import h5py
+
+        with h5py.File(path.parent, "r", locking=False) as file:
+            count = len(file[path.name]) if path.name in file else 0
+        for number in range(count):
+            found[f"{number:09d}"] = StoredImage(
+                f"{path.parent.stem}/{path.name}/{number}", path.parent, f"{path.name}/{number}", licence
+            )
+    elif path.is_dir():
+        for image in _folder(path, licence):
+            found[image.path.relative_to(path).with_suffix("").as_posix()] = image
+    elif "*" in path.name:
+        before, _, after = path.stem.partition("*")
+        for match in sorted(path.parent.glob(path.name)):
+            if _is_image(match):
+                key = match.stem[len(before) : len(match.stem) - len(after)]
+                found[key] = FileImage.of(f"{match.parent.name}/{match.name}", match, licence)
+    if not found:
+        raise UsageError(
+            "a side of the pairs is empty",
+            where=f"--pairs {name}",
+            found=text,
+            expected="a folder or pattern of images, FILE.lmdb, or FILE.h5/ARRAY",
+        )
+    return found
+
+
+def _lmdb_keys(folder: Path) -> list[str]:
+    """From meta_info.txt, a line `KEY.png (H,W,C) LEVEL` an image, as BasicSR writes it."""
+    try:
+        lines = (folder / "meta_info.txt").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise UsageError(
+            "the LMDB folder has no meta_info.txt, which lists its images",
+            where=folder,
+            remedy="make it with BasicSR's create_lmdb, or with `dilkit data export --to lmdb`",
+        ) from None
+    return sorted(line.split(" ")[0].rpartition(".")[0] for line in lines if line.strip())
+
+
+def _matched(clean: list[str], degraded: list[str]) -> list[tuple[str, str]] | None:
+    """Which names belong together; None where some are left over."""
+    if {*clean} == {*degraded}:
+        return [(key, key) for key in sorted(clean)]
+    known = {*clean}
+    pairs = []
+    for key in sorted(degraded):
+        ends = [key, *(key[: found.start()] for found in re.finditer(r"(?<=[A-Za-z0-9])[._ x-]", key))]
+        owner = max((end for end in ends if end in known), key=len, default=None)
+        if owner is None:
+            return None
+        pairs.append((owner, key))
+    return pairs if {owner for owner, _ in pairs} == known else None
+
+
+def _list_of_pairs(path: Path, text: str) -> list[tuple[str, str]]:
+    try:
+        if path.suffix.lower() == ".json":
+            rows = [tuple(row.values()) if isinstance(row, dict) else tuple(row) for row in json.loads(text)]
+        else:
+            table = [row for row in csv.reader(text.splitlines()) if row]
+            has_head = [cell.strip().lower() for cell in table[0]][:2] == ["clean", "degraded"]
+            rows = [tuple(cell.strip() for cell in row[:2]) for row in table[has_head:]]
+        if not rows or any(len(row) != 2 or not all(isinstance(cell, str) for cell in row) for row in rows):
+            raise ValueError("no rows of two paths")
+    except (ValueError, TypeError, IndexError, RecursionError) as error:
+        raise UsageError(
+            f"not a list of pairs: {error}",
+            where=path,
+            expected="CSV with the columns clean and degraded, or JSON [[clean, degraded], ...]",
+        ) from None
+    return [(str(clean), str(degraded)) for clean, degraded in rows]
+
+
+def _tar_pairs(path: Path, name: str, licence: str) -> list[tuple[CleanImage, CleanImage]]:
+    try:
+        with tarfile.open(path) as archive:
+            members = [member.name for member in archive if member.isfile()]
+    except (OSError, tarfile.TarError) as error:
+        raise UsageError(f"the tar file cannot be read: {error}", where=path) from None
+    kept: dict[str, dict[str, str]] = {}
+    for member in members:
+        key, _, kind = Path(member).name.partition(".")
+        if f".{kind.rpartition('.')[2].lower()}" in SUFFIXES:
+            kept.setdefault(str(Path(member).parent / key), {})[kind.rpartition(".")[0]] = member
+    pairs = []
+    for key, kinds in kept.items():
+        others = [kind for kind in kinds if kind != "clean"]
+        chosen = name if name in kinds else others[0] if len(others) == 1 else None
+        if "clean" in kinds and chosen is not None:
+            pairs.append(
+                tuple(
+                    StoredImage(f"{path.stem}/{Path(key).name}", path, kinds[kind], licence)
+                    for kind in ("clean", chosen)
+                )
+            )
+    if not pairs:
+        raise UsageError(
+            "the tar file holds no pairs",
+            where=path,
+            expected=f"KEY.clean.png and KEY.{name}.png for every key",
+        )
+    return [(clean, degraded) for clean, degraded in pairs]
+
+
+_CHECKED = 24
+"""Pairs of each set whose pixels are looked at before the work begins."""
+_REACH = 24
+"""Pixels up to which a shift is looked for."""
+
+
+def check_pairs(
+    surveyed: Sequence[tuple[CleanImage, ImageHeader]], *, alpha: Alpha = "refuse", aligned: bool = True
+) -> dict[str, int]:
+    """How many times smaller than the clean images those of each set of pairs are.
+
+    Sizes are compared for every pair; pixels for some of each set, evenly spread.
+
+    Args:
+        aligned: refuse pairs that are shifted against each other or show different things.
+
+    Raises:
+        UsageError: sizes that do not go together, a pair of equal images, one file in two pairs, a shift.
+    """
+    scales: dict[str, int] = {}
+    for name in dict.fromkeys(
+        n for image, _ in surveyed if isinstance(image, PairedImage) for n in image.degraded
+    ):
+        pairs = [
+            (image, image.degraded[name], header)
+            for image, header in surveyed
+            if isinstance(image, PairedImage) and name in image.degraded
+        ]
+        found = Counter(
+            _scale(name, header, degraded.header(), image.name) for image, degraded, header in pairs
+        )
+        if len(found) > 1:
+            rare = min(found, key=lambda scale: found[scale])
+            where = next(i.name for i, d, h in pairs if _scale(name, h, d.header(), i.name) == rare)
+            raise UsageError(
+                "the pairs have several scale factors",
+                where=f"--pairs {name}",
+                found=", ".join(f"{count} of x{scale}" for scale, count in found.most_common())
+                + f"; x{rare} for example {where}",
+                expected="one",
+            )
+        scales[name] = next(iter(found))
+        _refuse_twins(name, [degraded for _, degraded, _ in pairs])
+        chosen = pairs[:: max(1, -(-len(pairs) // _CHECKED))]
+        for image, degraded, _ in chosen:
+            _compare(name, image, degraded, scales[name], alpha, aligned)
+    return scales
+
+
+def _scale(name: str, clean: ImageHeader, degraded: ImageHeader, image: str) -> int:
+    scale = max(1, round(clean.height / degraded.height))
+    if (clean.height // scale, clean.width // scale) == (degraded.height, degraded.width):
+        return scale
+    larger = degraded.height >= 2 * clean.height
+    raise UsageError(
+        "the sizes of a pair do not go together" + (": the folders look swapped" if larger else ""),
+        where=f"--pairs {name}: {image}",
+        found=f"clean {clean.height} x {clean.width}, degraded {degraded.height} x {degraded.width}",
+        expected="equal sizes, or 1/2, 1/3, 1/4, ... of the clean one",
+    )
+
+
+def _refuse_twins(name: str, images: Sequence[CleanImage]) -> None:
+    """One picture given as the counterpart of two."""
+    by_size: dict[int, list[FileImage]] = {}
+    for image in images:
+        if isinstance(image, FileImage):
+            by_size.setdefault(image.path.stat().st_size, []).append(image)
+    for alike in by_size.values():
+        seen: dict[bytes, str] = {}
+        for image in alike if len(alike) > 1 else ():
+            digest = blake2b(image.path.read_bytes(), digest_size=16).digest()
+            if digest in seen:
+                raise UsageError(
+                    "one degraded image stands in two pairs",
+                    where=f"--pairs {name}",
+                    found=f"{seen[digest]} and {image.name} are equal",
+                    remedy="take one of the pairs out, or bring the right file",
+                )
+            seen[digest] = image.name
+
+
+def _compare(
+    name: str, image: PairedImage, degraded: CleanImage, scale: int, alpha: Alpha, aligned: bool
+) -> None:
+    import cv2
+
+    try:
+        clean, other = image.load(alpha), degraded.load(alpha)
+    except UnreadableImage:
+        return  # it is named when it is read
+    where = f"--pairs {name}: {image.name}"
+    if clean.shape == other.shape and np.array_equal(_as_unit(clean), _as_unit(other)):
+        raise UsageError(
+            "the degraded image is the clean one: its PSNR is infinite",
+            where=where,
+            remedy="give the folder of the degraded images behind the colon",
+        )
+    if not aligned:
+        return
+    h, w = other.shape[:2]
+    a, b = (cv2.cvtColor(_as_unit(x), cv2.COLOR_RGB2GRAY) for x in (clean, other))
+    a = cv2.resize(a, (w, h), interpolation=cv2.INTER_AREA) if scale > 1 else a
+    small = [cv2.resize(x, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float64).ravel() for x in (a, b)]
+    alike = float(np.corrcoef(small[0], small[1])[0, 1])
+    if min(x.std() for x in small) > 0.02 and alike < 0.2:
+        raise UsageError(
+            "the two images of a pair show different things",
+            where=where,
+            found=f"correlation {alike:.2f}",
+            remedy="check which files belong together, or give --allow-misaligned",
+        )
+    if min(h, w) < 3 * _REACH:
+        return
+    first, second = (cv2.GaussianBlur(x, (0, 0), 1.5).astype(np.float64) for x in (a, b))
+    window = cv2.createHanningWindow((w, h), cv2.CV_64F)
+    (dx, dy), _ = cv2.phaseCorrelate(first, second, window)
+    dy, dx = round(dy), round(dx)
+    if (dy, dx) == (0, 0) or max(abs(dy), abs(dx)) > _REACH:
+        return
+    inner = slice(_REACH, -_REACH)
+    moved = np.roll(b, (-dy, -dx), (0, 1))
+    before, after = (float(((x - a)[inner, inner] ** 2).mean()) for x in (b, moved))
+    if after < 0.7 * before:
+        raise UsageError(
+            "the two images of a pair are shifted against each other",
+            where=where,
+            found=f"{dy} pixels down, {dx} to the right",
+            remedy="cut both to what they share, or give --allow-misaligned",
+        )
+
+
+def _as_unit(pixels: Pixels) -> npt.NDArray[np.float32]:
+    return np.asarray(pixels if pixels.dtype == np.float32 else pixels / np.float32(255), np.float32)
+
+
+@dataclass(frozen=True)
 class Failure:
     """An image that could not be used, and why."""
 
@@ -397,7 +982,12 @@ class Failure:
 
 
 def expand(
-    sources: Iterable[str | Path], *, seed: int = 0, licence: str = "", limit: int | None = None
+    sources: Iterable[str | Path],
+    *,
+    seed: int = 0,
+    licence: str = "",
+    limit: int | None = None,
+    pairs: Iterable[str | Pairs] = (),
 ) -> list[CleanImage]:
     """The images that the sources name, in the order given, files sorted by path, each once.
 
@@ -407,34 +997,52 @@ def expand(
             256 by default), `scenes:N` (the same with shading and texture).
         seed: of the synthetic images.
         licence: recorded with every file that has no licence of its own.
-        limit: keep the first so many images.
+        limit: keep the first so many images of the sources, and of each set of pairs.
+        pairs: clean images with real degraded counterparts, behind those of the sources; a clean file that is
+            in several sets, or in the sources too, is one image.
 
     Raises:
         UsageError: nothing was named, or a source holds no image.
     """
     images: dict[object, CleanImage] = {}
     names: Counter[str] = Counter()
-    texts = [str(source) for source in sources]
+    texts, sets = [str(source) for source in sources], [Pairs.parse(pair) for pair in pairs]
     if not licence.isprintable():
         raise UsageError("a licence is a line of text", where="licence", found=ascii(licence))
-    if not texts:
+    if not texts and not sets:
         raise UsageError(
             "no source of clean images given", expected="folders, globs, files, samples: or deadleaves:N"
         )
+    for name in (found := Counter(pair.name for pair in sets)):
+        if found[name] > 1:
+            raise UsageError("two sets of pairs have one name", where="--pairs", found=name)
     for text in texts:
         for image in _expand_one(text, seed, licence):
             if len(images) == limit:
                 break
-            known = image.path.resolve() if isinstance(image, FileImage) else image
-            if known not in images:
+            own: object = image.path.resolve() if isinstance(image, FileImage) else image
+            if own not in images:
                 names[image.name] += 1
-                images[known] = _numbered(image, names[image.name])
+                images[own] = _numbered(image, names[image.name])
+    for pair in sets:
+        counts: Counter[object] = Counter()
+        for clean, degraded in pair.files(licence)[:limit]:
+            file = clean.path.resolve() if isinstance(clean, FileImage) else clean
+            counts[file] += 1
+            known: object = file if counts[file] == 1 else (file, counts[file])
+            if known not in images:
+                names[clean.name] += 1
+                images[known] = PairedImage(_numbered(clean, names[clean.name]), {})
+            held = images[known]
+            if not isinstance(held, PairedImage):
+                held = PairedImage(held, {})
+            images[known] = PairedImage(held.clean, {**held.degraded, pair.name: degraded})
     return list(images.values())
 
 
-def survey(images: Sequence[CleanImage]) -> tuple[list[tuple[CleanImage, Header]], list[Failure]]:
+def survey(images: Sequence[CleanImage]) -> tuple[list[tuple[CleanImage, ImageHeader]], list[Failure]]:
     """Size and depth of every image, without decoding; those that cannot be opened come second."""
-    good: list[tuple[CleanImage, Header]] = []
+    good: list[tuple[CleanImage, ImageHeader]] = []
     bad: list[Failure] = []
     for image in images:
         try:
@@ -453,7 +1061,7 @@ def failure(image: CleanImage, error: UnreadableImage) -> Failure:
 
 def _numbered(image: CleanImage, count: int) -> CleanImage:
     """Files of one name from different folders are told apart, and synthetic images of several sizes."""
-    if count > 1 and isinstance(image, FileImage):
+    if count > 1 and isinstance(image, FileImage | StoredImage):
         return replace(image, name=f"{image.name}#{count}")
     return replace(image, number=count) if isinstance(image, DeadLeaves) else image
 
@@ -469,8 +1077,8 @@ def _expand_one(text: str, seed: int, licence: str) -> Iterable[CleanImage]:
     if path.is_file():
         return [FileImage.of(path.name, path, licence)]
     matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207
-    files = [match for match in matches if match.is_file() and match.suffix.lower() in SUFFIXES]
-    if files:
+    files = [match for match in matches if _is_image(match)]
+    if any(file.suffix.lower() in SUFFIXES for file in files):
         return [FileImage.of(f"{file.parent.name}/{file.name}", file, licence) for file in files]
     raise UsageError(
         "no such folder, file or glob with images",
@@ -480,12 +1088,17 @@ def _expand_one(text: str, seed: int, licence: str) -> Iterable[CleanImage]:
     )
 
 
-def _folder(folder: Path, licence: str) -> list[CleanImage]:
-    files = sorted(p for p in _below(folder) if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not files:
+def _folder(folder: Path, licence: str) -> list[FileImage]:
+    files = sorted(path for path in _below(folder) if _is_image(path))
+    if not any(file.suffix.lower() in SUFFIXES for file in files):
         raise UsageError("the folder holds no images", where=folder, expected=" ".join(sorted(SUFFIXES)))
     base = folder.resolve().name
     return [FileImage.of(f"{base}/{p.relative_to(folder).as_posix()}", p, licence) for p in files]
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a path is to be read, or named where it cannot be: an image file, or a link that was one."""
+    return path.suffix.lower() in SUFFIXES | NOT_READ and (path.is_file() or path.is_symlink())
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -1,13 +1,4 @@
-"""What a plan will cost, from a few of its images.
-
-A contact sheet: images down, confounders across, with what each changed below it.
-
-How strong the distortions of a dataset are: input PSNR and SSIM, and pixel statistics.
-
-What there is to say about a dataset.
-
-Is a dataset what it was when it was made, and what it says it is?
-"""
+"""Look into a dataset, or a plan for one: its cost, what is in it, how strong it is, whether it is whole."""
 
 from __future__ import annotations
 
@@ -306,13 +297,13 @@ def summarize(path: str | Path) -> dict[str, Any]:
     """How a dataset was made and what is in it, JSON-able."""
     store = Store(path)
     attrs, index = store.attrs, store.index
-    files = [Store(shard).head.regions for shard in store.head.shards] or [store.head.regions]
+    files = [Store(shard).header.regions for shard in store.header.shards] or [store.header.regions]
     sizes = Counter(f"{h}x{w}" for h, w in zip(index["h"].tolist(), index["w"].tolist(), strict=True))
 
     def nbytes(name: str) -> int:
         return sum(regions[name].nbytes for regions in files if name in regions)
 
-    views = [{**vars(view), "bytes": nbytes(f"distorted/{view.label}")} for view in store.head.views]
+    views = [{**vars(view), "bytes": nbytes(f"distorted/{view.label}")} for view in store.header.views]
     return {
         "file": str(path),
         "bytes": Path(path).stat().st_size,
@@ -321,7 +312,7 @@ def summarize(path: str | Path) -> dict[str, Any]:
         "settings": json.loads(attrs["settings"]),
         "versions": json.loads(attrs["versions"]),
         "clean": {"dtype": store.clean(0).dtype.name, "bytes": nbytes("clean")},
-        "shards": [shard.name for shard in store.head.shards],
+        "shards": [shard.name for shard in store.header.shards],
         "items": {
             "count": len(store),
             "images": len(set(index["image"].tolist())),
@@ -368,7 +359,7 @@ def verify(
     """
     store = Store(path)
     try:
-        files = [Store(shard) for shard in store.head.shards] or [store]
+        files = [Store(shard) for shard in store.header.shards] or [store]
     except Damaged as damage:  # which of the items are sound is not known then
         return Verdict(0, 0, (damage.message,))
     faults: list[str] = []
@@ -383,7 +374,7 @@ def verify(
             faults += _digests(file, item, digests)
             done += 1
             progress(done, len(store))
-    views = store.head.views
+    views = store.header.views
     everything = range(len(store) * len(views))
     chosen = random.Random(seed).sample(everything, min(samples, len(everything)))
     for item, view in (divmod(number, len(views)) for number in chosen):

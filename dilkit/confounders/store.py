@@ -12,8 +12,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from dilkit.confounders.format import Array, Head, Pages, StoredView, cut, is_pixels, pieces
-from dilkit.confounders.plan import Render, renderer
+from dilkit.confounders.duplicates import SeenImages
+from dilkit.confounders.format import Array, Header, MappedFile, StoredView, cut, is_pixels, pieces, pixels_of
+from dilkit.confounders.plan import Render, item_offsets, renderer
 from dilkit.distortions import ConfounderSet, SampleKey, Word, as_float, parse
 from dilkit.distortions.randomness import Window
 from dilkit.errors import DilkitError, UsageError, expanded, nearest
@@ -46,30 +47,50 @@ class Store:
         self.__dict__ = {"path": self.path}
 
     @cached_property
-    def head(self) -> Head:
-        return Head.read(self.path)
+    def header(self) -> Header:
+        return Header.read(self.path)
 
     @property
     def attrs(self) -> Mapping[str, Any]:
         """Everything needed to make the file again: expression, seed, coupling, settings, versions, ..."""
-        return self.head.attrs
+        return self.header.attrs
 
     @property
     def index(self) -> Mapping[str, Array]:
         """By item: source, licence, split, image, y, x, h, w, offset, pixel_hash, perceptual_hash."""
-        return self.head.index
+        return self.header.index
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return tuple(view.label for view in self.head.views)
+        return tuple(view.label for view in self.header.views)
 
     @property
     def virtual(self) -> bool:
+        """Views are made when they are read (but for real pairs, which lie in the file)."""
         return bool(self.attrs["storage"] == "virtual")
+
+    def draws(self, label: str) -> int | None:
+        """How many draws of a view there are: those that are stored; None where there is no end of them."""
+        view = self._stored_view(label)
+        return view.draws if view.stored else None
+
+    def has(self, label: str) -> npt.NDArray[np.bool_]:
+        """Which items have a view, (N,): all, but of real pairs."""
+        self._stored_view(label)
+        return self.header.present.get(label, np.ones(len(self), bool))
+
+    def left_out(self) -> list[tuple[str, str]]:
+        """Images that could not be used when the dataset was made, with the reason."""
+        return [(str(name), str(why)) for name, why in json.loads(self.attrs.get("left_out", "[]"))]
+
+    def seen_images(self, split: str | None = None) -> SeenImages:
+        """The images of a split, or all, by what they look like."""
+        return SeenImages.of(self.index["perceptual_hash"][self.items(split)])
 
     @cached_property
     def confounders(self) -> ConfounderSet:
-        """The distortions; raises DilkitError where this version of dilkit makes other pixels of them."""
+        """The distortions, real pairs among them as `pairs('NAME')`; raises DilkitError where this version of
+        dilkit makes other pixels of them."""
         return ConfounderSet.of(self.word(label) for label in self.labels)
 
     def __len__(self) -> int:
@@ -103,35 +124,62 @@ class Store:
         """The clean item, (h, w, 3), or a part of it; `expected` where `expect` was called before."""
         return self._cut("clean", item, 1, window, expected)
 
-    def view(self, item: int, label: str, window: Window | None = None, *, expected: bool = False) -> Array:
-        """The distorted item, (h, w, 3), or a part of it (in the view's own pixels)."""
+    def view(
+        self,
+        item: int,
+        label: str,
+        window: Window | None = None,
+        *,
+        draw: int = 0,
+        expected: bool = False,
+    ) -> Array:
+        """The distorted item, (h, w, 3), or a part of it (in the view's own pixels).
+
+        Args:
+            draw: which of several draws of a random view: of those that are stored, their number taken
+                modulo; of a virtual view, any.
+
+        Raises:
+            UsageError: the item has no such view.
+        """
         stored = self._stored_view(label)
-        if self.virtual:
-            return self.make(self.clean_for(item, [label], window, expected), item, label, window)
-        return self._cut(f"distorted/{label}", item, stored.scale, window, expected)
+        if not stored.stored:
+            return self.make(self.clean_for(item, [label], window, expected), item, label, window, draw)
+        return self._cut(pixels_of(label, draw % stored.draws), item, stored.scale, window, expected)
 
     def views(
-        self, item: int, labels: Sequence[str], window: Window | None = None, *, expected: bool = False
+        self,
+        item: int,
+        labels: Sequence[str],
+        window: Window | None = None,
+        *,
+        draw: int = 0,
+        expected: bool = False,
     ) -> list[Array]:
-        """Several views of one item; for a virtual dataset cheaper than one at a time. Scale 1 only."""
-        if not self.virtual:
-            return [self.view(item, label, window, expected=expected) for label in labels]
-        image = self.clean_for(item, labels, window, expected)
-        return [self.make(image, item, label, window) for label in labels]
+        """Several views of one item; where they are virtual cheaper than one at a time. Scale 1 only."""
+        made = [label for label in labels if not self._stored_view(label).stored]
+        image = self.clean_for(item, made, window, expected) if made else None
+        return [
+            self.make(image, item, label, window, draw)
+            if image is not None and label in made
+            else self.view(item, label, window, draw=draw, expected=expected)
+            for label in labels
+        ]
 
-    def expect(self, item: int, labels: Sequence[str], window: Window | None = None) -> None:
+    def expect(
+        self, item: int, labels: Sequence[str], window: Window | None = None, *, draw: int = 0
+    ) -> None:
         """Have the clean item and its views, or a part of them in clean pixels, fetched from the disk.
 
         Returns at once. Many crops that are asked for before the first is read cost a fraction of the wait.
         """
-        if self.virtual:
-            self._expect("clean", item, 1, self._seen(item, labels, window))
-            return
-        self._expect("clean", item, 1, window)
+        made = [label for label in labels if not self._stored_view(label).stored]
+        self._expect("clean", item, 1, self._seen(item, made, window) if made else window)
         for label in labels:
-            scale = self._stored_view(label).scale
-            part = window and Window(*(side // scale for side in window))
-            self._expect(f"distorted/{label}", item, scale, part)
+            view = self._stored_view(label)
+            if view.stored:
+                part = window and Window(*(side // view.scale for side in window))
+                self._expect(pixels_of(label, draw % view.draws), item, view.scale, part)
 
     def word(self, label: str) -> Word:
         """The distortion behind a label."""
@@ -156,23 +204,24 @@ class Store:
             words[label] = word
         return words[label]
 
-    def key(self, item: int) -> SampleKey:
+    def key(self, item: int, draw: int = 0) -> SampleKey:
         """What the randomness of an item's views derives from."""
         return SampleKey(
-            int(self.attrs["seed"]), self.index["pixel_hash"][item].tobytes(), 0, self.attrs["coupling"]
+            int(self.attrs["seed"]), self.index["pixel_hash"][item].tobytes(), draw, self.attrs["coupling"]
         )
 
-    def make(self, image: Array, item: int, label: str, window: Window | None = None) -> Array:
+    def make(self, image: Array, item: int, label: str, window: Window | None = None, draw: int = 0) -> Array:
         """A view made anew from the item's clean pixels as float32, in the type that is stored."""
         renders: dict[str, Render] = self.__dict__.setdefault("_renders", {})
         if label not in renders:
             stored = self._stored_view(label)
             renders[label] = renderer(self.word(label), stored.dtype, stored.scale)
-        return renders[label](image, self.key(item), window)
+        return renders[label](image, self.key(item, draw), window)
 
     def digests(self, label: str) -> Array:
-        """xxh3-64 of the bytes of each item of a stored view."""
-        return self.head.regions[f"digest/{label}"].map(self.path)
+        """xxh3-64 of the bytes of each item of a stored view, (N,) or (N, draws); 0 where it lacks the
+        view."""
+        return self.header.regions[f"digest/{label}"].map(self.path)
 
     def clean_for(
         self, item: int, labels: Sequence[str], window: Window | None, expected: bool = False
@@ -200,7 +249,7 @@ class Store:
 
     def _stored_view(self, label: str) -> StoredView:
         by_label: dict[str, StoredView] = self.__dict__.setdefault(
-            "_by_label", {view.label: view for view in self.head.views}
+            "_by_label", {view.label: view for view in self.header.views}
         )
         try:
             return by_label[label]
@@ -215,11 +264,11 @@ class Store:
     @cached_property
     def _shards(self) -> tuple[list[int], list[Store]]:
         """The first item of each shard of a merged dataset, and the shards."""
-        stores = [Store(path) for path in self.head.shards]
+        stores = [Store(path) for path in self.header.shards]
         return np.cumsum([0, *(len(store) for store in stores)])[:-1].tolist(), stores
 
     def _cut(self, name: str, item: int, scale: int, window: Window | None, expected: bool) -> Array:
-        if self.head.shards:
+        if self.header.shards:
             store, item = self._shard(item)
             return store._cut(name, item, scale, window, expected)
         h, w = (side // scale for side in self._boxes[item])
@@ -227,21 +276,21 @@ class Store:
             _require_inside(window, h, w)
         if not expected:
             self._expect(name, item, scale, window)
-        start = int(self._starts(scale)[item]) * 3
+        start = self._start(name, item, scale) * 3
         values = self._arrays[name][start : start + h * w * 3]
-        return cut(values, (h, w), self.head.regions[name].strip or w, window)
+        return cut(values, (h, w), self.header.regions[name].block or w, window)
 
     def _expect(self, name: str, item: int, scale: int, window: Window | None) -> None:
-        """Have the strips of a window fetched."""
-        if self.head.shards:
+        """Have the column blocks of a window fetched."""
+        if self.header.shards:
             store, item = self._shard(item)
             store._expect(name, item, scale, window)
             return
         h, w = (side // scale for side in self._boxes[item])
-        region, pixel = self.head.regions[name], 3 * self._arrays[name].itemsize
-        item_start = int(self._starts(scale)[item])
-        for start, count in pieces((h, w), region.strip or w, window):
-            self._pages.expect(region.offset + (item_start + start) * pixel, count * pixel)
+        region, pixel = self.header.regions[name], 3 * self._arrays[name].itemsize
+        item_start = self._start(name, item, scale)
+        for start, count in pieces((h, w), region.block or w, window):
+            self._mapped.expect(region.offset + (item_start + start) * pixel, count * pixel)
 
     def _shard(self, item: int) -> tuple[Store, int]:
         """The shard of a merged dataset that holds an item, and the item's number there."""
@@ -254,20 +303,27 @@ class Store:
         return list(zip(self.index["h"].tolist(), self.index["w"].tolist(), strict=True))
 
     @cached_property
-    def _pages(self) -> Pages:
-        return Pages(self.path)
+    def _mapped(self) -> MappedFile:
+        return MappedFile(self.path)
 
     @cached_property
     def _arrays(self) -> dict[str, Array]:
-        found = {name: region for name, region in self.head.regions.items() if is_pixels(name)}
-        return {name: self._pages.array(region) for name, region in found.items()}
+        found = {name: region for name, region in self.header.regions.items() if is_pixels(name)}
+        return {name: self._mapped.array(region) for name, region in found.items()}
 
-    def _starts(self, scale: int) -> Array:
-        offsets = self.__dict__.setdefault("_offsets", {})
-        if scale not in offsets:
-            sizes = (self.index["h"].astype(np.int64) // scale) * (self.index["w"] // scale)
-            offsets[scale] = np.concatenate([[0], np.cumsum(sizes)])
-        return offsets[scale]
+    def _start(self, name: str, item: int, scale: int) -> int:
+        """Where an item begins in an array, in pixels."""
+        starts = self.__dict__.setdefault("_all_starts", {})
+        if name not in starts:
+            present = self.header.present.get(name.split("/", 2 if name.startswith("draws/") else 1)[-1])
+            starts[name] = (item_offsets(self.index["h"], self.index["w"], scale, present), present)
+        offsets, present = starts[name]
+        if present is not None and not present[item]:
+            raise UsageError(
+                f"item {item} has no such view", where=self.path, found=name.rpartition("/")[2],
+                remedy="see Store.has(label)",
+            )  # fmt: skip
+        return int(offsets[item])
 
 
 def _require_inside(window: Window, height: int, width: int) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Self
 import pandas as pd
 import torch
 
-from dilkit.confounders.duplicates import Trained
+from dilkit.confounders.duplicates import SeenImages
 from dilkit.devices import pick_device
 from dilkit.distortions import Word, as_float, confounder_set, pixel_hash
 from dilkit.distortions.novelty import GIVEN, Novelty, degree_of, novelty, type_of
@@ -211,7 +211,7 @@ class Grid:
         self.degrade, self.compare, self.device = degrade, compare, device
         self.novelty: list[list[Novelty]] = [[novelty(w, net.trained) for w in words] for net in nets]
         held = [net.metadata.get("images") for net in nets]
-        self._trained = [None if hashes is None else Trained(hashes) for hashes in held]
+        self._trained = [None if hashes is None else SeenImages.from_json(hashes) for hashes in held]
         self._nets = {net.label: i for i, net in enumerate(nets)}
         self._images = {(image.set, image.name): i for i, image in enumerate(images)}
         self.labels = [GIVEN if word is None else word.label for word in words]

@@ -35,7 +35,7 @@ def test_an_image_that_is_left_out_decides_no_type(pictures: Path, tmp_path: Pat
         augment(folder, words, out, tile=32, small="skip" if name == "with" else "keep", workers=2)
         made.append(Store(out))
     assert made[1].clean(0).dtype == np.uint8 and len(made[0]) == len(made[1])
-    assert [v.dtype for v in made[0].head.views] == [v.dtype for v in made[1].head.views]
+    assert [v.dtype for v in made[0].header.views] == [v.dtype for v in made[1].header.views]
     assert all(verify(store.path).sound for store in made)
 
 

@@ -21,7 +21,7 @@ Patch = pytest.MonkeyPatch
 
 @pytest.fixture(autouse=True)
 def _many_parts(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(plan, "_PART_PIXELS", 16 * 16)
+    monkeypatch.setattr(plan, "PART_PIXELS", 16 * 16)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_dataset_is_as_it_was_after_two_interrupts(store: Store, tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         add(path, "glass_blur(4)", workers=2, progress=interrupt)
     assert not multiprocessing.active_children()
-    assert path.read_bytes() == before and not list(tmp_path.glob("*.undo"))
+    assert path.read_bytes() == before and not list(tmp_path.glob("*.changing*"))
     assert cv2.getNumThreads() == threads
 
 

@@ -19,7 +19,7 @@ Patch = pytest.MonkeyPatch
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(plan, "_PART_PIXELS", 16 * 16)
+    monkeypatch.setattr(plan, "PART_PIXELS", 16 * 16)
 
 
 def build(out: Path, workers: int = 1) -> Built:

@@ -10,7 +10,7 @@ import pytest
 from dilkit.confounders.build import augment
 from dilkit.confounders.combine import merge
 from dilkit.confounders.episodes import EpisodeSampler
-from dilkit.confounders.format import Pages
+from dilkit.confounders.format import MappedFile
 from dilkit.confounders.store import Store
 from dilkit.distortions.randomness import Window
 
@@ -22,7 +22,7 @@ PART = Window(20, 6, 16, 24)
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """First byte and count of everything that is asked for."""
     found: list[tuple[int, int]] = []
-    monkeypatch.setattr(Pages, "expect", lambda self, start, count: found.append((start, count)))
+    monkeypatch.setattr(MappedFile, "expect", lambda self, start, count: found.append((start, count)))
     return found
 
 
@@ -79,7 +79,9 @@ def test_the_next_episode_is_asked_for_while_this_one_is_used(
 ) -> None:
     sampler = EpisodeSampler(dataset(tmp_path, "stored"), batch=2, crop=16, pairing=pairing)  # type: ignore[arg-type]
     asked: list[tuple[int, Window | None]] = []
-    monkeypatch.setattr(Store, "expect", lambda self, item, labels, window: asked.append((item, window)))
+    monkeypatch.setattr(
+        Store, "expect", lambda self, item, labels, window, draw: asked.append((item, window))
+    )
 
     def crops(step: int) -> list[tuple[int, Window]]:
         labels = ("",) if pairing == "paired" else sampler.labels

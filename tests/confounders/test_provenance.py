@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dilkit.confounders.build import Draft, augment
+from dilkit.confounders.build import augment
 from dilkit.confounders.combine import merge
 from dilkit.confounders.images import dead_leaves
 from dilkit.confounders.store import Store
@@ -47,9 +47,7 @@ def test_each_item_keeps_its_licence_and_a_joined_dataset_names_all(pictures: Pa
     assert joined.attrs["licence"] == whole.attrs["licence"] == "CC BY 4.0, me; CC0 (synthetic)"
 
 
-def test_images_that_were_left_out_stay_out_when_a_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_that_were_left_out_stay_out_when_a_run_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for i in range(3):
@@ -59,14 +57,15 @@ def test_images_that_were_left_out_stay_out_when_a_run_goes_on(
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:-500])
     out = tmp_path / "x.h5"
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    def stop(phase: str, done: int, total: int) -> None:
+        if phase == "distort":
+            raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Draft, "seal", stop)
-        augment(folder, "awgn(5)", out, tile=16)
+    with pytest.raises(KeyboardInterrupt):
+        augment(folder, "awgn(5)", out, tile=16, progress=stop)
     built = augment(folder, "awgn(5)", out, tile=16)
     assert built.resumed and built.images == 2
     assert [failure.name for failure in built.failures] == ["images/1.png"]
+    assert [name for name, _ in Store(out).left_out()] == ["images/1.png"] and not whole.left_out()
     for item in range(len(whole)):
         assert np.array_equal(Store(out).view(item, "awgn(5)"), whole.view(item, "awgn(5)"))

@@ -9,17 +9,17 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import h5py
 import numpy as np
 import pytest
+import xxhash
 from PIL import Image
 
-from dilkit.confounders import format as seal
+from dilkit.confounders import format as layout
 from dilkit.confounders.build import augment
 from dilkit.confounders.combine import merge, shard_path, shards_of
-from dilkit.confounders.format import Damaged, Head, is_pixels, writing
+from dilkit.confounders.format import Damaged, Header, is_pixels
 from dilkit.confounders.inspect import verify
 from dilkit.confounders.store import Store
 from dilkit.distortions.randomness import Window
@@ -87,10 +87,9 @@ def test_odd_names_join_too(tmp_path: Path, name: str) -> None:
 
 def test_shards_are_found_through_links(tmp_path: Path) -> None:
     """A folder that lies elsewhere, and a joined file opened by another name."""
-    (tmp_path / "parts").mkdir()
-    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "far" / "away" / "parts").mkdir(parents=True)
     (tmp_path / "near").symlink_to(tmp_path / "far" / "away")
-    parts = [shard_path(tmp_path / "parts" / "p.h5", k, 2) for k in (1, 2)]
+    parts = [shard_path(tmp_path / "near" / "parts" / "p.h5", k, 2) for k in (1, 2)]
     for k, part in enumerate(parts, 1):
         augment("deadleaves:2@16", "awgn(5)", part, tile=16, shard=(k, 2))
     joined = merge(parts, tmp_path / "near" / "p.h5")
@@ -99,6 +98,14 @@ def test_shards_are_found_through_links(tmp_path: Path) -> None:
         assert verify(path).sound
     with h5py.File(joined.resolve()) as file:
         assert file["clean"][1].any()
+
+
+def test_shards_outside_the_folder_of_the_dataset_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for k in (1, 2):
+        augment("deadleaves:2@16", "awgn(5)", shard_path(tmp_path / "p.h5", k, 2), tile=16, shard=(k, 2))
+    with pytest.raises(UsageError, match=r"outside the folder(.|\n)*move them there"):
+        merge(shards_of(tmp_path / "p.h5"), tmp_path / "elsewhere" / "p.h5")
 
 
 def test_missing_doubled_and_foreign_shards_are_refused(
@@ -139,7 +146,7 @@ def test_joining_takes_no_joined_file_and_overwrites_no_shard(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dilkit.confounders.format.close", full)
+    monkeypatch.setattr(layout, "close_checksum", full)
     with pytest.raises(DilkitError, match=r"cannot be joined: .*No space"):
         merge(parts, tmp_path / "full.h5")
     assert not list(tmp_path.glob("full.h5*"))
@@ -173,7 +180,7 @@ def test_a_sound_dataset_is_sound(store: Store) -> None:
 
 
 def test_a_flipped_byte_is_found_wherever_it_is(store: Store, copy: Path) -> None:
-    regions = store.head.regions
+    regions = store.header.regions
     item = 32 * 32 * 3
     view = regions["distorted/awgn(5)"].offset
     cases = {
@@ -199,7 +206,7 @@ def test_damage_to_what_is_no_pixel_is_a_fault_or_a_refusal(
     """Of attributes, names, sizes, offsets: nothing passes, nothing else is raised."""
     monkeypatch.setattr("dilkit.confounders.format._PATIENCE", 1.0)
     data = copy.read_bytes()
-    pixels = [r for name, r in store.head.regions.items() if is_pixels(name)]
+    pixels = [r for name, r in store.header.regions.items() if is_pixels(name)]
     rest = [
         at for at, byte in enumerate(data)
         if byte and not any(r.offset <= at < r.offset + r.nbytes for r in pixels)
@@ -223,7 +230,7 @@ def test_hdf5_never_sees_a_damaged_structure(
 ) -> None:
     """Where it may crash or hang, so whoever opens the file is told before."""
     data = copy.read_bytes()
-    pixels = [r for name, r in store.head.regions.items() if is_pixels(name)]
+    pixels = [r for name, r in store.header.regions.items() if is_pixels(name)]
     rest = np.ones(len(data) - 8, bool)
     for region in pixels:
         rest[region.offset : region.offset + region.nbytes] = False
@@ -231,7 +238,7 @@ def test_hdf5_never_sees_a_damaged_structure(
     for at in random.Random(0).sample(np.flatnonzero(rest).tolist(), 500):
         flip(copy, at)
         with pytest.raises(Damaged, match=r"copy.h5: attributes, index or digests were changed"):
-            Head.read(copy)
+            Header.read(copy)
         flip(copy, at)
     flip(copy, at)
     assert verify(copy).faults == ("copy.h5: attributes, index or digests were changed",)
@@ -245,27 +252,9 @@ def test_a_crash_or_a_hang_of_hdf5_is_a_refusal(
     copy.write_bytes(copy.read_bytes()[:-100] + bytes(100))
     monkeypatch.setattr("dilkit.confounders.format._PATIENCE", 0.5)
     monkeypatch.setattr("h5py.File", lambda *_, **__: end())
-    for read in (verify, Head.read):
+    for read in (verify, Header.read):
         with pytest.raises(UsageError, match="HDF5 cannot read it"):
             read(copy)
-
-
-@pytest.mark.parametrize("taken", [24, 24 + 16 * 4])
-def test_a_seal_that_is_taken_off_while_it_is_read_ends_the_reading(
-    copy: Path, monkeypatch: pytest.MonkeyPatch, taken: int
-) -> None:
-    """By a change that another process begins."""
-    found = seal._tail
-
-    def late(file: BinaryIO, size: int) -> tuple[int, int] | None:
-        tail = found(file, size)
-        if tail is not None:
-            os.truncate(copy, size - taken)
-        return tail
-
-    monkeypatch.setattr(seal, "_tail", late)
-    with pytest.raises(Damaged):
-        seal.check(copy)
 
 
 def test_a_dataset_that_another_program_wrote_to_is_refused(copy: Path) -> None:
@@ -276,15 +265,15 @@ def test_a_dataset_that_another_program_wrote_to_is_refused(copy: Path) -> None:
 
 
 def test_pixels_that_are_not_what_the_recipe_makes_are_found(store: Store, copy: Path) -> None:
-    """Pixels and digests agree with each other, but not with the seed."""
-    import xxhash
-
-    regions = store.head.regions
-    with writing(copy, "r+") as file:
-        file["distorted/awgn(5)"][0] += 0.01
-        file["digest/awgn(5)"][0] = xxhash.xxh3_64_intdigest(file["distorted/awgn(5)"][0].data)
-    seal.close(copy)
-    assert regions["clean"].shape
+    """Pixels, digests and checksum agree with each other, but not with the seed."""
+    view, digest = (store.header.regions[f"{group}/awgn(5)"] for group in ("distorted", "digest"))
+    item = np.fromfile(copy, view.dtype, 32 * 32 * 3, offset=view.offset) + np.float32(0.01)
+    with copy.open("r+b") as file:
+        file.seek(view.offset)
+        file.write(item.tobytes())
+        file.seek(digest.offset)
+        file.write(xxhash.xxh3_64_intdigest(item.data).to_bytes(8, "little"))
+    layout.close_checksum(copy)
     verdict = verify(copy, samples=200)
     assert verdict.faults and "awgn(5) made again is not what is stored" in verdict.faults[0]
 
@@ -292,6 +281,6 @@ def test_pixels_that_are_not_what_the_recipe_makes_are_found(store: Store, copy:
 def test_virtual_datasets_are_verified_too(tmp_path: Path) -> None:
     path = augment("deadleaves:3@32", WORDS, tmp_path / "v.h5", tile=32, stride=32, storage="virtual").path
     assert verify(path).sound
-    flip(path, Store(path).head.regions["clean"].offset + 7)
+    flip(path, Store(path).header.regions["clean"].offset + 7)
     faults = verify(path).faults
     assert any("clean pixels" in fault for fault in faults) and any("pixel hash" in fault for fault in faults)

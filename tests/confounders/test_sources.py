@@ -13,7 +13,7 @@ from PIL import Image
 
 from dilkit.confounders.build import augment
 from dilkit.confounders.images import dead_leaves, expand, survey
-from dilkit.confounders.plan import boxes, check_tiling
+from dilkit.confounders.plan import as_settings, boxes
 from dilkit.confounders.store import Store
 from dilkit.errors import UsageError
 
@@ -120,4 +120,4 @@ def test_tiles_are_whole_and_reach_every_pixel(h: int, w: int, tile: int, data: 
 def test_senseless_tilings_are_refused() -> None:
     for tile, stride in ((-1, 1), (8, 0), (8, 9)):
         with pytest.raises(UsageError):
-            check_tiling(tile, stride)
+            as_settings(tile=tile, stride=stride)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dilkit.confounders.build import augment
 from dilkit.confounders.combine import add, merge
-from dilkit.confounders.format import Pages, cut, pieces, strip_width, to_strips
+from dilkit.confounders.format import MappedFile, block_width, cut, pieces, to_blocks
 from dilkit.confounders.inspect import verify
 from dilkit.confounders.store import Store
 from dilkit.distortions.randomness import Window
@@ -28,7 +28,7 @@ CORNERS = (Window(0, 0, 1, 1), Window(17, 40, 64, 60), Window(64, 64, 64, 64), W
     [(64, 64), (256, 64), (128, 64), (96, 48), (100, 50), (321, 107), (257, 257), (20, 20)],
 )
 def test_a_strip_divides_the_width_and_has_about_64_columns(width: int, strip: int) -> None:
-    assert strip_width(width) == strip
+    assert block_width(width) == strip
 
 
 @given(st.integers(1, 4096))
@@ -36,7 +36,7 @@ def test_no_divisor_is_nearer_to_64_columns(width: int) -> None:
     def distance(d: int) -> float:
         return abs(math.log(d / 64))
 
-    found = strip_width(width)
+    found = block_width(width)
     others = [d for d in range(32, 129) if width % d == 0]
     assert width % found == 0
     assert distance(found) == pytest.approx(min(map(distance, others), default=distance(width)))
@@ -56,7 +56,7 @@ def items(draw: st.DrawFn) -> tuple[np.ndarray, int, Window]:
 def test_a_window_of_the_strips_is_that_of_the_item(given_: tuple[np.ndarray, int, Window]) -> None:
     item, strip, window = given_
     size, (y, x, h, w) = item.shape[:2], window
-    values = to_strips(item, strip).reshape(-1)
+    values = to_blocks(item, strip).reshape(-1)
     found = cut(values, size, strip, window)
     assert found.dtype == item.dtype and not found.flags.writeable
     assert np.array_equal(found, item[y : y + h, x : x + w])
@@ -71,7 +71,7 @@ def test_the_pieces_of_a_window_hold_it_and_nothing_of_other_rows_or_strips(
     item, strip, window = given_
     (height, width, _), (y, x, h, w) = item.shape, window
     numbers = np.arange(height * width).reshape(height, width, 1)
-    laid = to_strips(numbers, strip).reshape(-1)
+    laid = to_blocks(numbers, strip).reshape(-1)
     found = [laid[start : start + count] for start, count in pieces((height, width), strip, window)]
     first, last = x // strip * strip, -(-(x + w) // strip) * strip
     assert sorted(np.concatenate(found)) == sorted(numbers[y : y + h, first:last].flat)
@@ -107,9 +107,9 @@ def test_windows_of_every_view_are_those_of_a_virtual_dataset(wide: Store, tmp_p
 
 def test_what_is_asked_for_is_the_strips_of_the_window(wide: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(Pages, "expect", lambda self, start, count: asked.append((start, count)))
+    monkeypatch.setattr(MappedFile, "expect", lambda self, start, count: asked.append((start, count)))
     wide.expect(1, ["awgn(5)"], Window(10, 60, 20, 10))
-    region, strip = wide.head.regions["distorted/awgn(5)"], 128 * 64 * 12
+    region, strip = wide.header.regions["distorted/awgn(5)"], 128 * 64 * 12
     first = region.offset + 2 * strip + 10 * 64 * 12
     assert asked[2:] == [(first, 20 * 64 * 12), (first + strip, 20 * 64 * 12)]
     asked.clear()
@@ -127,7 +127,7 @@ def test_strips_are_verified_joined_and_added_to(wide: Store, tmp_path: Path) ->
     with h5py.File(joined.path) as file:
         assert np.array_equal(file["distorted/awgn(5)"][2], wide.view(2, "awgn(5)"))
     add(parts[1], "gaussian_blur(1)")
-    assert Store(parts[1]).head.regions["distorted/gaussian_blur(1)"].strip == 64
+    assert Store(parts[1]).header.regions["distorted/gaussian_blur(1)"].block == 64
     assert verify(wide.path).sound and verify(parts[1]).sound
 
 
@@ -140,5 +140,5 @@ def test_other_chunks_are_refused(wide: Store, tmp_path: Path, chunks: tuple[int
         for name in ("index", "distorted", "digest"):
             source.copy(name, target)
         target.create_dataset("clean", data=source["clean"][...], chunks=chunks)
-    with pytest.raises(UsageError, match="clean is not stored in one piece"):
+    with pytest.raises(UsageError, match="'clean' is not stored in one piece"):
         Store(other).clean(0)

@@ -31,7 +31,7 @@ PARTS, ITEMS = 12, 4
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(plan, "_PART_PIXELS", 4 * 32 * 32)
+    monkeypatch.setattr(plan, "PART_PIXELS", 4 * 32 * 32)
 
 
 Build = Callable[..., Built]

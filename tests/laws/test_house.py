@@ -24,9 +24,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "dilkit/training/loop.py": "asks for CUDA itself",
     },
     "plain names": {
-        "dilkit/confounders/build.py": "Draft, Desk, Crew",
-        "dilkit/confounders/format.py": "Outbox, Pages, Head, strips",
-        "dilkit/confounders/plan.py": "View",
         "dilkit/training/callbacks.py": "Tell, Keeper",
         "dilkit/training/run.py": "keeper, Trial",
     },

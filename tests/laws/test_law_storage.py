@@ -114,14 +114,18 @@ def test_values_that_are_no_numbers_are_refused(ending: str, monkeypatch: pytest
         renderer(word, storage_dtype(word).name)(np.ones((4, 4, 3), np.float32), SampleKey(0, b""), None)
 
 
-def test_every_view_and_every_episode_agree(pair: Pair) -> None:
+def test_every_view_and_every_episode_of_the_first_epoch_agree(pair: Pair) -> None:
+    """Later ones are drawn afresh from the virtual dataset."""
     stored, virtual = pair(0, "independent")
     assert virtual.path.stat().st_size < stored.path.stat().st_size / 8
     for label in stored.labels:
         assert np.array_equal(stored.view(1, label), virtual.view(1, label))
     for pairing in ("paired", "independent"):
-        a, b = (EpisodeSampler(s, batch=2, crop=16, pairing=pairing).episode(3) for s in (stored, virtual))
-        assert all((a.views[label] == b.views[label]).all() for label in a.labels)
+        of = [EpisodeSampler(s, batch=2, crop=16, pairing=pairing) for s in (stored, virtual)]
+        for step in (0, len(of[0])):
+            a, b = (sampler.episode(step) for sampler in of)
+            same = [bool((a.views[label] == b.views[label]).all()) for label in a.labels]
+            assert all(same) if step == 0 else not all(same)
 
 
 def test_common_coupling_shares_one_field_and_independent_does_not(pair: Pair) -> None:

@@ -8,10 +8,22 @@ from dilkit.distortions.families import (
     compression,
     noise,
     pointwise,
+    real,
     resampling,
     warp,
     weather,
     winter,
 )
 
-__all__ = ["blur", "camera", "compression", "noise", "pointwise", "resampling", "warp", "weather", "winter"]
+__all__ = [
+    "blur",
+    "camera",
+    "compression",
+    "noise",
+    "pointwise",
+    "real",
+    "resampling",
+    "warp",
+    "weather",
+    "winter",
+]
