@@ -65,9 +65,9 @@ class Episode:
 
 
 class Pick(NamedTuple):
-    """One crop: the item, the window in its clean pixels, which of the 8 symmetries of the square, what an orbit
-    moves it by, and which draw of random views: the epoch's number (a stored view has so many draws and begins
-    again)."""
+    """One crop: the item, the window in its clean pixels, which of the 8 symmetries of the square, what an
+    orbit moves it by, and which draw of random views: the epoch's number (a stored view has so many draws and
+    begins again)."""
 
     item: int
     window: Window
