@@ -1,11 +1,14 @@
-"""What virtual updates cost: time, saved activations and resident memory, ours against the alternatives.
+"""Time and memory of exact meta-gradients, ours against `higher`, over nets and numbers of steps.
 
-    python benchmarks/meta.py                      # every figure, on the CPU
-    python benchmarks/meta.py --device cuda --bf16 # allocator figures instead of resident memory
-    python benchmarks/meta.py --check              # exit 1 where a promise of docs/method.md is broken
+    python benchmarks/meta.py                                # every net, K = 1, 4, 16, 32, on the CPU
+    python benchmarks/meta.py --nets mlp-10m --steps 8 32    # some of it
+    python benchmarks/meta.py --plot curve.png               # time against memory, K = 16
+    python benchmarks/meta.py --device cuda --bf16           # allocator figures instead of resident memory
+    python benchmarks/meta.py --check                        # exit 1 where a promise of docs/meta.md breaks
 
-All ratios are taken within one run: arms interleaved, medians over repeats. `u` is one forward and backward
-pass, `A` the activations it saves, `P` the parameters.
+Ratios are taken within one run, arms interleaved, medians over repeats; on the CPU in seconds of work of one
+thread, so that what else the machine does weighs less. Memory is the peak of a fresh process above idle.
+`u` is one forward and backward pass, `A` the activations it saves.
 """
 
 from __future__ import annotations
@@ -25,47 +28,93 @@ import torch
 from torch import Tensor, nn
 
 import dilkit
-from dilkit import models
-from dilkit.confounders.episodes import Episode
 from dilkit.meta.footprint import measure
-from dilkit.objectives import make_objective
 
-RATE = 0.05
+RATE = 0.01
+
+
+class Attend(nn.Module):
+    """Four transformer blocks over a sequence of 64."""
+
+    def __init__(self, width: int = 96, blocks: int = 4) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.body = nn.TransformerEncoder(layer, blocks, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class UNet(nn.Module):
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+
+        def block(i: int, o: int) -> nn.Module:
+            return nn.Sequential(
+                nn.Conv2d(i, o, 3, padding=1), nn.SiLU(), nn.Conv2d(o, o, 3, padding=1), nn.SiLU()
+            )
+
+        self.down = nn.ModuleList([block(3, width), block(width, 2 * width), block(2 * width, 4 * width)])
+        self.up = nn.ModuleList([block(6 * width, 2 * width), block(3 * width, width)])
+        self.out = nn.Conv2d(width, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.down[0](x)
+        b = self.down[1](nn.functional.avg_pool2d(a, 2))
+        c = self.down[2](nn.functional.avg_pool2d(b, 2))
+        b = self.up[0](torch.cat([nn.functional.interpolate(c, scale_factor=2), b], 1))
+        a = self.up[1](torch.cat([nn.functional.interpolate(b, scale_factor=2), a], 1))
+        return self.out(a)
+
+
+def mlp(width: int, layers: int = 3) -> nn.Module:
+    body = [m for _ in range(layers - 1) for m in (nn.Linear(width, width), nn.Tanh())]
+    return nn.Sequential(*body, nn.Linear(width, width))
+
+
+def rrdb() -> nn.Module:
+    from dilkit.models import build
+
+    return build("rrdb", width=32, growth=16, blocks=1)
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp-1m": (lambda: mlp(577), (64, 577)),
+    "mlp-10m": (lambda: mlp(1826), (32, 1826)),
+    "u-net": (UNet, (4, 3, 32, 32)),
+    "transformer": (Attend, (8, 64, 96)),
+    "rrdb": (rrdb, (4, 3, 48, 48)),
+}
 
 
 class Setup:
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, name: str, device: str, bf16: bool) -> None:
         torch.manual_seed(0)
-        torch.set_num_threads(args.threads)
-        self.device = torch.device(args.device)
-        self.bf16 = args.bf16
-        self.net = models.build("rrdb", width=args.width, growth=args.width // 2, blocks=args.blocks)
-        self.net.to(self.device)
-        if args.compile:
-            self.net.compile()
-        shape = (args.batch, 3, args.crop, args.crop)
-        self.data = [
-            (torch.rand(shape, device=self.device), torch.rand(shape, device=self.device)) for _ in range(4)
-        ]
+        torch.set_num_threads(1)
+        make, shape = NETS[name]
+        self.device, self.bf16 = torch.device(device), bf16
+        self.net = make().to(self.device)
+        self.batch = (torch.rand(shape, device=self.device), torch.rand(shape, device=self.device))
+        self.query = (torch.rand(shape, device=self.device), torch.rand(shape, device=self.device))
 
     def loss(self, module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             out = module(batch[0])
-        return nn.functional.l1_loss(out.float(), batch[1])
-
-    def batches(self, k: int) -> dict[str, tuple[Tensor, Tensor]]:
-        return {f"d{i}": self.data[i % 4] for i in range(k)}
+        return (out.float() - batch[1]).square().mean()
 
     def one_pass(self) -> None:
-        torch.autograd.grad(self.loss(self.net, self.data[0]), list(self.net.parameters()))
+        torch.autograd.grad(self.loss(self.net, self.batch), list(self.net.parameters()))
 
-    def native(self, k: int = 4, **kw: Any) -> Callable[[], object]:
+    def native(self, k: int, **settings: Any) -> Callable[[], object]:
         """A chain of k steps and one outer loss, exact."""
-        net = dilkit.meta.of(self.net)
-        outer = {"outer": self.data[3]}
-        return lambda: net.grad(self.loss, self.batches(k), inner=RATE, outer_batches=outer, **kw)
+        meta = dilkit.meta.of(self.net)
+        return lambda: meta.grad(
+            self.loss, [self.batch], inner=RATE, steps=k, outer_batches=[self.query], **settings
+        )
 
-    def higher(self, k: int = 4) -> Callable[[], object]:
+    def higher(self, k: int) -> Callable[[], object]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import higher
@@ -73,18 +122,25 @@ class Setup:
         def run() -> object:
             optimizer = torch.optim.SGD(self.net.parameters(), lr=RATE)
             with higher.innerloop_ctx(self.net, optimizer, copy_initial_weights=False) as (fnet, stepper):
-                for batch in self.batches(k).values():
-                    stepper.step(self.loss(fnet, batch))
-                outer = self.loss(fnet, self.data[3])
-                return torch.autograd.grad(outer, list(self.net.parameters()))
+                for _ in range(k):
+                    stepper.step(self.loss(fnet, self.batch))
+                return torch.autograd.grad(self.loss(fnet, self.query), list(self.net.parameters()))
 
         return run
 
+    def arm(self, name: str, k: int) -> Callable[[], object]:
+        return {
+            "one pass": lambda: self.one_pass,
+            "higher": lambda: self.higher(k),
+            "keep=0": lambda: self.native(k),
+            "keep=half": lambda: self.native(k, keep=k // 2),
+            "keep=auto": lambda: self.native(k, keep="auto"),
+            "recompute": lambda: self.native(k, keep_weights="recompute"),
+        }[name]()
+
 
 def interleaved(arms: dict[str, Callable[[], object]], repeats: int, cuda: bool) -> dict[str, list[float]]:
-    """Seconds per call, arms in turn; the first round is not counted. On the CPU they are seconds of work, so
-    that what else the machine does weighs less; on a GPU they are those of the clock.
-    """
+    """Seconds per call, arms in turn; the first round is not counted."""
     clock = time.perf_counter if cuda else time.process_time
     out: dict[str, list[float]] = {name: [] for name in arms}
     for i in range(repeats + 1):
@@ -104,132 +160,135 @@ def ratio(times: dict[str, list[float]], a: str, b: str) -> float:
     return statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
 
 
-def peak_memory(arm: str, args: argparse.Namespace) -> float:
+def peak_memory(args: argparse.Namespace, net: str, arm: str, k: int) -> float:
     """Bytes above the idle net: the allocator's on a GPU, else the resident set of a fresh process."""
-    sizes = {n: getattr(args, n) for n in ("width", "blocks", "batch", "crop", "device", "threads")}
-    sizes["batch"] *= 4  # so that activations outweigh what an interpreter and its allocator hold anyway
-    command = [sys.executable, __file__, "--only", arm]
-    for name, value in sizes.items():
-        command += [f"--{name}", str(value)]
-    command += ["--bf16"] * args.bf16 + ["--compile"] * args.compile
+    command = [sys.executable, __file__, "--only", arm, "--nets", net, "--steps", str(k)]
+    command += ["--device", args.device] + ["--bf16"] * args.bf16
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def only(arm: str, setup: Setup) -> None:
-    arms = {
-        "one step": lambda: setup.one_pass,
-        "native": setup.native,
-        "higher": setup.higher,
-    }
-    run = arms[arm]()
+def only(arm: str, setup: Setup, k: int) -> None:
     if setup.device.type == "cuda":
+        run = setup.arm(arm, k)
         run()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
         print(torch.cuda.max_memory_allocated() - before)
         return
-    full = setup.data
-    setup.data = [(x[..., :8, :8], y[..., :8, :8]) for x, y in full]
-    run()  # imports and verdicts, on crops too small to count
-    setup.data = full
-    before = _status("VmRSS")
+    tiny = Setup("mlp-1m", "cpu", setup.bf16)
+    tiny.net, tiny.batch, tiny.query = nn.Linear(2, 2), *((torch.ones(1, 2), torch.ones(1, 2)),) * 2
+    tiny.arm(arm, 2)()  # imports, on a net too small to count
+    run = setup.arm(arm, k)
+    before = status("VmRSS")
     run()
-    print(_status("VmHWM") - before)
+    print(max(0, status("VmHWM") - before))
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     """Bytes, from /proc/self/status (the peak of getrusage starts at the parent's)."""
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
     return int(line.split()[1]) * 1024
 
 
-def first_order(setup: Setup) -> dict[str, Callable[[], object]]:
-    """`dil_sf` and the loop one would write by hand, with the same inner Adam."""
-    data = setup.batches(4)
-    episode = Episode({k: x for k, (x, _) in data.items()}, {k: y for k, (_, y) in data.items()})
+def first_order(setup: Setup) -> float:
+    """A first-order chain against the loop one would write by hand, with the same inner Adam."""
+    from dilkit.meta.first_order import FirstOrderChain
+
     net, twin = copy.deepcopy(setup.net), copy.deepcopy(setup.net)
-    objective = make_objective("dil_sf", loss=setup.loss)
-    inner = torch.optim.Adam(twin.parameters(), lr=1e-4, betas=(0.0, 0.999))
+    make = lambda params: torch.optim.Adam(params, lr=1e-4, betas=(0.0, 0.999))  # noqa: E731
+    chain, inner = FirstOrderChain(make), make(twin.parameters())
 
     def by_hand() -> object:
         twin.load_state_dict(net.state_dict())
-        for batch in data.values():
+        for _ in range(4):
             inner.zero_grad()
-            setup.loss(twin, batch).backward()
+            setup.loss(twin, setup.batch).backward()
             inner.step()
         return [p.data - q.data for p, q in zip(net.parameters(), twin.parameters(), strict=True)]
 
-    return {"dil_sf": lambda: objective.gradients(net, episode), "by hand": by_hand}
+    steps = [{"a": lambda module: setup.loss(module, setup.batch)}] * 4
+    times = interleaved(
+        {"chain": lambda: chain.run(net, steps), "by hand": by_hand}, 15, setup.device.type == "cuda"
+    )
+    return ratio(times, "chain", "by hand")
+
+
+def saved(setup: Setup, ks: tuple[int, int]) -> list[float]:
+    """Activations held, in A, for two numbers of steps."""
+    a = max(1, measure(setup.net, setup.one_pass).activations)
+    return [measure(setup.net, setup.native(k)).activations / a for k in ks]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    sizes = {"width": 32, "blocks": 1, "batch": 4, "crop": 48, "repeats": 7, "threads": 1}
-    for name, default in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    parser.add_argument("--steps", nargs="+", type=int, default=[1, 4, 16, 32])
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    for name in ("bf16", "compile", "check"):
+    parser.add_argument("--plot", type=Path)
+    for name in ("bf16", "check"):
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    setup = Setup(args)
     if args.only:
-        only(args.only, setup)
-    else:
-        compare(args, setup)
-
-
-def compare(args: argparse.Namespace, setup: Setup) -> None:
-    cuda = setup.device.type == "cuda"
-    size = sum(p.numel() * p.element_size() for p in setup.net.parameters())
-    count = size / 4 / 1e3
-    print(f"RRDB {args.width} x {args.blocks}, {count:.0f} k parameters; {args.batch} crops of {args.crop}^2")
-
-    times = interleaved(
-        {
-            "u": setup.one_pass,
-            "higher": setup.higher(),
-            "keep=0": setup.native(),
-            "keep=all": setup.native(keep="all"),
-        },
-        args.repeats,
-        cuda,
-    )
-    for name in times:
-        units, relative = ratio(times, name, "u"), ratio(times, name, "higher")
-        print(f"time   K=4  {name:12s} {units:6.2f} u  {relative:5.3f} of higher")
-    chain = interleaved(first_order(setup), 3 * args.repeats, cuda)
-    by_hand = ratio(chain, "dil_sf", "by hand")
-    print(f"time   K=4  first order  {by_hand:5.3f} of a loop by hand")
-
-    a = measure(setup.net, setup.one_pass).activations
-    saved = {}
-    for k in (4, 32):
-        for name, run in (("native", setup.native(k)), ("higher", setup.higher(k))):
-            if (name, k) == ("higher", 32):
-                continue
-            saved[name, k] = measure(setup.net, run)
-            held = saved[name, k]
-            print(f"saved  K={k:<2d} {name:12s} {held.activations / a:6.2f} A + {held.weights / size:.2f} P")
-    memory = {arm: peak_memory(arm, args) for arm in ("one step", "native", "higher")}
-    for arm, value in memory.items():
-        relative = value / memory["higher"]
-        print(f"memory K=4  {arm:9s} (batch x 4) {value / 2**20:7.1f} MiB  {relative:5.3f} of higher")
-
-    promises = {
-        "keep=0 within 1.25x of higher": ratio(times, "keep=0", "higher") <= 1.25,
-        "keep=all no slower than higher": ratio(times, "keep=all", "higher") <= 1.0,
-        "first order within 1.02x of a loop": by_hand <= 1.02,
-        "saved at K=4 within 2.1 A": saved["native", 4].activations <= 2.1 * a,
-        "saved at K=32 within 5% of K=4": saved["native", 32].activations
-        <= 1.05 * saved["native", 4].activations,
-        "memory within 0.35x of higher": memory["native"] <= 0.35 * memory["higher"],
-    }
-    for promise, held in promises.items():
-        print(f"{'ok    ' if held else 'BROKEN'} {promise}")
-    if args.check and not all(promises.values()):
+        only(args.only, Setup(args.nets[0], args.device, args.bf16), args.steps[0])
+        return
+    broken = []
+    print("net          K   u: keep=0  higher   time/higher: keep=0  auto   memory/higher: keep=0  recompute")
+    for name in args.nets:
+        setup = Setup(name, args.device, args.bf16)
+        for k in args.steps:
+            arms = ("one pass", "higher", "keep=0", "keep=auto")
+            times = interleaved({a: setup.arm(a, k) for a in arms}, args.repeats, args.device != "cpu")
+            slow, auto = ratio(times, "keep=0", "higher"), ratio(times, "keep=auto", "higher")
+            units = [ratio(times, a, "one pass") for a in ("keep=0", "higher")]
+            held = {a: peak_memory(args, name, a, k) for a in ("higher", "keep=0", "recompute")}
+            small = [held[a] / held["higher"] for a in ("keep=0", "recompute")]
+            print(
+                f"{name:11s} {k:2d} {units[0]:11.2f} {units[1]:7.2f} {slow:22.2f} {auto:10.2f} "
+                f"{small[0]:22.2f} {small[1]:10.2f}   ({held['higher'] / 2**20:.0f} MiB)",
+                flush=True,
+            )
+            if slow > 1.35 or (auto > 1.05 and k > 1):
+                broken.append(f"time of {name} at K={k}")
+        chain, (few, many) = first_order(setup), saved(setup, (4, 32))
+        print(
+            f"{name:11s} first order {chain:.3f} of a loop by hand; {few:.2f} A at K=4, {many:.2f} A at K=32"
+        )
+        if chain > 1.05 or many > 1.05 * few:
+            broken.append(f"first order or activations of {name}")
+    if args.plot:
+        curve(args, args.plot)
+    for promise in broken:
+        print(f"BROKEN {promise}")
+    if args.check and broken:
         sys.exit(1)
+
+
+def curve(args: argparse.Namespace, path: Path) -> None:
+    """Time against memory at K = 16, one line a net, in units of higher's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    arms = ("recompute", "keep=0", "keep=half", "keep=auto")
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for name in args.nets:
+        setup = Setup(name, args.device, args.bf16)
+        times = interleaved(
+            {a: setup.arm(a, 16) for a in ("higher", *arms)}, args.repeats, args.device != "cpu"
+        )
+        whole = peak_memory(args, name, "higher", 16)
+        points = [(peak_memory(args, name, a, 16) / whole, ratio(times, a, "higher")) for a in arms]
+        axes.plot(*zip(*points, strict=True), "o-", label=name)
+    axes.plot(1, 1, "k*", label="higher")
+    axes.set(
+        xlabel="peak memory / higher's", ylabel="time / higher's", title="K = 16; recompute, keep=0, 8, all"
+    )
+    axes.legend()
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 if __name__ == "__main__":

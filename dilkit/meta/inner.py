@@ -131,7 +131,8 @@ class Sgd:
                 v = d if old is None else self.momentum * old + (1 - self.dampening) * d
                 new["momentum_buffer"] = v
                 d = d + self.momentum * v if self.nesterov else v
-            out.append(p - rate_of(self.lr, name) * d)
+            lr = rate_of(self.lr, name)
+            out.append(p - lr * d if isinstance(lr, Tensor) else torch.sub(p, d, alpha=lr))
             states.append(new)
         return out, states
 
@@ -563,6 +564,14 @@ def pull_back(
     `grads` may be None where the rule is linear. Where an exactly zero gradient or moment meets a square
     root, autograd answers NaN; the cotangent there is taken as zero.
     """
+    plain = rule.rules[rule.k] if isinstance(rule, _OneOf) else rule
+    if (
+        isinstance(plain, Sgd) and plain.linear and not is_on(plain.momentum)
+    ):  # written out, it costs one product
+        c = [rate_of(plain.lr, n) * (x if plain.maximize else -x) for n, x in zip(names, lam, strict=True)]
+        decay = plain.weight_decay if not plain.maximize else -plain.weight_decay
+        moved = [x + decay * y for x, y in zip(lam, c, strict=True)] if is_on(decay) else list(lam)
+        return Cotangents(moved, c, fresh(names), {})
     leaves = [p.detach().requires_grad_() for p in phi]
     # of a linear rule any value will do; an expanded zero has no memory of its own
     gs = [p.new_zeros(()).expand(p.shape) if grads is None else grads[i].detach() for i, p in enumerate(phi)]
