@@ -15,7 +15,7 @@ from dilkit.registry import PLUGINS, load_plugin
 PANELS = {
     "Data": ["augment", "data", "inspect", "verify"],
     "Train": ["recipes", "train", "runs", "check"],
-    "Measure": ["eval", "compare", "report", "invariance"],
+    "Measure": ["eval", "compare", "study", "report", "invariance"],
     "Use": ["restore", "export", "card", "ls", "doctor"],
 }
 """Headings of the help, in the order of the work, and the commands under them; a module here each."""

@@ -16,6 +16,9 @@ MODIFIERS: dict[str, tuple[str, ...]] = {
     "ema": ("ema=0.999",),
     "independent": ("data.pairing=independent",),
     "sam": ("objective.sam=0.05",),
+    "clipmaps": ("model.clip_maps=signed",),
+    "orbit": ("data.orbit.name=contrast",),
+    "scaleorbit": ("data.orbit.name=scale",),
 }
 """What may follow an objective's name: `dil_sf+equivariant+ema`."""
 
