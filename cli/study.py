@@ -27,7 +27,7 @@ Examples:
 """
 
 
-@study.command("ls")
+@study.command("ls", epilog="Examples:\n\n`dilkit study ls`")
 def ls() -> None:
     """List the studies that come with dilkit."""
     from dilkit.experiments.studies import shipped_studies
