@@ -23,16 +23,29 @@ Examples:
 `dilkit check runs/dil/checkpoints/last.safetensors --size 64`
 
 `dilkit check mypackage.nets:Restorer depth=4 --train --json`
+
+`dilkit check distortion vhs_noise strength=0.3 --plugin mine.py`
+
+`dilkit check objective dil_sf`
 """
+
+KINDS = ("distortion", "objective", "loss", "model", "metric", "protocol", "sink")
+"""What `dilkit check KIND NAME` takes: the kinds of `dilkit.testing.CHECKS`."""
 
 
 @app.command("check", epilog=EPILOG, rich_help_panel=panel("check"))
 def check(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A built-in name, package.module:Class, or a checkpoint.")
+        str,
+        typer.Argument(
+            metavar="MODEL | KIND NAME",
+            help="A built-in name, package.module:Class, or a checkpoint; or a kind of plug-in and its name: "
+            f"{', '.join(KINDS)}.",
+            autocompletion=lambda incomplete: [k for k in KINDS if k.startswith(incomplete)],
+        ),
     ],
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE...]", help="Arguments of the model.")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE...]", help="Arguments of the model or plug-in.")
     ] = None,
     size: Annotated[int, typer.Option(min=1, help="Side of the square images to try, in pixels.")] = 32,
     batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 2,
@@ -49,8 +62,12 @@ def check(
 ) -> None:
     """Say whether a net can be trusted with virtual updates, and what each objective would cost on it.
 
-    Exit code 1 where its meta-gradients would be wrong or impossible.
+    Exit code 1 where its meta-gradients would be wrong or impossible. With a kind and a name, check that a
+    plug-in keeps the contract of its kind (`dilkit.testing` has the same checks for its own tests).
     """
+    if model in KINDS:
+        _check_plugin(model, settings or [])
+        return
     import torch
 
     from dilkit.meta.check import examine
@@ -80,16 +97,42 @@ def check(
     raise typer.Exit(0 if trusted else 1)
 
 
-def _load(model: str, settings: list[str], trust_code: bool) -> nn.Module:
+def _check_plugin(kind: str, words: list[str]) -> None:
+    from dilkit.errors import DilkitError, UsageError
+    from dilkit.testing import CHECKS
+
+    if not words or "=" in words[0]:
+        raise UsageError(f"which {kind} is to be checked?", remedy=f"dilkit check {kind} NAME [KEY=VALUE...]")
+    name, *settings = words
+    try:
+        CHECKS[kind](name, **_arguments(settings))
+    except UsageError as error:
+        if error.message.startswith("unknown"):
+            raise
+        raise DilkitError(
+            error.message, where=error.where, found=error.found, expected=error.expected, remedy=error.remedy
+        ) from error
+    print(f"the {kind} {name} keeps its contract")
+
+
+def _arguments(settings: list[str]) -> dict[str, Any]:
+    """KEY=VALUE words as arguments; values are read as JSON where they are JSON."""
     from dilkit.errors import UsageError
-    from dilkit.models import build
 
     arguments: dict[str, Any] = {}
     for item in settings:
         key, equals, value = item.partition("=")
         if not equals or not key:
-            raise UsageError("a setting of a model is KEY=VALUE", where="MODEL", found=item)
+            raise UsageError("a setting is KEY=VALUE", found=item)
         arguments[key] = _value(value)
+    return arguments
+
+
+def _load(model: str, settings: list[str], trust_code: bool) -> nn.Module:
+    from dilkit.errors import UsageError
+    from dilkit.models import build
+
+    arguments = _arguments(settings)
     path = Path(model)
     if path.suffix == ".safetensors" or path.is_file():
         from dilkit.checkpoint import load
