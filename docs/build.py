@@ -1,0 +1,270 @@
+"""Write the sources of the documentation site to build/docs: the pages of docs/, and those generated from the code.
+
+    python docs/build.py && mkdocs build --strict -f build/mkdocs.yml     # what `make docs` does
+
+Generated: the API reference, every key of a recipe from its schema, every command from Typer, and a gallery of every
+distortion at five degrees on a photograph that scikit-image ships. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+from PIL import Image
+
+import dilkit
+from dilkit.distortions import REGISTRY, PrimitiveKind, SampleKey, as_float, pixel_hash
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "build" / "docs"
+SECTIONS: dict[str, list[str]] = {
+    "": ["index.md"],
+    "Tutorials": ["tutorials/your-own-net.md", "tutorials/your-camera.md", "tutorials/settle-an-argument.md"],
+    "How to": ["how-to/*.md"],
+    "Concepts": ["method.md", "distortions.md", "gallery.md", "datasets.md", "training.md", "evaluation.md", "*.md"],
+    "Reference": ["reference/*.md", "glossary.md"],
+    "For developers": ["architecture.md", "contributing.md", "changelog.md"],
+}
+"""The site's menu; a pattern takes what no other section names."""
+
+
+def main() -> None:
+    """Write everything, and a mkdocs.yml with the menu."""
+    shutil.rmtree(OUT, ignore_errors=True)
+    shutil.copytree(ROOT / "docs", OUT, ignore=shutil.ignore_patterns("build.py", "__pycache__"))
+    write("index.md", index())
+    write("contributing.md", (ROOT / "CONTRIBUTING.md").read_text())
+    write("changelog.md", (ROOT / "CHANGELOG.md").read_text())
+    write("reference/api.md", api())
+    write("reference/recipe.md", recipe_reference())
+    write("reference/commands.md", commands())
+    write("gallery.md", gallery())
+    for page in sorted((OUT / "tutorials").glob("*.md")):
+        (OUT / "tutorials" / f"{page.stem}.ipynb").write_text(notebook(page.read_text()))
+        write(f"tutorials/{page.name}", f"{page.read_text()}\n[This page as a notebook]({page.stem}.ipynb)\n")
+    menu = json.dumps(navigation(), indent=1)
+    (ROOT / "build" / "mkdocs.yml").write_text(
+        f"INHERIT: ../mkdocs.yml\ndocs_dir: docs\nsite_dir: site\nnav: {menu}\n"
+    )
+
+
+def write(name: str, text: str) -> None:
+    """A page of the site."""
+    (OUT / name).parent.mkdir(parents=True, exist_ok=True)
+    (OUT / name).write_text(text, encoding="utf-8")
+
+
+def navigation() -> list[dict[str, list[str]] | str]:
+    """The menu: each page once, in the order of SECTIONS."""
+    named = {page for pages in SECTIONS.values() for page in pages if "*" not in page}
+    menu: list[dict[str, list[str]] | str] = []
+    taken: set[str] = set()
+    for title, patterns in SECTIONS.items():
+        pages: list[str] = []
+        for pattern in patterns:
+            found = sorted(str(p.relative_to(OUT)) for p in OUT.glob(pattern))
+            pages += [p for p in found if p not in taken and ("*" not in pattern or p not in named)]
+            taken |= set(pages)
+        menu += [{title: pages}] if title else pages
+    return menu
+
+
+def index() -> str:
+    """The README, with its links as the site has them."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"\]\(docs/", "](", text)
+    text = text.replace("](CHANGELOG.md)", "](changelog.md)").replace("](CONTRIBUTING.md)", "](contributing.md)")
+    return re.sub(r"\]\((LICENSE|CITATION\.cff|SECURITY\.md)\)", "](https://pypi.org/project/dilkit/)", text)
+
+
+def notebook(page: str) -> str:
+    """A tutorial as a Jupyter notebook: its prose and its Python, cell by cell."""
+    cells = []
+    for i, part in enumerate(re.split(r"^```(?:python\n|$)", page, flags=re.M)):
+        body = part.strip("\n")
+        if body:
+            extra = {"execution_count": None, "outputs": []} if i % 2 else {}
+            cells.append(
+                {"cell_type": "code" if i % 2 else "markdown", "metadata": {}, "source": body, **extra}
+            )
+    return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}, indent=1)
+
+
+def api() -> str:
+    """Every public name, from its docstring."""
+    lines = ["# API", "", "Everything a command does is a name of `dilkit`.", ""]
+    for name in sorted(set(dilkit.__all__) - {"__version__"}, key=str.lower):
+        value = getattr(dilkit, name)
+        if inspect.ismodule(value):
+            target = {"meta": "dilkit.meta.api.decorate", "report": "dilkit.report.page.build_report"}[name]
+            lines += [f"## dilkit.{name}", "", f"::: {target}", ""]
+        else:
+            lines += [f"## dilkit.{name}", "", f"::: {value.__module__}.{value.__qualname__}", ""]
+    rooms = {
+        "Distortions": "dilkit.distortions", "Virtual updates": "dilkit.meta", "Objectives": "dilkit.objectives",
+        "Models": "dilkit.models",
+    }  # fmt: skip
+    for title, room in rooms.items():
+        module = __import__(room, fromlist=["__all__"])
+        lines += [f"## {title}: {room}", ""]
+        for name in module.__all__:
+            value = getattr(module, name)
+            if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__.startswith("dilkit"):
+                lines += [f"::: {value.__module__}.{value.__qualname__}", ""]
+    lines += ["## Metrics: dilkit.metrics", "", "::: dilkit.metrics", "    options: {show_root_heading: false}", ""]
+    lines += ["## Checks for plug-ins: dilkit.testing", "", "::: dilkit.testing"]
+    return "\n".join([*lines, "    options: {show_root_heading: false}", ""])
+
+
+def recipe_reference() -> str:
+    """Every key of a recipe: type, default, range and meaning, from the schema that checks it."""
+    from dilkit.models import MODELS
+    from dilkit.objectives import configs
+    from dilkit.recipe import Recipe
+
+    schema = Recipe.model_json_schema(by_alias=True)
+    lines = ["# Recipe", "", "Every key of a recipe. `dilkit recipes schema` prints the JSON schema for editors.", ""]
+    lines += ["## The recipe", "", *table(schema, schema.get("$defs", {}))]
+    for key, node in schema["properties"].items():
+        section = referred(node, schema.get("$defs", {}))
+        if section is not None and section.get("properties"):
+            lines += [f"## {key}", "", section.get("description", ""), "", *table(section, schema.get("$defs", {}))]
+    for title, found in (("model", {name: MODELS.get(name) for name in MODELS}), ("objective", configs())):
+        lines += [f"## {title}, by name", ""]
+        for name, config in found.items():
+            own = config.model_json_schema()
+            lines += [f"### {title}.name = {name}", "", own.get("description", ""), ""]
+            lines += table(own, own.get("$defs", {}))
+    return "\n".join(lines) + "\n"
+
+
+def referred(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any] | None:
+    """The section that a property refers to, if it is one."""
+    for option in (node, *node.get("anyOf", ()), *node.get("allOf", ())):
+        if "$ref" in option:
+            found: dict[str, Any] = definitions[option["$ref"].rpartition("/")[2]]
+            return found
+    return None
+
+
+def table(schema: dict[str, Any], definitions: dict[str, Any]) -> list[str]:
+    """The properties of a section as a Markdown table."""
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for key, node in schema.get("properties", {}).items():
+        default = json.dumps(node["default"]) if "default" in node else "required" if key in schema.get("required", ()) else ""
+        meaning = " ".join(str(node.get("description", "")).split())
+        cells = (f"`{key}`", kind_of(node, definitions), f"`{default}`" if default else "", meaning)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return [*rows, ""]
+
+
+def kind_of(node: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """A type in words: `integer, at least 1`, `one of paired, independent`."""
+    if "$ref" in node:
+        return f"section {node['$ref'].rpartition('/')[2]}"
+    if "const" in node:
+        return f"`{node['const']}`"
+    if "enum" in node:
+        return "one of " + ", ".join(f"`{value}`" for value in node["enum"])
+    options = node.get("anyOf") or node.get("oneOf")
+    if options:
+        return " or ".join(kind_of(option, definitions) for option in options)
+    words = [str(node.get("type", "any"))]
+    if node.get("type") == "array" and "items" in node:
+        words = [f"list of {kind_of(node['items'], definitions)}"]
+    names = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    words += [f"{name} {node[key]}" for key, name in names.items() if key in node]
+    return ", ".join(words)
+
+
+def commands() -> str:
+    """Every command: what it does, its options by group, its examples."""
+    from dilkit.cli.app import app
+
+    lines = ["# Commands", "", "What `dilkit COMMAND --help` says, in one place.", ""]
+    for path, command in walk(typer.main.get_command(app), ()):
+        lines += [f"## dilkit {' '.join(path)}", "", inspect.cleandoc(command.help or ""), ""]
+        groups: dict[str, list[str]] = {}
+        for parameter in command.params:
+            if parameter.name == "help" or getattr(parameter, "hidden", False):
+                continue
+            option = parameter.param_type_name == "option"
+            names = ", ".join([*parameter.opts, *parameter.secondary_opts]) if option else parameter.metavar or parameter.name
+            default = parameter.default
+            shown = "" if default in (None, False, ()) or callable(default) else f" Default: `{default}`."
+            title = getattr(parameter, "rich_help_panel", None) or ("Options" if option else "Arguments")
+            groups.setdefault(title, []).append(f"- `{names}`: {parameter.help or ''}{shown}")
+        for title, rows in groups.items():
+            lines += [f"**{title}**", "", *rows, ""]
+        if command.epilog:
+            lines += [inspect.cleandoc(command.epilog).replace("Examples:", "**Examples**"), ""]
+    return "\n".join(lines)
+
+
+def walk(group: Any, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every visible command of a Typer group, in order."""
+    for name in group.list_commands(None):
+        command = group.commands[name]
+        if getattr(command, "hidden", False):
+            continue
+        if hasattr(command, "commands"):
+            yield from walk(command, (*above, name))
+        else:
+            yield (*above, name), command
+
+
+def gallery() -> str:
+    """Every distortion with a degree, at five degrees, on one photograph."""
+    from skimage import data
+
+    clean = np.ascontiguousarray(data.astronaut()[30:190, 150:310])
+    image, key = as_float(clean), SampleKey(0, pixel_hash(clean))
+    (OUT / "gallery").mkdir(parents=True, exist_ok=True)
+    lines = ["# Gallery", "", "Every distortion with a degree, weak to strong; made by `docs/build.py`.", ""]
+    family = ""
+    for kind in sorted((REGISTRY.get(name) for name in REGISTRY.names), key=lambda k: (k.family, k.name)):
+        if kind.degree is None:
+            continue
+        pictures = []
+        for value in degrees(kind):
+            try:
+                made = kind(value).apply(image, key)
+            except Exception as error:  # noqa: BLE001 - one that needs more than a degree has no picture
+                print(f"gallery: {kind.name}({value}): {str(error).splitlines()[0]}")
+                continue
+            file = f"gallery/{kind.name}-{value:g}.png"
+            Image.fromarray(np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)).save(OUT / file, optimize=True)
+            pictures.append(f'<figure markdown="span">![{kind.name} {value:g}]({file}){{ width=150 }}<figcaption>{value:g}</figcaption></figure>')
+        if not pictures:
+            continue
+        if kind.family != family:
+            family = kind.family
+            lines += [f"## {family}", ""]
+        lines += [f"### {kind.name}", "", f"`{kind.name}[...]`: {kind.summary}", ""]
+        lines += ['<div style="display:flex;flex-wrap:wrap;gap:4px" markdown>', *pictures, "</div>", ""]
+    return "\n".join(lines)
+
+
+def degrees(kind: PrimitiveKind) -> list[float]:
+    """Five degrees from weak to strong, around the parameter's example and inside its range."""
+    [param] = [p for p in kind.params if p.name == kind.degree]
+    if param.choices:
+        return [float(c) for c in param.choices[:5] if isinstance(c, (int, float))]
+    middle = float(getattr(param, "example", None) or 1.0)
+    values = [middle * factor for factor in (0.25, 0.5, 1, 2, 4)]
+    inside = [min(max(value, param.low), param.high) for value in values]
+    if param.type is int:
+        inside = [round(value) for value in inside]
+    return list(dict.fromkeys(inside))
+
+
+if __name__ == "__main__":
+    main()
