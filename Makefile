@@ -1,4 +1,4 @@
-# Two commands: `make demo` runs the main job on embedded data, `make test` runs every test.
+# Two commands: `make demo` runs the main job on embedded data, `make test` runs every test. `make help` lists the rest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,9 +9,12 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 export NO_ALBUMENTATIONS_UPDATE := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup test lint clean
+.PHONY: help setup test lint docs clean
 
-setup: $(READY)
+help:  ## list the targets
+	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9_-]+):.*## /  \1|/' | column -t -s '|'
+
+setup: $(READY)  ## make the virtual environment in .venv, at the versions of constraints.txt
 
 $(READY): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -35,15 +38,19 @@ learn2learn:
 	  $(BIN)/python -m pip install --quiet --no-deps --config-settings=--build-option=build_ext $(LEARN2LEARN); \
 	}
 
-test: $(READY)
+test: $(READY)  ## run every test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-lint: $(READY)
+lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-clean:
+docs: $(READY)  ## build the documentation site strictly, in build/site; nothing is fetched
+	$(BIN)/python docs/build.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict -f build/mkdocs.yml
+
+clean:  ## remove what was built
 	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The main job on embedded data: clean images, a confounder dataset, three nets at equal passes, an honest table.
@@ -53,7 +60,7 @@ DEMO_CKPT = $(DEMO)/$(1)/checkpoints/last.safetensors
 
 .PHONY: demo demo-arms $(DEMO_ARMS:%=demo-%)
 
-demo: $(READY)
+demo: $(READY)  ## the main job on embedded data: dataset, three nets, table (under 5 minutes)
 	rm -rf $(DEMO)
 	mkdir -p $(DEMO)
 	$(BIN)/dilkit augment samples:train deadleaves:40@256 --distort "awgn[5, 10, 15, 20] >> clip" \

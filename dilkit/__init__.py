@@ -90,14 +90,6 @@ def _registry(kind: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _recognises(kind: str, value: object) -> bool:
-    if kind == "distortion":
-        from dilkit.distortions import PrimitiveKind
-
-        return isinstance(value, PrimitiveKind)
-    return bool(_registry(kind).recognises(value))
-
-
 @overload
 def register(value: T, *, kind: str | None = None, name: str | None = None) -> T: ...
 @overload
@@ -121,7 +113,7 @@ def register(value: Any = None, *, kind: str | None = None, name: str | None = N
     if value is None:
         return lambda thing: register(thing, kind=kind, name=name)
     if kind is None:
-        kind = next((known for known in REGISTRIES if _recognises(known, value)), None)
+        kind = next((known for known in REGISTRIES if _registry(known).recognises(value)), None)
     if kind is None:
         from dilkit.errors import UsageError
 

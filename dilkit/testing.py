@@ -18,10 +18,8 @@ from dilkit.distortions import REGISTRY, PrimitiveKind, SampleKey, Word, pixel_h
 from dilkit.distortions.params import REQUIRED, Param
 from dilkit.distortions.randomness import Window
 from dilkit.errors import UsageError
-from dilkit.evaluation.extra_metrics import METRICS
-from dilkit.evaluation.extra_metrics import check_metric as _check_metric
-from dilkit.evaluation.protocols import check_protocol as _check_protocol
-from dilkit.evaluation.protocols import find_protocol
+from dilkit.evaluation.extra_metrics import METRICS, check_metric
+from dilkit.evaluation.protocols import check_protocol, find_protocol
 from dilkit.objectives.conformance import check_objective
 
 __all__ = [
@@ -45,7 +43,7 @@ def check_distortion(name: str, **settings: Any) -> None:
             middle of their range are tried.
 
     Raises:
-        UsageError: the first promise that is not kept.
+        DilkitError: the first promise that is not kept.
     """
     kind = REGISTRY.get(name)
     strange = set(settings) - {param.name for param in kind.params}
@@ -185,16 +183,6 @@ def check_model(name: str, **settings: Any) -> None:
         )
 
 
-def check_metric(name: str) -> None:
-    """Check a metric: `dilkit.evaluation.extra_metrics.check_metric` on the registered one."""
-    _check_metric(METRICS.get(name))
-
-
-def check_protocol(name: str) -> None:
-    """Check a protocol: `dilkit.evaluation.protocols.check_protocol` on the registered one."""
-    _check_protocol(find_protocol(name))
-
-
 def check_sink(name: str) -> None:
     """Check that a sink takes the rows of a short run in a folder of its own.
 
@@ -228,8 +216,8 @@ CHECKS: dict[str, Callable[..., None]] = {
     "objective": check_objective,
     "loss": check_loss,
     "model": check_model,
-    "metric": check_metric,
-    "protocol": check_protocol,
+    "metric": lambda name: check_metric(METRICS.get(name)),
+    "protocol": lambda name: check_protocol(find_protocol(name)),
     "sink": check_sink,
 }
 """Kind -> its check, called with the name of a registered thing and its settings."""

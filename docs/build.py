@@ -1,9 +1,9 @@
-"""Write the sources of the documentation site to build/docs: the pages of docs/, and those generated from the code.
+"""Write the sources of the documentation site to build/docs: the pages of docs/, and generated ones.
 
     python docs/build.py && mkdocs build --strict -f build/mkdocs.yml     # what `make docs` does
 
-Generated: the API reference, every key of a recipe from its schema, every command from Typer, and a gallery of every
-distortion at five degrees on a photograph that scikit-image ships. Nothing is downloaded.
+Generated: the API reference, the keys of a recipe from its schema, the commands from Typer, and a gallery of
+every distortion at five degrees on a photograph that scikit-image ships. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from PIL import Image
 
 import dilkit
 from dilkit.distortions import REGISTRY, PrimitiveKind, SampleKey, as_float, pixel_hash
+from dilkit.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "docs"
@@ -29,7 +30,15 @@ SECTIONS: dict[str, list[str]] = {
     "": ["index.md"],
     "Tutorials": ["tutorials/your-own-net.md", "tutorials/your-camera.md", "tutorials/settle-an-argument.md"],
     "How to": ["how-to/*.md"],
-    "Concepts": ["method.md", "distortions.md", "gallery.md", "datasets.md", "training.md", "evaluation.md", "*.md"],
+    "Concepts": [
+        "method.md",
+        "distortions.md",
+        "gallery.md",
+        "datasets.md",
+        "training.md",
+        "evaluation.md",
+        "*.md",
+    ],
     "Reference": ["reference/*.md", "glossary.md"],
     "For developers": ["architecture.md", "contributing.md", "changelog.md"],
 }
@@ -81,7 +90,9 @@ def index() -> str:
     """The README, with its links as the site has them."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     text = re.sub(r"\]\(docs/", "](", text)
-    text = text.replace("](CHANGELOG.md)", "](changelog.md)").replace("](CONTRIBUTING.md)", "](contributing.md)")
+    text = text.replace("](CHANGELOG.md)", "](changelog.md)").replace(
+        "](CONTRIBUTING.md)", "](contributing.md)"
+    )
     return re.sub(r"\]\((LICENSE|CITATION\.cff|SECURITY\.md)\)", "](https://pypi.org/project/dilkit/)", text)
 
 
@@ -109,17 +120,27 @@ def api() -> str:
         else:
             lines += [f"## dilkit.{name}", "", f"::: {value.__module__}.{value.__qualname__}", ""]
     rooms = {
-        "Distortions": "dilkit.distortions", "Virtual updates": "dilkit.meta", "Objectives": "dilkit.objectives",
+        "Distortions": "dilkit.distortions",
+        "Virtual updates": "dilkit.meta",
+        "Objectives": "dilkit.objectives",
         "Models": "dilkit.models",
-    }  # fmt: skip
+    }
     for title, room in rooms.items():
         module = __import__(room, fromlist=["__all__"])
         lines += [f"## {title}: {room}", ""]
         for name in module.__all__:
             value = getattr(module, name)
-            if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__.startswith("dilkit"):
+            if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__.startswith(
+                "dilkit"
+            ):
                 lines += [f"::: {value.__module__}.{value.__qualname__}", ""]
-    lines += ["## Metrics: dilkit.metrics", "", "::: dilkit.metrics", "    options: {show_root_heading: false}", ""]
+    lines += [
+        "## Metrics: dilkit.metrics",
+        "",
+        "::: dilkit.metrics",
+        "    options: {show_root_heading: false}",
+        "",
+    ]
     lines += ["## Checks for plug-ins: dilkit.testing", "", "::: dilkit.testing"]
     return "\n".join([*lines, "    options: {show_root_heading: false}", ""])
 
@@ -131,12 +152,23 @@ def recipe_reference() -> str:
     from dilkit.recipe import Recipe
 
     schema = Recipe.model_json_schema(by_alias=True)
-    lines = ["# Recipe", "", "Every key of a recipe. `dilkit recipes schema` prints the JSON schema for editors.", ""]
+    lines = [
+        "# Recipe",
+        "",
+        "Every key of a recipe. `dilkit recipes schema` prints the JSON schema for editors.",
+        "",
+    ]
     lines += ["## The recipe", "", *table(schema, schema.get("$defs", {}))]
     for key, node in schema["properties"].items():
         section = referred(node, schema.get("$defs", {}))
         if section is not None and section.get("properties"):
-            lines += [f"## {key}", "", section.get("description", ""), "", *table(section, schema.get("$defs", {}))]
+            lines += [
+                f"## {key}",
+                "",
+                section.get("description", ""),
+                "",
+                *table(section, schema.get("$defs", {})),
+            ]
     for title, found in (("model", {name: MODELS.get(name) for name in MODELS}), ("objective", configs())):
         lines += [f"## {title}, by name", ""]
         for name, config in found.items():
@@ -159,7 +191,13 @@ def table(schema: dict[str, Any], definitions: dict[str, Any]) -> list[str]:
     """The properties of a section as a Markdown table."""
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key, node in schema.get("properties", {}).items():
-        default = json.dumps(node["default"]) if "default" in node else "required" if key in schema.get("required", ()) else ""
+        default = (
+            json.dumps(node["default"])
+            if "default" in node
+            else "required"
+            if key in schema.get("required", ())
+            else ""
+        )
         meaning = " ".join(str(node.get("description", "")).split())
         cells = (f"`{key}`", kind_of(node, definitions), f"`{default}`" if default else "", meaning)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -180,7 +218,12 @@ def kind_of(node: dict[str, Any], definitions: dict[str, Any]) -> str:
     words = [str(node.get("type", "any"))]
     if node.get("type") == "array" and "items" in node:
         words = [f"list of {kind_of(node['items'], definitions)}"]
-    names = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    names = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
     words += [f"{name} {node[key]}" for key, name in names.items() if key in node]
     return ", ".join(words)
 
@@ -197,7 +240,11 @@ def commands() -> str:
             if parameter.name == "help" or getattr(parameter, "hidden", False):
                 continue
             option = parameter.param_type_name == "option"
-            names = ", ".join([*parameter.opts, *parameter.secondary_opts]) if option else parameter.metavar or parameter.name
+            names = (
+                ", ".join([*parameter.opts, *parameter.secondary_opts])
+                if option
+                else parameter.metavar or parameter.name
+            )
             default = parameter.default
             shown = "" if default in (None, False, ()) or callable(default) else f" Default: `{default}`."
             title = getattr(parameter, "rich_help_panel", None) or ("Options" if option else "Arguments")
@@ -236,13 +283,15 @@ def gallery() -> str:
         pictures = []
         for value in degrees(kind):
             try:
-                made = kind(value).apply(image, key)
-            except Exception as error:  # noqa: BLE001 - one that needs more than a degree has no picture
-                print(f"gallery: {kind.name}({value}): {str(error).splitlines()[0]}")
+                made = kind(**{**kind.example(), kind.degree: value}).apply(image, key)
+            except UsageError as error:  # not every size can be halved four times
+                print(f"gallery: {kind.name}({value}): {error.message}")
                 continue
             file = f"gallery/{kind.name}-{value:g}.png"
-            Image.fromarray(np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)).save(OUT / file, optimize=True)
-            pictures.append(f'<figure markdown="span">![{kind.name} {value:g}]({file}){{ width=150 }}<figcaption>{value:g}</figcaption></figure>')
+            Image.fromarray(np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)).save(
+                OUT / file, optimize=True
+            )
+            pictures.append(f"![{kind.name} {value:g}]({file}){{ width=150 title='{kind.name}({value:g})' }}")
         if not pictures:
             continue
         if kind.family != family:
@@ -253,17 +302,55 @@ def gallery() -> str:
     return "\n".join(lines)
 
 
+SHOWN: dict[str, tuple[float, ...]] = {
+    "awgn": (5, 15, 25, 35, 50),
+    "speckle": (0.05, 0.1, 0.2, 0.3, 0.5),
+    "poisson": (1, 2, 3, 4, 6),
+    "gaussian_blur": (0.5, 1, 2, 3, 5),
+    "jpeg": (80, 50, 30, 15, 5),
+    "webp": (80, 50, 30, 15, 5),
+    "defocus": (1, 2, 3, 5, 7),
+    "motion_blur": (5, 9, 13, 19, 25),
+    "box_blur": (3, 5, 7, 11, 15),
+    "generalised_blur": (0.5, 1, 2, 3, 5),
+    "plateau_blur": (0.5, 1, 2, 3, 5),
+    "downsample": (2, 4, 5, 8, 10),
+    "updown": (0.8, 0.6, 0.5, 0.3, 0.2),
+    "resize": (0.8, 0.6, 0.5, 0.3, 0.2),
+    "gamma": (0.5, 0.8, 1.3, 1.8, 2.5),
+    "contrast": (0.3, 0.6, 0.8, 1.3, 1.8),
+    "saturate": (0, 0.3, 0.6, 1.5, 2),
+    "pixelate": (0.8, 0.6, 0.5, 0.3, 0.2),
+    "sinc": (2.6, 2.0, 1.5, 1.0, 0.7),
+    "low_light": (1.5, 2, 2.5, 3, 4),
+    "anisotropic_blur": (1, 2, 3, 4, 6),
+    "glass_blur": (1, 2, 3, 4, 6),
+    "zoom_blur": (1.03, 1.06, 1.1, 1.15, 1.25),
+    "correlated_noise": (10, 20, 30, 50, 80),
+    "camera_noise": (0.002, 0.005, 0.01, 0.02, 0.04),
+    "brightness": (-0.3, -0.15, 0.1, 0.2, 0.35),
+    "fog": (0.2, 0.5, 1, 1.5, 2),
+    "haze": (0.9, 0.7, 0.5, 0.35, 0.2),
+    "rain": (0.001, 0.003, 0.005, 0.01, 0.02),
+    "snow": (0.6, 0.4, 0.3, 0.2, 0.1),
+    "elastic": (10, 20, 40, 60, 90),
+    "frost": (0.1, 0.2, 0.3, 0.45, 0.6),
+}
+"""Degrees shown, from weak to strong, where equal parts of the range would not tell much."""
+
+
 def degrees(kind: PrimitiveKind) -> list[float]:
-    """Five degrees from weak to strong, around the parameter's example and inside its range."""
+    """Five degrees from weak to strong."""
+    if kind.name in SHOWN:
+        return list(SHOWN[kind.name])
     [param] = [p for p in kind.params if p.name == kind.degree]
     if param.choices:
-        return [float(c) for c in param.choices[:5] if isinstance(c, (int, float))]
-    middle = float(getattr(param, "example", None) or 1.0)
-    values = [middle * factor for factor in (0.25, 0.5, 1, 2, 4)]
-    inside = [min(max(value, param.low), param.high) for value in values]
-    if param.type is int:
-        inside = [round(value) for value in inside]
-    return list(dict.fromkeys(inside))
+        return [c for c in param.choices[:5] if isinstance(c, (int, float))]
+    if param.type not in (int, float):
+        return []
+    low, high = max(param.low, -1e3), min(param.high, 1e3)
+    values = [low + (high - low) * share for share in (0.02, 0.05, 0.1, 0.2, 0.4)]
+    return list(dict.fromkeys(round(v) if param.type is int else float(f"{v:.2g}") for v in values))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class TensorBoard:
         self._writer.flush()
 
 
-def check_sink(name: str, kind: object) -> None:
+def require_sink(name: str, kind: object) -> None:
     """Raises UsageError where it is no class with a method `add`."""
     if not (isinstance(kind, type) and callable(getattr(kind, "add", None))):
         raise UsageError(
@@ -60,7 +60,7 @@ def check_sink(name: str, kind: object) -> None:
 SINKS: Registry[Any] = Registry(
     "sink",
     own={"tensorboard": "dilkit.training.records:TensorBoard"},
-    check=check_sink,
+    check=require_sink,
     is_one=lambda value: isinstance(value, type) and callable(getattr(value, "add", None)),
 )
 """Where the rows of a run may go besides its own files, by name."""
@@ -77,7 +77,7 @@ def find_sinks(names: Sequence[str], *, trust_code: bool = False) -> list[Callab
     for name in names:
         make = import_named(name, "log.to") if ":" in name else SINKS.get(name)
         if not trust_code:
-            check_sink(name, make)
+            require_sink(name, make)
         found.append(make)
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 from dilkit.cli.app import app
-from dilkit.cli.base import PANELS
+from dilkit.cli.base import EVERYWHERE, PANELS, move_shared_first
 
 ROOT: Any = typer.main.get_command(app)
 
@@ -35,6 +35,9 @@ EXAMPLES = [
 @pytest.mark.parametrize(("path", "example"), EXAMPLES)
 def test_an_example_parses(path: tuple[str, ...], example: str) -> None:
     _, *words = shlex.split(example)
+    words = move_shared_first(words)
+    while words[0] in EVERYWHERE:
+        del words[: 1 + EVERYWHERE[words[0]]]
     command = ROOT
     while words and hasattr(command, "commands") and words[0] in command.commands:
         command = command.commands[words.pop(0)]

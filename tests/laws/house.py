@@ -31,9 +31,8 @@ ORDER = [
 """Rooms from the foundation up: a room imports from those before it, never from its own row or after it."""
 
 TORCH = {
-    "meta", "models", "losses", "objectives", "checkpoint", "training", "inference", "evaluation",
-    "experiments",
-    "devices", "confounders.episodes", "testing", "cli.check",
+    "meta", "models", "objectives", "checkpoint", "training", "inference", "evaluation", "experiments",
+    "devices", "losses", "confounders.episodes", "testing", "cli.check",
 }  # fmt: skip
 """Where torch may be named; `metrics`, `distortions`, `recipe`, `report`, most of `confounders` are NumPy."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dilkit.distortions import REGISTRY, Param, PrimitiveKind, register
-from dilkit.errors import UsageError
+from dilkit.errors import DilkitError
 from dilkit.testing import check_distortion
 
 COUNT = iter(range(10**6))
@@ -54,8 +54,8 @@ BROKEN = {
     "own_generator": (own_noise, "other pixels for the same key"),
     "global_generator": (global_noise, "the same key|global generator"),
     "keeps_state": (counting, "other pixels for the same key"),
-    "in_place": (in_place, "changes its input"),
-    "float64": (doubles, "float32"),
+    "in_place": (in_place, "read-only"),
+    "float64": (doubles, "wrong image"),
 }
 
 
@@ -75,7 +75,7 @@ def added(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.parametrize("added", BROKEN, indirect=True)
 def test_a_broken_promise_is_found(added: str) -> None:
-    with pytest.raises(UsageError, match=BROKEN[added.removeprefix("broken_")][1]):
+    with pytest.raises(DilkitError, match=BROKEN[added.removeprefix("broken_")][1]):
         check_distortion(added)
 
 
