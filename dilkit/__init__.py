@@ -63,6 +63,9 @@ REGISTRIES = {
     "protocol": "dilkit.evaluation.protocols:PROTOCOLS",
     "metric": "dilkit.evaluation.extra_metrics:METRICS",
     "objective": "dilkit.objectives:OBJECTIVES",
+    "model": "dilkit.models:MODELS",
+    "sink": "dilkit.training.records:SINKS",
+    "loss": "dilkit.losses:LOSSES",
     "exporter": "dilkit.inference.export:EXPORTERS",
 }
 """Kind of plug-in -> where its registry lives, in the order in which `register` asks: light ones first."""

@@ -7,8 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.pop("DILKIT_PLUGINS", None)
+
+# The same examples each time, however busy the machine is; `HYPOTHESIS_PROFILE=search` looks for new ones.
+settings.register_profile(
+    "dilkit", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dilkit"))
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -20,6 +20,7 @@ from dilkit.recipe.layers import Key, Layer, Origin, dotted, leaves, merge, name
 from dilkit.recipe.leaks import refuse_leaks
 from dilkit.recipe.schema import Recipe
 from dilkit.recipe.shipped import locate
+from dilkit.registry import load_plugin
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def compose(words: Sequence[str]) -> Composed:
     """Compose recipes, parts and overrides from left to right.
 
     Args:
-        words: recipe names, part names, paths of YAML files, and `key.path=value` overrides.
+        words: recipe names, part names, paths of YAML files, and `key.path=value` overrides. The plug-in
+            files under their `plugins:` are run; those of a checkpoint's recipe never are (`validate`).
 
     Raises:
         UsageError: an unknown name, a cycle of `extends`, or a value the schema refuses.
@@ -56,9 +58,11 @@ def _composed(named: Layer, words: tuple[str, ...], *, new: Sequence[str]) -> Co
     """`named` with what the `new` words name on top, then the overrides among all words."""
     for word in new:
         if not _is_override(word):
-            named = merge(named, _extended(*locate(word), ()))
+            named = _above(named, _extended(*locate(word), ()))
     overrides = _override_layer([word for word in words if _is_override(word)])
-    total = _select_objective(merge(named, overrides))
+    total = _select_objective(_above(named, overrides))
+    for path in _plugins(total):
+        load_plugin(path)
     try:
         recipe = Recipe.model_validate(total.tree)
     except ValidationError as error:
@@ -107,9 +111,28 @@ def _extended(layer: Layer, source: str, above: tuple[str, ...]) -> Layer:
     total = Layer({})
     for parent in parents:
         near = Path(source).parent if source.endswith((".yaml", ".yml")) else None
-        total = merge(total, _extended(*locate(parent, near, layer.origin(("extends",))), chain))
+        total = _above(total, _extended(*locate(parent, near, layer.origin(("extends",))), chain))
     own = Layer({k: v for k, v in layer.tree.items() if k != "extends"}, layer.origins)
-    return merge(total, own)
+    return _above(total, _beside(own, source))
+
+
+def _plugins(layer: Layer) -> list[str]:
+    """The plug-in files that a layer names; none where it is no list of names, which the schema refuses."""
+    found = layer.tree.get("plugins", [])
+    return found if isinstance(found, list) and all(isinstance(path, str) for path in found) else []
+
+
+def _above(below: Layer, above: Layer) -> Layer:
+    """One layer of two, with the plug-ins of both."""
+    total, paths = merge(below, above), [*_plugins(below), *_plugins(above)]
+    return Layer({**total.tree, "plugins": list(dict.fromkeys(paths))}, total.origins) if paths else total
+
+
+def _beside(layer: Layer, source: str) -> Layer:
+    """The layer with its plug-ins found beside the recipe file that names them, or from here."""
+    here = Path(source).parent
+    paths = [str(here / path) if (here / path).is_file() else path for path in _plugins(layer)]
+    return Layer({**layer.tree, "plugins": paths}, layer.origins) if paths else layer
 
 
 def _override_layer(words: Sequence[str]) -> Layer:

@@ -202,6 +202,8 @@ class Recipe(Section):
     """One training run, wholly described."""
 
     description: str = ""
+    plugins: list[str] = []
+    """Python files of your own, beside the recipe, that call `dilkit.register`; run when it is composed."""
     seed: int = Field(default=0, ge=0)
     steps: Positive | None = None
     """Budget in outer steps,"""

@@ -17,6 +17,7 @@ from dilkit.evaluation.protocols import Protocol
 from dilkit.models import ModelConfig
 from dilkit.objectives import Objective
 from dilkit.objectives.base import Gradients
+from dilkit.objectives.erm import mean_gradient
 
 
 def _dim(image: Any, params: Mapping[str, Any], draw: Any) -> Any:
@@ -43,13 +44,8 @@ class LastOnly(Objective):
     name = "last_only"
 
     def gradients(self, net: nn.Module, episode: Any) -> Gradients:
-        import torch
-
-        label = episode.labels[-1]
-        loss = self.loss(net, episode.batch(label))
-        params = {name: p for name, p in net.named_parameters() if p.requires_grad}
-        grads = torch.autograd.grad(loss, list(params.values()))
-        return Gradients(dict(zip(params, grads, strict=True)), loss.detach(), {})
+        last = {episode.labels[-1]: episode.batch(episode.labels[-1])}
+        return mean_gradient(net, self.loss, last, reduce=self.reduce, where=f"step {episode.step}")
 
     def passes(self, n: int) -> int:
         return 1
