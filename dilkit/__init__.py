@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dilkit.confounders.inspect import verify as verify
     from dilkit.confounders.store import Store as Store
     from dilkit.distortions import confounder_set as confounder_set
+    from dilkit.distortions import distort_image as distort_image
     from dilkit.distortions import parse as parse
     from dilkit.errors import DilkitError as DilkitError
     from dilkit.errors import UsageError as UsageError
@@ -43,6 +44,7 @@ _PUBLIC = {
     "compare": "dilkit.experiments.compare",
     "compose": "dilkit.recipe.compose",
     "confounder_set": "dilkit.distortions",
+    "distort_image": "dilkit.distortions",
     "evaluate": "dilkit.evaluation.grid",
     "export": "dilkit.inference.export",
     "invariance": "dilkit.evaluation.invariance",

@@ -16,9 +16,6 @@ from house import LAWS, ORDER, House, registries
 ROOT = Path(__file__).resolve().parents[2]
 
 KNOWN: dict[str, dict[str, str]] = {
-    "import direction": {},
-    "no circle": {},
-    "torch where allowed": {},
     "one place": {
         "dilkit/training/engine.py": "its own device chooser",
         "dilkit/training/loop.py": "asks for CUDA itself",
