@@ -27,7 +27,7 @@ class Block:
     Attributes:
         psnr: (seeds, images, distortions), means over draws.
         labels: of the distortions.
-        masks: which distortions are seen, of an unseen degree or type, or `distorted` at all.
+        masks: which distortions are seen, reached, of an unseen degree or type, or `distorted` at all.
     """
 
     psnr: Floats
@@ -63,13 +63,15 @@ def _worst_tenth(block: Block) -> float:
 
 SCORES: dict[str, Score] = {
     "seen": _over("seen"),
+    "reached": _over("reached"),
     "unseen degree": _over("degree"),
     "unseen type": _over("type"),
     "worst cell": _worst_cell,
     "worst 10 %": _worst_tenth,
     "clean input": _over("clean input"),
 }
-"""All in dB, higher is better; means weigh distortions alike. `worst cell`: the lowest mean PSNR of a
+"""All in dB, higher is better; means weigh distortions alike. `unseen degree`: all degrees not trained
+on; `reached`: those of them that a symmetry of the net reaches. `worst cell`: the lowest mean PSNR of a
 distortion. `worst 10 %`: the mean over the worst tenth of all images under all distortions. `clean input`:
 what is left of a clean image (do no harm)."""
 
@@ -252,5 +254,7 @@ def _block(rows: pd.DataFrame, seeds: str | None, arm: str) -> Block:
     masks = {
         kind: (cells["novelty"] == kind).to_numpy(bool) & distorted for kind in ("seen", "degree", "type")
     }
-    masks |= {"distorted": distorted, "clean input": ~distorted}
+    reached = (cells["novelty"] == "reached").to_numpy(bool) & distorted
+    masks["degree"] |= reached
+    masks |= {"reached": reached, "distorted": distorted, "clean input": ~distorted}
     return Block(full.to_numpy(float).reshape(tuple(map(len, axes))), tuple(map(str, axes[2])), masks)

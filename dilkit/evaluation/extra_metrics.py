@@ -143,14 +143,14 @@ def check_metric(metric: Metric, side: int = 192) -> None:
     values = [compare(weak, clean), compare(strong, clean), compare(weak, clean)]
     if not all(isinstance(v, float | int) and not math.isnan(v) for v in values):
         raise UsageError("the metric returns no number", where=metric.name, found=values)
+    if any(not np.array_equal(a, b) for a, b in zip(kept, (weak, strong, clean), strict=True)):
+        raise UsageError("the metric changes the images it is given", where=metric.name)
     if values[0] != values[2]:
         raise UsageError(
             "the metric gives two values for the same images",
             where=metric.name,
             found=f"{values[0]}, {values[2]}",
         )
-    if any(not np.array_equal(a, b) for a, b in zip(kept, (weak, strong, clean), strict=True)):
-        raise UsageError("the metric changes the images it is given", where=metric.name)
     if (values[0] > values[1]) is not metric.higher_is_better:
         raise UsageError(
             "weak noise is measured as worse than strong noise",

@@ -23,7 +23,7 @@ import torch
 from dilkit.confounders.duplicates import SeenImages
 from dilkit.devices import pick_device
 from dilkit.distortions import Word, as_float, confounder_set, pixel_hash
-from dilkit.distortions.novelty import GIVEN, Novelty, degree_of, novelty, type_of
+from dilkit.distortions.novelty import GIVEN, Novelty, degree_of, novelty, reached, type_of
 from dilkit.errors import UsageError
 from dilkit.evaluation.degrade import Degradation, Noise
 from dilkit.evaluation.extra_metrics import Compare, make_metrics
@@ -209,7 +209,9 @@ class Grid:
     ) -> None:
         self.images, self.words, self.nets = images, words, nets
         self.degrade, self.compare, self.device = degrade, compare, device
-        self.novelty: list[list[Novelty]] = [[novelty(w, net.trained) for w in words] for net in nets]
+        self.novelty: list[list[Novelty]] = [
+            [novelty(w, net.trained, net.symmetries) for w in words] for net in nets
+        ]
         held = [net.metadata.get("images") for net in nets]
         self._trained = [None if hashes is None else SeenImages.from_json(hashes) for hashes in held]
         self._nets = {net.label: i for i, net in enumerate(nets)}
@@ -303,6 +305,7 @@ class Grid:
             if output is not None and output.shape != clean.pixels.shape:
                 self.mismatches.setdefault(net.label, (output.shape, clean.pixels.shape))
             new = self.novelty[n][cell.word]
+            by = {"reached_by": reached(word, net.trained, net.symmetries)} if new == "reached" else {}
             found.append(
                 {
                     "net": net.label, "set": image.set, "image": image.name, "pixels": clean.hash,
@@ -311,6 +314,7 @@ class Grid:
                     "draw": cell.draw, "novelty": new, "seen": None if new == "unknown" else new == "seen",
                     "leak": clean.leaks[n],
                     **after, **{f"input_{name}": value for name, value in before.items()},
+                    **by,
                 }
             )  # fmt: skip
         return found

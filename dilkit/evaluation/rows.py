@@ -26,7 +26,7 @@ COLUMNS: dict[str, str] = {
     "type": "str",
     "degree": "float64",  # NaN where there is no one number
     "draw": "int64",
-    "novelty": "str",  # seen, degree, type, clean, unknown
+    "novelty": "str",  # seen, reached, degree, type, clean, unknown
     "seen": "boolean",  # NA where it is not known what the net was trained on
     "leak": "boolean",  # whether the image was in training; NA where that is not known
     "psnr": "float64",
@@ -163,11 +163,17 @@ def metrics_of(rows: pd.DataFrame) -> list[str]:
 
 
 def by_novelty(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Mean PSNR by net over seen distortions, unseen degrees, unseen types (distortions weigh alike)."""
+    """Mean PSNR by net over seen distortions, unseen degrees, those of them that a symmetry of the net
+    reaches, and unseen types (distortions weigh alike)."""
     means = by_distortion(rows)
     found: dict[str, dict[str, float]] = {}
-    for kind, name in (("seen", "seen"), ("degree", "unseen degrees"), ("type", "unseen types")):
-        part = means[means["novelty"] == kind]
+    for name, kinds in (
+        ("seen", ("seen",)),
+        ("unseen degrees", ("degree", "reached")),
+        ("unseen degrees that are reached", ("reached",)),
+        ("unseen types", ("type",)),
+    ):
+        part = means[means["novelty"].isin(kinds)]
         if len(part):
             found[name] = {str(net): float(v) for net, v in part.groupby("net")["psnr"].mean().items()}
     return found

@@ -54,9 +54,9 @@ class Adaptation:
     def __str__(self) -> str:
         said = []
         if self.sigma is not None:
-            said.append(
-                f"noise level {self.sigma if isinstance(self.sigma, str) else format(self.sigma, 'g')}"
-            )
+            words = {"estimate": "estimated", "true": "true"}
+            level = words[self.sigma] if isinstance(self.sigma, str) else format(self.sigma, "g")
+            said.append(f"noise level {level}")
         if self.range != 1:
             said.append(f"values 0..{self.range:g}")
         if self.order == "bgr":
@@ -396,7 +396,7 @@ def _split(text: str) -> Iterator[str]:
 
 def _open_spandrel(path: Path, adaptation: Adaptation) -> nn.Module:
     try:
-        with _importable_torchvision():
+        with importable_torchvision():
             from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
     except ImportError as error:
         raise UsageError(
@@ -440,7 +440,7 @@ class _Described(nn.Module):
 
 
 @contextmanager
-def _importable_torchvision() -> Iterator[None]:
+def importable_torchvision() -> Iterator[None]:
     """Two of spandrel's architectures name torchvision's image functions when they are imported. Where
     torchvision is not there, empty modules take its place for the moment of the import."""
     try:

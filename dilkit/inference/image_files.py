@@ -5,6 +5,7 @@ Pixels are kept in the file's own type and orientation; a net sees parts of them
 
 from __future__ import annotations
 
+import errno
 import shutil
 import struct
 import warnings
@@ -208,7 +209,8 @@ def _write_deep_png(path: Path, picture: Picture) -> None:
     bare = path.with_name(path.name + ".bare.png")
     try:
         if not cv2.imwrite(str(bare), _bgr(pixels, picture.alpha)):
-            raise OSError(f"cannot write {path}")
+            full = shutil.disk_usage(path.parent).free < pixels.nbytes
+            raise OSError(errno.ENOSPC if full else errno.EIO, "cannot be written", str(path))
         with bare.open("rb") as source, path.open("wb") as target:
             target.write(source.read(33))  # signature and IHDR
             if picture.profile:

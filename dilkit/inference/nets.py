@@ -23,6 +23,8 @@ from dilkit.zoo import resolve
 
 INPUT = "input"
 """The net that changes nothing: the distorted input itself."""
+_OLD = {True: "contrast"}
+"""The wrapper of checkpoints that did not name its group."""
 _LABELLED = re.compile(r"([^=:(@]+)=(.+)", re.DOTALL)
 _USUAL = "a checkpoint: RUN/checkpoints/last.safetensors"
 _IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
@@ -62,6 +64,19 @@ class Net:
         return state.hexdigest()
 
     @property
+    def symmetries(self) -> tuple[str, ...]:
+        """The symmetry groups that the net has: by its wrapper, or because it was trained on their orbits."""
+        recipe = self.metadata.get("recipe", {})
+        wrapper = recipe.get("model", {}).get("equivariant")
+        orbit = recipe.get("data", {}).get("orbit")
+        found = [str(each) for each in self.metadata.get("symmetries") or ()]
+        if wrapper:
+            found += ("contrast", "scale") if wrapper == "both" else (_OLD.get(wrapper, wrapper),)
+        if isinstance(orbit, Mapping) and orbit.get("name"):
+            found.append(str(orbit["name"]))
+        return tuple(dict.fromkeys(found))
+
+    @property
     def device(self) -> torch.device:
         """Where its first parameter is; the CPU where it has none."""
         first = None if self.module is None else next(self.module.parameters(), None)
@@ -96,7 +111,7 @@ def open_nets(nets: Nets, device: str | torch.device = "cpu", *, trust_code: boo
         opened = [_of(label, net, trust_code) for label, net in nets.items()]
     else:
         given: list[Any] = [nets] if isinstance(nets, str | Path | Net) else list(nets)
-        labels = iter(_labels([x for x in given if not isinstance(x, Net)]))
+        labels = iter(labels_of([x for x in given if not isinstance(x, Net)]))
         opened = [net if isinstance(net, Net) else _open(next(labels), net, trust_code) for net in given]
     names = [net.label for net in opened]
     if len(set(names)) < len(names):
@@ -116,7 +131,7 @@ def parse_nets(texts: Iterable[str], *, trust_code: bool = False) -> tuple[Net, 
     for text in texts:
         labelled = None if Path(text).exists() else _LABELLED.fullmatch(text)
         named.append((labelled[1], labelled[2]) if labelled else ("", text))
-    labels = iter(_labels([source for label, source in named if not label]))
+    labels = iter(labels_of([source for label, source in named if not label]))
     return tuple(_open(label or next(labels), source, trust_code) for label, source in named)
 
 
@@ -127,7 +142,7 @@ def open_net(source: str | Path | nn.Module | Callable[..., Any], *, trust_code:
         UsageError: a file that holds no net.
     """
     if isinstance(source, str | Path):
-        return _open(_labels([source])[0], source, trust_code)
+        return _open(labels_of([source])[0], source, trust_code)
     return _of("net", source, trust_code)
 
 
@@ -190,22 +205,14 @@ def origin(net: Net) -> dict[str, Any]:
 
 
 def past_of(metadata: Mapping[str, Any]) -> tuple[list[str], bool]:
-    """What a checkpoint's metadata says of a net's past beyond its own training, in words; and whether part
-    of it is not known."""
-    said, unknown = [], False
-    for parent in metadata.get("parents") or ():
-        name = parent.get("name") or parent.get("source") if isinstance(parent, Mapping) else parent
-        said.append(f"initialised from {printable(str(name))}")
-        if isinstance(parent, Mapping) and parent.get("unknown"):
-            said[-1] += ", whose own past is not recorded"
-            unknown = True
-    if metadata.get("parent_unknown"):
-        said.append("parent unknown: initialised from weights whose past is not recorded")
-        unknown = True
+    """What a checkpoint's metadata says of a net's past, in words: what it was initialised from, and what is
+    not known; and whether anything is not."""
+    unknown = [str(each) for each in metadata.get("unknown") or ()]
     if metadata.get("images") is None:
-        said.append("the images it was trained on are not recorded")
-        unknown = True
-    return said, unknown
+        unknown.append("the images it was trained on")
+    said = [f"initialised from {printable(str(parent))}" for parent in metadata.get("parents") or ()]
+    said += [f"not known: {printable(each)}" for each in dict.fromkeys(unknown)]
+    return said, bool(unknown)
 
 
 def _no_record(net: Net) -> str:
@@ -245,7 +252,7 @@ def _open(label: str, source: str | Path, trust_code: bool) -> Net:
     )
 
 
-def _labels(sources: Iterable[str | Path]) -> list[str]:
+def labels_of(sources: Iterable[str | Path]) -> list[str]:
     """The shortest endings of the paths that tell them apart: run folders, then file names."""
     given = list(sources)
     parts = [_meaningful(source) for source in given]

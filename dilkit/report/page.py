@@ -243,7 +243,9 @@ def verdict(table: pd.DataFrame | None, rows: pd.DataFrame, baseline: str | None
 
 
 def _kinds_of(score: str) -> tuple[str, ...]:
-    return {"unseen degree": ("degree",), "unseen type": ("type",), "seen": ("seen",)}.get(score, ())
+    return {"unseen degree": ("degree", "reached"), "unseen type": ("type",), "seen": ("seen",)}.get(
+        score, ()
+    )
 
 
 def _comparison_scores(material: Material, baseline: str) -> pd.DataFrame | None:

@@ -104,13 +104,13 @@ def test_the_command_reproduces_the_golden_input_values(shared_data: Path, tmp_p
 
 
 def test_labels_tell_runs_apart(tmp_path: Path) -> None:
-    from dilkit.inference.nets import _labels
+    from dilkit.inference.nets import labels_of
 
     runs = [tmp_path / f"{x}/checkpoints/last.safetensors" for x in ("a", "b")]
-    assert _labels(runs) == ["a", "b"]
+    assert labels_of(runs) == ["a", "b"]
     steps = [tmp_path / f"{x}/checkpoints/step-1.safetensors" for x in ("a", "b")]
-    assert _labels(steps) == ["a/step-1", "b/step-1"]
-    assert _labels([Path("x.safetensors")]) == ["x"]
+    assert labels_of(steps) == ["a/step-1", "b/step-1"]
+    assert labels_of([Path("x.safetensors")]) == ["x"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,19 @@ def test_every_format_agrees_with_the_net(tmp_path: Path, model: str, suffix: st
         assert load(out).metadata["confounders"] == "awgn(5)"
 
 
+def test_onnx_names_its_axes_and_says_what_it_was_trained_on(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    export(checkpoint(tmp_path, "dncnn"), tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    for value in (model.graph.input[0], model.graph.output[0]):
+        dims = value.type.tensor_type.shape.dim
+        assert [dim.dim_param or dim.dim_value for dim in dims] == ["batch", 3, "height", "width"]
+    said = {each.key: each.value for each in model.metadata_props}
+    assert said["trained_on"] == "awgn(5)" and json.loads(said["recipe"])["model"]["name"] == "dncnn"
+    assert said["input"].startswith("RGB in [0, 1]")
+
+
 def test_a_wrong_file_is_found_out() -> None:
     net = nn.Conv2d(3, 3, 3, padding=1)
     assert check_export(net, net, random_shapes(0)) == 0
@@ -62,12 +76,13 @@ def test_a_wrong_file_is_found_out() -> None:
         check_export(net, fixed, [(1, 64, 64), (1, 64, 65)])
 
 
-def test_a_failed_export_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dilkit.inference import export as module
+def test_a_failed_export_leaves_no_file(tmp_path: Path) -> None:
+    class Random(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.rand_like(x)
 
-    monkeypatch.setattr(module, "TOLERANCE", -1.0)
-    with pytest.raises(DilkitError):
-        export(checkpoint(tmp_path, "dncnn"), tmp_path / "net.pt")
+    with pytest.raises(DilkitError, match="does not do what the net does"):
+        export(Random(), tmp_path / "net.pt")
     assert not (tmp_path / "net.pt").exists()
 
 

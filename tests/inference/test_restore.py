@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -220,3 +222,24 @@ def test_the_command_says_what_failed(
     args[1] = str(tmp_path / "none.safetensors")
     with pytest.raises(UsageError, match="no such checkpoint"):
         CliRunner().invoke(app, [*args, "--existing", "replace"], catch_exceptions=False)
+
+
+def test_a_full_disk_ends_the_run_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dilkit.inference import restore as module
+
+    for name in "abc":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((20, 20, 3), 99, np.uint8))
+    write, written = module.write_picture, iter([None, OSError(errno.ENOSPC, "No space left on device")])
+
+    def full(path: Path, picture: Any) -> None:
+        error = next(written)
+        if error is not None:
+            raise error
+        write(path, picture)
+
+    monkeypatch.setattr(module, "write_picture", full)
+    files = [tmp_path / f"{name}.png" for name in "abc"]
+    with pytest.raises(DilkitError, match="no space left: 1 of 3 images were restored") as error:
+        restore(nn.Identity(), files, tmp_path / "out", device="cpu")
+    assert "--existing skip" in str(error.value)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
