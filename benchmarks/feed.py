@@ -21,8 +21,8 @@ from pathlib import Path
 from dilkit.confounders.build import augment
 from dilkit.confounders.episodes import Episode, episodes
 from dilkit.recipe import compose
+from dilkit.training.accelerator import Accelerator
 from dilkit.training.assemble import assemble, make_sampler, open_store, steps_per_epoch
-from dilkit.training.engine import Engine
 from dilkit.training.loop import fit
 
 LIMIT = 1.05
@@ -33,22 +33,22 @@ def steps(words: list[str]) -> tuple[Callable[[], None], Callable[[], None], Cal
     """(a step with its data, the same step on a repeated episode, wait for the device)."""
     recipe = compose(words).recipe
     store = open_store(recipe)
-    engine = Engine.of(recipe.hardware)
+    accelerator = Accelerator.of(recipe.hardware)
     labels, per_epoch = store.labels, steps_per_epoch(recipe, store)
-    trainee, _ = assemble(recipe, engine, labels, per_epoch)
-    sampler = make_sampler(recipe, store, engine)
+    trainee, _ = assemble(recipe, accelerator, labels, per_epoch)
+    sampler = make_sampler(recipe, store, accelerator)
     fresh = iter(episodes(sampler, 0, 1_000_000, workers=recipe.data.workers))
     for step in range(2 * per_epoch):  # what is decoded once stays decoded
-        same = repeat(engine.move(sampler.episode(step)))
+        same = repeat(accelerator.move(sampler.episode(step)))
 
     def one(source: object) -> Callable[[], None]:
         def step() -> None:
-            fit(trainee, source, engine, clip=None, after=lambda t, m: True, failed=stop)  # type: ignore[arg-type]
+            fit(trainee, source, accelerator, clip=None, after=lambda t, m: True, failed=stop)  # type: ignore[arg-type]
 
         return step
 
     def wait() -> None:
-        if engine.device.type == "cuda":
+        if accelerator.device.type == "cuda":
             import torch
 
             torch.cuda.synchronize()

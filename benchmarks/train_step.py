@@ -31,8 +31,8 @@ from dilkit.confounders.build import augment
 from dilkit.confounders.episodes import episodes
 from dilkit.models import build
 from dilkit.recipe import compose
+from dilkit.training.accelerator import Accelerator
 from dilkit.training.assemble import assemble, make_sampler, open_store, steps_per_epoch
-from dilkit.training.engine import Engine
 from dilkit.training.loop import fit
 
 BATCH, CROP, LIMIT = 8, 40, 1.05
@@ -115,12 +115,12 @@ def ours(store: str, objective: str) -> Callable[[], None]:
     ]
     recipe = compose([*words, "data.pairing=independent", "log.every=50"]).recipe
     opened = open_store(recipe)
-    engine = Engine.of(recipe.hardware)
-    trainee, _ = assemble(recipe, engine, opened.labels, steps_per_epoch(recipe, opened))
-    feed = episodes(make_sampler(recipe, opened, engine), 0, 1_000_000)
+    accelerator = Accelerator.of(recipe.hardware)
+    trainee, *_ = assemble(recipe, accelerator, opened.labels, steps_per_epoch(recipe, opened))
+    feed = episodes(make_sampler(recipe, opened, accelerator), 0, 1_000_000)
 
     def step() -> None:
-        fit(trainee, feed, engine, clip=None, after=lambda trainee, meter: True, failed=stop)
+        fit(trainee, feed, accelerator, clip=None, after=lambda trainee, meter: True, failed=stop)
 
     return step
 

@@ -79,7 +79,7 @@ def train(
             allow_changes=allow_changes,
             trust_code=trust_code,
             command=["dilkit", *sys.argv[1:]],
-            tell=progress,
+            log=progress,
             stop=lambda: signals.seen is not None,
         )
     if int(os.environ.get("RANK", "0")) > 0:
@@ -96,7 +96,7 @@ def train(
 
 
 def _dry_run(composed: Composed, trust_code: bool) -> None:
-    from dilkit.training.run import dry_run
+    from dilkit.training.dry_run import dry_run
 
     found = dry_run(composed, trust_code=trust_code)
     rows = {

@@ -1,7 +1,5 @@
-"""Files that are either whole or not there.
-
-Checkpoints: one safetensors file that is enough to rebuild the net, and the training state beside it.
-"""
+"""Checkpoints: one safetensors file that is enough to rebuild the net and says what the net has seen, and the
+training state beside it. Files are either whole or not there."""
 
 from __future__ import annotations
 
@@ -17,12 +15,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from dilkit import __version__
+from dilkit.confounders.duplicates import SeenImages
+from dilkit.distortions import ConfounderSet, confounder_set
 from dilkit.errors import DilkitError, UsageError, reason
 from dilkit.models import from_config
 from dilkit.recipe import Recipe, resolved, validate
@@ -36,7 +37,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask has it; some writers make files of their own mode
         write(temporary)
+        temporary.chmod(mode)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
@@ -65,45 +69,123 @@ def link(source: Path, name: Path) -> None:
     write_atomically(name, write)
 
 
-def claim_output(out: Path, *, resume: bool) -> None:
-    """Make a run's folder, or refuse: it has files in it already, or cannot be written. Empty folders in it,
-    such as a start that was refused leaves, are no matter."""
-    if out.exists() and not out.is_dir():
-        raise UsageError("the output is a file, a run needs a folder", where=out)
-    if not resume and any(path.is_symlink() or not path.is_dir() for path in out.rglob("*")):
-        raise UsageError(
-            "the output folder is not empty",
-            where=out,
-            remedy="--resume goes on with the run in it; otherwise give another --out",
-        )
-    probe = out / ".writable"
-    try:
-        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"cannot write to the output folder: {error.strerror}", where=out) from None
-
-
 FORMAT = 1
 EMA = "ema/"
 """What the names of the moving average's tensors begin with."""
 _KEY = "dilkit"
+_IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 _STATE = {"step", "passes", "seconds", "best", "objective", "optimizer", "schedule", "rng", "weights"}
 """What every training state has."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """What a net has seen in its life. It only grows: by training, resuming, fine-tuning and selection.
+
+    Attributes:
+        confounders: the distortions trained on, each as an expression; `labels` are theirs in the datasets.
+        images: those trained on.
+        selection: those a checkpoint was selected by.
+        parents: the checkpoints its first weights came from, oldest first: name and digest.
+        unknown: what cannot be known, in words. A table of nets with unknown pasts says so.
+    """
+
+    confounders: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    images: SeenImages | None = None
+    selection: SeenImages | None = None
+    parents: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    def __or__(self, later: Provenance) -> Provenance:
+        """What was seen before and later."""
+
+        def both(a: SeenImages | None, b: SeenImages | None) -> SeenImages | None:
+            return a | b if a is not None and b is not None else a if b is None else b
+
+        return Provenance(
+            tuple(dict.fromkeys((*self.confounders, *later.confounders))),
+            tuple(dict.fromkeys((*self.labels, *later.labels))),
+            both(self.images, later.images),
+            both(self.selection, later.selection),
+            tuple(dict.fromkeys((*self.parents, *later.parents))),
+            tuple(dict.fromkeys((*self.unknown, *later.unknown))),
+        )
+
+    def holds(self, image: NDArray[Any]) -> bool | None:
+        """Whether an image, (H, W, 3), looks like one that was trained on or selected by; None where it
+        does not and not all of those are known."""
+        known = [seen for seen in (self.images, self.selection) if seen is not None]
+        if any(seen.holds(image) for seen in known):
+            return True
+        return None if self.images is None or self.unknown else False
+
+    def to_metadata(self) -> dict[str, Any]:
+        """JSON-able, as it stands in a checkpoint."""
+        return {
+            "confounders": " | ".join(self.confounders) or None,
+            "labels": list(self.labels),
+            "images": None if self.images is None else self.images.to_json(),
+            "selection": None if self.selection is None else self.selection.to_json(),
+            "parents": list(self.parents),
+            "unknown": list(self.unknown),
+        }
+
+    @classmethod
+    def from_metadata(cls, meta: Mapping[str, Any]) -> Provenance:
+        """What a checkpoint says, of any age.
+
+        Raises:
+            DilkitError: its list of images is damaged.
+        """
+        text, labels = meta.get("confounders"), meta.get("labels")
+        labels = tuple(str(label) for label in labels) if isinstance(labels, list) else ()
+        unknown = [str(each) for each in meta.get("unknown") or ()]
+        if not isinstance(text, str):
+            unknown.append("the distortions it was trained on")
+        if meta.get("images") is None:
+            unknown.append("the images it was trained on")
+        images, selection = (
+            None if meta.get(key) is None else SeenImages.from_json(meta[key])
+            for key in ("images", "selection")
+        )
+        return cls(
+            confounders=_each(text, labels) if isinstance(text, str) else (),
+            labels=labels,
+            images=images,
+            selection=selection,
+            parents=tuple(str(parent) for parent in meta.get("parents") or ()),
+            unknown=tuple(dict.fromkeys(unknown)),
+        )
+
+
+def _each(text: str, labels: Collection[str]) -> tuple[str, ...]:
+    """The words of an expression that have one of the labels; the whole of it where it cannot be read
+    here."""
+    try:
+        words = confounder_set(text)
+    except DilkitError:
+        return (text,)
+    named = [word for word in words if word.label in labels]
+    return tuple(str(ConfounderSet.of([word])) for word in named or words)
+
+
+@dataclass(frozen=True)
 class Loaded:
     """A net rebuilt from its checkpoint (on the CPU, in eval mode), its recipe and what was noted with it.
 
-    `metadata` has `step`, `passes`, `confounders` (the expression trained on), `labels` and `versions`.
+    `metadata` has `step`, `passes`, `versions`, and the provenance.
     """
 
     net: nn.Module
     recipe: Recipe
     metadata: dict[str, Any]
+
+    @property
+    def provenance(self) -> Provenance:
+        """What the net has seen."""
+        return Provenance.from_metadata(self.metadata)
 
 
 def versions() -> dict[str, str]:
@@ -126,8 +208,22 @@ def save_weights(
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in named.items()}
     meta = {"format": FORMAT, "recipe": resolved(recipe), "versions": versions(), **notes}
     text = json.dumps(meta, sort_keys=True)
-    write_atomically(path, lambda p: save_file(tensors, p, metadata={_KEY: text}))
+    write_atomically(path, lambda p: _save_tensors(tensors, p, text))
     return digest(path)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path, text: str) -> None:
+    try:
+        save_file(tensors, path, metadata={_KEY: text})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else 0
+        raise OSError(code, os.strerror(code) if code else str(error), str(path)) from None
+
+
+def _save_state(state: Mapping[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(state, file)
 
 
 def digest(path: Path) -> str:
@@ -148,6 +244,53 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with _opened(path) as file:
         meta = _metadata(file, path)
         return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
+
+
+def initial_weights(path: Path) -> tuple[dict[str, Tensor], Provenance]:
+    """The weights to start another net from, and what they have seen.
+
+    Safetensors files of other programs are taken too; what they have seen is unknown.
+    """
+    with _opened(path) as file:
+        foreign = _KEY not in (file.metadata() or {})
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        past = Provenance(unknown=("parent unknown",)) if foreign else None
+        past = past or Provenance.from_metadata(_metadata(file, path))
+    return net_tensors(tensors), past | Provenance(parents=(f"{path.name} {digest(path)}",))
+
+
+def find_checkpoint(source: str | Path) -> Path:
+    """The checkpoint of a run folder, or of `zoo:NAME`: the best that was selected has a path of its own.
+
+    Raises:
+        UsageError: a folder without one, or a file that is plainly something else.
+    """
+    path = resolve(source).expanduser()
+    if path.is_dir():
+        inside = path / "checkpoints" / "last.safetensors"
+        if inside.is_file():
+            return inside
+        if (path / "last.safetensors").is_file():
+            return path / "last.safetensors"
+        raise UsageError(
+            "the folder holds no checkpoint", where=source, expected="RUN/checkpoints/last.safetensors"
+        )
+    if path.is_file() and path.suffix in (".h5", ".hdf5"):
+        raise UsageError(
+            "a dataset, not a net", where=source, remedy="give a checkpoint; test images are given by --data"
+        )
+    if path.is_file() and path.suffix.lower() in _IMAGES:
+        raise UsageError(
+            "an image, not a net", where=source, expected="a checkpoint: RUN/checkpoints/last.safetensors"
+        )
+    if path.is_file() and path.suffix in (".pth", ".pt", ".ckpt", ".onnx"):
+        named = f"spandrel:{source}, or module:package.module:Class(weights={source}) with --trust-code"
+        raise UsageError(
+            "not a checkpoint of dilkit's",
+            where=source,
+            remedy=f"onnx:{source}" if path.suffix == ".onnx" else named,
+        )
+    return path
 
 
 @contextmanager
@@ -240,6 +383,9 @@ def load(
         load_weights(
             net, {name: file.get_tensor(prefix + name) for name in net_tensors(shapes, prefix)}, path
         )
+    multiple = meta.get("multiple")
+    if isinstance(multiple, int) and 1 < multiple <= 1024 and not hasattr(net, "multiple"):
+        net.multiple = multiple  # type: ignore[assignment]
     return Loaded(net.eval(), recipe, {**meta, "weights": "ema" if prefix else "net"})
 
 
@@ -325,7 +471,7 @@ class Folder:
         leaves the checkpoint before usable."""
         weights = self.path / f"step-{notes['step']:08d}.safetensors"
         whole = {**state, "weights": save_weights(weights, net, average, recipe, notes)}
-        write_atomically(weights.with_suffix(".state"), lambda p: torch.save(whole, p))
+        write_atomically(weights.with_suffix(".state"), lambda p: _save_state(whole, p))
         link(weights, self.path / "last.safetensors")
         for old in self._states()[self.keep :]:
             old.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from typing import Any, Self
 import pandas as pd
 import torch
 
-from dilkit.confounders.duplicates import SeenImages
+from dilkit.checkpoint import Provenance
 from dilkit.devices import pick_device
 from dilkit.distortions import Word, as_float, confounder_set, pixel_hash
 from dilkit.distortions.novelty import GIVEN, Novelty, degree_of, novelty, reached, type_of
@@ -212,8 +212,9 @@ class Grid:
         self.novelty: list[list[Novelty]] = [
             [novelty(w, net.trained, net.symmetries) for w in words] for net in nets
         ]
-        held = [net.metadata.get("images") for net in nets]
-        self._trained = [None if hashes is None else SeenImages.from_json(hashes) for hashes in held]
+        self._past = [
+            Provenance.from_metadata(net.metadata) if "images" in net.metadata else None for net in nets
+        ]
         self._nets = {net.label: i for i, net in enumerate(nets)}
         self._images = {(image.set, image.name): i for i, image in enumerate(images)}
         self.labels = [GIVEN if word is None else word.label for word in words]
@@ -271,7 +272,7 @@ class Grid:
 
     def _read(self, image: TestImage) -> Clean:
         pixels = image.read()
-        leaks = [None if trained is None else trained.holds(pixels) for trained in self._trained]
+        leaks = [None if past is None else past.holds(pixels) for past in self._past]
         return Clean(pixels, pixel_hash(pixels).hex(), self.compare.reference(pixels), leaks)
 
     def _make(self, cell: Cell, clean: Future[Clean]) -> Input:

@@ -433,7 +433,7 @@ def price(
 
 
 def _dry(composed: Composed) -> tuple[float, int]:
-    from dilkit.training.run import dry_run
+    from dilkit.training.dry_run import dry_run
 
     found = dry_run(composed)
     return found.total, found.disk

@@ -107,12 +107,10 @@ class Training:
         from dilkit.training import train
 
         run = self.run
-        started = run.out.is_dir() and any(run.out.iterdir())
+        started = (run.out / "run.json").is_file()
         report({"note": f"{'going on with' if started else 'training'} {story(run)}"})
         words = run.composed.words
-        result = train(
-            run.composed, run.out, resume=started, command=["dilkit", "train", *words], tell=report
-        )
+        result = train(run.composed, run.out, resume=started, command=["dilkit", "train", *words], log=report)
         record = {
             "words": list(words),
             "passes": result.passes,

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dilkit import __version__, checkpoint
+from dilkit.checkpoint import find_checkpoint
 from dilkit.errors import DilkitError, UsageError
-from dilkit.inference.nets import Net, find_checkpoint, open_net
+from dilkit.inference.nets import Net, open_net
 from dilkit.registry import Registry
 
 TOLERANCE = 1e-4

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dilkit.errors import DilkitError, UsageError
+from dilkit.models.sizes import find_multiple, scale_between
 
 Array = npt.NDArray[np.float32]
 """(H, W, 3) RGB float32 in [0, 1], or a part of one."""
@@ -146,7 +147,6 @@ def to_images(batch: Tensor) -> list[Array]:
     return list(batch.float().permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
 
-MULTIPLES = (2, 4, 8, 16, 32, 64, 128)
 _needed: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 """By net, the multiple that was found by trial."""
 
@@ -155,22 +155,6 @@ def multiple_of(net: nn.Module) -> int:
     """What the sides of a net's input are padded to: its own `multiple`, or what a failure brought to light;
     1 where it takes any size so far."""
     return int(getattr(net, "multiple", 0)) or _needed.get(net, 1)
-
-
-@torch.inference_mode()
-def find_multiple(net: nn.Module, device: str | torch.device = "cpu") -> int | None:
-    """The least m among 1, 2, 4 .. 128 such that the net takes sides that are odd multiples of m, and returns
-    them or a whole multiple of them; None where none will do. The net is run once or twice per candidate."""
-    for m in (1, *MULTIPLES):
-        least = -(-48 // m) | 1
-        x = torch.full((1, 3, m * least, m * (least + 2)), 0.5, device=device)
-        try:
-            found = net(x)
-        except Exception:  # noqa: BLE001  (a net may raise anything about a size it does not take)
-            continue
-        if _scale(x, found) is not None:
-            return m
-    return None
 
 
 @torch.inference_mode()
@@ -190,7 +174,7 @@ def restore_batch(net: nn.Module, batch: Tensor) -> Tensor:
         restored = net(padded)
     except Exception as error:  # noqa: BLE001  (any net may raise anything of its own)
         failure, restored = error, None
-    scale = _scale(padded, restored)
+    scale = scale_between(padded, restored)
     fits = scale is not None or isinstance(failure, MemoryError | torch.OutOfMemoryError)
     if not fits and not hasattr(net, "multiple") and net not in _needed:
         found = find_multiple(net, batch.device)
@@ -212,15 +196,6 @@ def restore_batch(net: nn.Module, batch: Tensor) -> Tensor:
 def _first_line(error: Exception) -> str:
     text = str(error).partition("\n")[0]
     return text if isinstance(error, RuntimeError) else f"{type(error).__name__}: {text}"
-
-
-def _scale(given: Tensor, restored: object) -> int | None:
-    """By what whole number the output is larger than the input; None where it is no image of such a size."""
-    if not isinstance(restored, Tensor) or restored.ndim != 4 or restored.shape[:2] != given.shape[:2]:
-        return None
-    scale = restored.shape[-1] // given.shape[-1]
-    same = restored.shape[-2:] == (given.shape[-2] * scale, given.shape[-1] * scale)
-    return scale if scale >= 1 and same else None
 
 
 def pad_to_multiple(batch: Tensor, multiple: int) -> Tensor:

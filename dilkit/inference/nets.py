@@ -19,7 +19,6 @@ from dilkit.distortions import ConfounderSet, confounder_set
 from dilkit.errors import UsageError, printable
 from dilkit.inference.foreign import Adapted, Function, is_foreign, open_foreign
 from dilkit.inference.forward import multiple_of
-from dilkit.zoo import resolve
 
 INPUT = "input"
 """The net that changes nothing: the distorted input itself."""
@@ -27,7 +26,6 @@ _OLD = {True: "contrast"}
 """The wrapper of checkpoints that did not name its group."""
 _LABELLED = re.compile(r"([^=:(@]+)=(.+)", re.DOTALL)
 _USUAL = "a checkpoint: RUN/checkpoints/last.safetensors"
-_IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,40 +144,6 @@ def open_net(source: str | Path | nn.Module | Callable[..., Any], *, trust_code:
     return _of("net", source, trust_code)
 
 
-def find_checkpoint(source: str | Path) -> Path:
-    """The checkpoint of a run folder, or of `zoo:NAME`: the best that was selected has a path of its own.
-
-    Raises:
-        UsageError: a folder without one, or a file that is plainly something else.
-    """
-    path = resolve(source).expanduser()
-    if path.is_dir():
-        inside = path / "checkpoints" / "last.safetensors"
-        if inside.is_file():
-            return inside
-        if (path / "last.safetensors").is_file():
-            return path / "last.safetensors"
-        raise UsageError(
-            "the folder holds no checkpoint", where=source, expected="RUN/checkpoints/last.safetensors"
-        )
-    if path.is_file() and path.suffix in (".h5", ".hdf5"):
-        raise UsageError(
-            "a dataset, not a net", where=source, remedy="give a checkpoint; test images are given by --data"
-        )
-    if path.is_file() and path.suffix.lower() in _IMAGES:
-        raise UsageError(
-            "an image, not a net", where=source, expected="a checkpoint: RUN/checkpoints/last.safetensors"
-        )
-    if path.is_file() and path.suffix in (".pth", ".pt", ".ckpt", ".onnx"):
-        named = f"spandrel:{source}, or module:package.module:Class(weights={source}) with --trust-code"
-        raise UsageError(
-            "not a checkpoint of dilkit's",
-            where=source,
-            remedy=f"onnx:{source}" if path.suffix == ".onnx" else named,
-        )
-    return path
-
-
 def trained_on(recipe: Mapping[str, Any], metadata: Mapping[str, Any]) -> ConfounderSet | None:
     """The confounder set of a training run: as recorded with it, else as its recipe says."""
     expression = metadata.get("confounders") or recipe.get("data", {}).get("distort")
@@ -241,7 +205,7 @@ def _open(label: str, source: str | Path, trust_code: bool) -> Net:
     if is_foreign(str(source)):
         found = open_foreign(str(source), trust_code=trust_code)
         return Net(label, found.module, source=str(source), digest=found.digest)
-    loaded = checkpoint.load(find_checkpoint(source))
+    loaded = checkpoint.load(checkpoint.find_checkpoint(source), trust_code=trust_code)
     recipe = loaded.recipe.model_dump(mode="json")
     return Net(
         label,

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from dilkit.errors import UsageError
 from dilkit.recipe.explain import explain, refuse_wrong_settings, takes_text
-from dilkit.recipe.layers import Key, Layer, Origin, dotted, leaves, merge, named, read_layer
+from dilkit.recipe.layers import Key, Layer, Origin, dotted, leaves, overlay, read_layer, written_out
 from dilkit.recipe.leaks import refuse_leaks
 from dilkit.recipe.schema import Recipe
 from dilkit.recipe.shipped import locate
@@ -124,7 +124,7 @@ def _plugins(layer: Layer) -> list[str]:
 
 def _above(below: Layer, above: Layer) -> Layer:
     """One layer of two, with the plug-ins of both."""
-    total, paths = merge(below, above), [*_plugins(below), *_plugins(above)]
+    total, paths = overlay(below, above), [*_plugins(below), *_plugins(above)]
     return Layer({**total.tree, "plugins": list(dict.fromkeys(paths))}, total.origins) if paths else total
 
 
@@ -148,7 +148,7 @@ def _override_layer(words: Sequence[str]) -> Layer:
             at = at.setdefault(part, {})
             if not isinstance(at, dict):
                 raise UsageError(f"{part} is given both as a value and as a section", where=word)
-        at[key[-1]] = named(key[-1], text if takes_text(key) else _value(text))
+        at[key[-1]] = written_out(key[-1], text if takes_text(key) else _value(text))
         origins[key] = Origin(f"command line, {word}")
     return Layer(tree, origins)
 
@@ -176,7 +176,7 @@ def _select_objective(layer: Layer) -> Layer:
         return Layer(tree, layer.origins)
     own = Layer({"objective": {"name": name, **kept[name]}}, _moved(layer, ("objectives", name)))
     given = Layer(tree, {k: o for k, o in layer.origins.items() if k[0] != "objectives"})
-    return merge(own, given)
+    return overlay(own, given)
 
 
 def _moved(layer: Layer, at: Key) -> dict[Key, Origin]:

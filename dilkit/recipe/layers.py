@@ -140,7 +140,7 @@ def _plain(node: Any, at: Key, source: str, origins: dict[Key, Origin]) -> Any:
             inner = (*at, str(key))
             line = node.lc.data.get(key)  # none for what a merge key (`<<`) brings
             origins[inner] = Origin(source, line[0] + 1 if line else None)
-            tree[str(key)] = named(str(key), _plain(value, inner, source, origins))
+            tree[str(key)] = written_out(str(key), _plain(value, inner, source, origins))
         return tree
     if isinstance(node, CommentedSeq):
         items = []
@@ -154,12 +154,12 @@ def _plain(node: Any, at: Key, source: str, origins: dict[Key, Origin]) -> Any:
     return node
 
 
-def named(key: str, value: Any) -> Any:
+def written_out(key: str, value: Any) -> Any:
     """A section given by its name alone, written out."""
     return {"name": value} if key in NAMED and isinstance(value, str) else value
 
 
-def merge(below: Layer, above: Layer) -> Layer:
+def overlay(below: Layer, above: Layer) -> Layer:
     """One layer of two: maps merge key by key, everything else is replaced by the layer above.
 
     Two rules on top. A section that names another `name` starts afresh, because the settings of one model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from dilkit.errors import UsageError
@@ -14,6 +14,7 @@ from dilkit.objectives import OBJECTIVES, AnyObjective
 from dilkit.recipe.choice import ByName
 
 Positive = Annotated[int, Field(ge=1)]
+OPTIMISERS = ("adam", "adamw", "sgd", "muon")
 
 
 class Section(BaseModel):
@@ -108,13 +109,35 @@ class Staircase(Section):
     factor: float = Field(default=0.5, gt=0, le=1)
 
 
-AnySchedule = Annotated[Constant | Cosine | Staircase, Field(discriminator="name")]
+class TorchSchedule(Section):
+    """Any schedule of `torch.optim.lr_scheduler` that goes by steps."""
+
+    name: Literal["torch"] = "torch"
+    warmup: int = Field(default=0, ge=0)
+    of: str
+    """Its class: `ExponentialLR`, `OneCycleLR`."""
+    args: dict[str, Any] = {}
+    """Its arguments."""
+
+
+AnySchedule = Annotated[Constant | Cosine | Staircase | TorchSchedule, Field(discriminator="name")]
+
+
+def _optimiser(name: str) -> str:
+    if name not in OPTIMISERS and not name[:1].isupper():
+        raise PydanticCustomError(
+            "optimiser",
+            "{expected}",
+            {"expected": ", ".join(OPTIMISERS) + ", or a class of torch.optim"},
+        )
+    return name
 
 
 class Optim(Section):
     """The outer optimiser, which moves theta along the objective's direction."""
 
-    name: Literal["adam", "adamw", "sgd", "muon"] = "adam"
+    name: Annotated[str, AfterValidator(_optimiser)] = "adam"
+    """`adam`, `adamw`, `sgd`, `muon`, or a class of `torch.optim`: `NAdam`, `RMSprop`."""
     lr: float = Field(default=1e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
@@ -124,6 +147,12 @@ class Optim(Section):
     clip: float | None = Field(default=None, gt=0)
     """Largest norm of the whole direction, after it has been reduced over processes."""
     schedule: AnySchedule = Constant()
+    args: dict[str, Any] = {}
+    """Further arguments of a class of `torch.optim`."""
+    rates: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Factors of the rate by pattern of parameter names: {"encoder.*": 0.1}."""
+    accumulate: Positive = 1
+    """Episodes whose directions are averaged into one step."""
 
 
 class Checkpoint(Section):
@@ -158,7 +187,9 @@ class Hardware(Section):
     sync: Literal["inner", "outer"] = "inner"
     """Over several processes: average the gradient of every virtual step (the released script), or only the
     direction at the end of the chain."""
-    channels_last: bool = False
+    channels_last: bool | Literal["auto"] = "auto"
+    """Memory layout of images and kernels; auto: on for nets of convolutions, off for those with attention.
+    It changes the last bits of the weights, not what is learnt."""
     compile: bool = False
     """`torch.compile`; objectives of the second order cannot differentiate through it."""
 
@@ -176,6 +207,8 @@ class Validate(Section):
     """Side of the centre crop that is measured."""
     held_out: str | list[str] | None = None
     """Distortions neither trained on nor tested on, by which generalisation may be watched and selected."""
+    patience: int | None = Field(default=None, ge=1)
+    """Validations without a better one after which the run ends."""
     select: Literal["seen", "held_out"] = "seen"
     """Whose mean PSNR picks the best checkpoint."""
 
@@ -186,7 +219,7 @@ class Validate(Section):
         return self
 
 
-class Test(Section):
+class TestSection(Section):
     """What the task is measured on in the end. Nothing here may be trained on or select a checkpoint."""
 
     distort: str | list[str] | None = None
@@ -196,6 +229,21 @@ class Test(Section):
     channel: Literal["rgb", "y"] = "rgb"
     border: int = Field(default=0, ge=0)
     """Pixels left out on each side."""
+
+
+class Init(Section):
+    """Weights that a net starts from. What they have seen becomes part of what the net has seen."""
+
+    source: str
+    """A checkpoint, a run's folder, or a safetensors file of weights of another origin."""
+    only: list[str] = []
+    """Patterns of the names of weights that are taken; all by default."""
+    skip: list[str] = []
+    """Patterns of those that are not: the net keeps its own."""
+
+
+def _init(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
 
 
 class Recipe(Section):
@@ -221,12 +269,15 @@ class Recipe(Section):
     optim: Optim = Optim()
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the exponential moving average of the weights, which is then what is validated and loaded."""
-    init: str | None = None
-    """A checkpoint whose weights the net starts from."""
+    init: Annotated[Init | None, BeforeValidator(_init)] = None
+    """Weights the net starts from: a checkpoint, a run's folder; {source: FILE, only: ["body.*"]} takes
+    some."""
+    freeze: list[str] = []
+    """Patterns of the names of parameters that are not trained."""
     nonfinite: Literal["stop", "skip"] = "stop"
     """What a NaN does: stop with a bundle of what made it, or skip the step (on all processes alike)."""
     validation: Validate | None = Field(default=None, alias="validate")
-    test: Test = Test()
+    test: TestSection = TestSection()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
     hardware: Hardware = Hardware()

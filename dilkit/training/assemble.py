@@ -1,15 +1,12 @@
-"""The outer optimiser and its learning rate over time, both from torch.
-
-How the processes share a step. Torch is not imported here, so that this is refused before any starts.
-
-From a recipe to the things it names: data, net, objective, optimiser, schedule, budget.
-"""
+"""From a recipe to the things it names: data, net, loss, objective, optimiser, schedule, budget."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from inspect import signature
 from typing import Any
 
 import torch
@@ -17,18 +14,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dilkit.checkpoint import load_weights, net_tensors, read
+from dilkit.checkpoint import Provenance, find_checkpoint, initial_weights, load_weights
 from dilkit.confounders.episodes import Batch, EpisodeSampler
 from dilkit.confounders.orbit import Orbit
 from dilkit.confounders.store import Store
-from dilkit.errors import UsageError
+from dilkit.errors import UsageError, nearest
 from dilkit.losses import loss_of
 from dilkit.models import from_config
+from dilkit.models.config import CustomConfig
+from dilkit.models.sizes import find_multiple, takes
 from dilkit.objectives import make_objective
 from dilkit.objectives.base import Loss
 from dilkit.recipe import Recipe
-from dilkit.recipe.schema import Constant, Cosine, Data, Hardware, Optim, Staircase
-from dilkit.training.engine import Engine
+from dilkit.recipe.schema import Constant, Cosine, Data, Hardware, Init, Optim, Staircase, TorchSchedule
+from dilkit.training.accelerator import Accelerator
 from dilkit.training.loop import Trainee
 from dilkit.training.muon import Muon
 
@@ -66,16 +65,70 @@ def make_optimizer(optim: Optim, net: nn.Module) -> Optimizer:
     if optim.name == "muon":
         named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
         return Muon(named, optim.lr, optim.momentum or 0.95, None, optim.betas, optim.eps, optim.weight_decay)
-    trained = [p for p in net.parameters() if p.requires_grad]
-    fused = all(p.device.type in ("cpu", "cuda") for p in trained)
+    groups = _groups(optim, net)
+    trained = [p for group in groups for p in group["params"]]
+    shared: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay}
+    if all(p.device.type in ("cpu", "cuda") for p in trained):
+        shared["fused"] = True
     if optim.name == "sgd":
-        return torch.optim.SGD(
-            trained, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=fused
+        return torch.optim.SGD(groups, momentum=optim.momentum, **shared)
+    if optim.name in ("adam", "adamw"):
+        kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
+        return kind(groups, betas=optim.betas, eps=optim.eps, **shared)
+    return _torch_optimizer(optim, groups)
+
+
+def _groups(optim: Optim, net: nn.Module) -> list[dict[str, Any]]:
+    """The parameters that are trained, those of each rate together: the first pattern of a name counts."""
+    groups: dict[float, list[nn.Parameter]] = {1.0: []}
+    names = []
+    for name, p in net.named_parameters():
+        if p.requires_grad:
+            names.append(name)
+            factor = next((f for pattern, f in optim.rates.items() if fnmatchcase(name, pattern)), 1.0)
+            groups.setdefault(factor, []).append(p)
+    for pattern in optim.rates:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(
+                "no parameter that is trained has such a name",
+                where="optim.rates",
+                found=pattern,
+                nearest=nearest(pattern, names),
+            )
+    if not optim.rates:
+        return [{"params": groups[1.0]}]
+    return [{"params": ps, "lr": optim.lr * factor} for factor, ps in groups.items() if ps]
+
+
+def _torch_optimizer(optim: Optim, groups: list[dict[str, Any]]) -> Optimizer:
+    """Any other optimiser of `torch.optim`, by the name of its class.
+
+    Raises:
+        UsageError: torch has no such class, or it does not take the arguments.
+    """
+    kinds = {
+        name: kind
+        for name, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
+    }
+    if optim.name not in kinds:
+        raise UsageError(
+            "torch has no such optimiser",
+            where="optim.name",
+            found=optim.name,
+            expected=", ".join(sorted(kinds)),
+            nearest=nearest(optim.name, kinds),
         )
-    kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
-    return kind(
-        trained, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, fused=fused
-    )
+    try:
+        make: Any = kinds[optim.name]
+        made: Optimizer = make(groups, lr=optim.lr, weight_decay=optim.weight_decay, **optim.args)
+        return made
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{optim.name}: {error}",
+            where="optim.args",
+            expected=f"{optim.name}{signature(kinds[optim.name])}",
+        ) from None
 
 
 def make_schedule(
@@ -88,6 +141,8 @@ def make_schedule(
         if steps is None:
             raise ValueError("a cosine schedule needs the number of steps")
         main = lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - plan.warmup), eta_min=plan.floor)
+    elif isinstance(plan, TorchSchedule):
+        main = _torch_schedule(plan, optimizer)
     elif isinstance(plan, Staircase):
         every = plan.every * (steps_per_epoch if plan.unit == "epochs" else 1)
         main = lr_scheduler.StepLR(optimizer, every, gamma=plan.factor)
@@ -98,6 +153,30 @@ def make_schedule(
         return main
     rise = lr_scheduler.LinearLR(optimizer, start_factor=1 / (plan.warmup + 1), total_iters=plan.warmup)
     return lr_scheduler.SequentialLR(optimizer, [rise, main], milestones=[plan.warmup])
+
+
+def _torch_schedule(plan: TorchSchedule, optimizer: Optimizer) -> lr_scheduler.LRScheduler:
+    kinds = {
+        name: kind
+        for name, kind in vars(lr_scheduler).items()
+        if isinstance(kind, type) and issubclass(kind, lr_scheduler.LRScheduler)
+    }
+    kinds.pop("ReduceLROnPlateau", None)
+    if plan.of not in kinds:
+        raise UsageError(
+            "torch has no such schedule by steps",
+            where="optim.schedule.of",
+            found=plan.of,
+            nearest=nearest(plan.of, kinds),
+        )
+    try:
+        return kinds[plan.of](optimizer, **plan.args)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{plan.of}: {error}",
+            where="optim.schedule.args",
+            expected=f"{plan.of}{signature(kinds[plan.of])}",
+        ) from None
 
 
 def refuse_unequal(data: Data, world: int, labels: Sequence[str] | None) -> None:
@@ -187,10 +266,10 @@ def open_store(recipe: Recipe) -> Store:
     return store
 
 
-def make_sampler(recipe: Recipe, store: Store, engine: Engine) -> EpisodeSampler:
+def make_sampler(recipe: Recipe, store: Store, accelerator: Accelerator) -> EpisodeSampler:
     """This process's share of every batch, or (`spread: distortions`) of the distortions."""
     data, labels = recipe.data, tuple(recipe.data.labels or store.labels)
-    rank, world = engine.rank, engine.world
+    rank, world = accelerator.rank, accelerator.world
     refuse_unequal(data, world, labels)
     if data.spread == "distortions":
         labels, rank, world = labels[rank::world], 0, 1
@@ -209,40 +288,124 @@ def make_sampler(recipe: Recipe, store: Store, engine: Engine) -> EpisodeSampler
     )
 
 
-def training_images(store: Store, split: str | None) -> list[str] | None:
-    """Perceptual hashes of the images trained on, by which a test image among them is found out; None for
-    more than 50,000 images, whose list would outweigh a net, and where images are read as they are needed."""
-    if "perceptual_hash" not in store.index:
-        return None
-    found = {int(looks) for looks in store.index["perceptual_hash"][store.items(split)]}
-    return sorted(f"{looks:016x}" for looks in found) if len(found) <= 50_000 else None
-
-
 def steps_per_epoch(recipe: Recipe, store: Store) -> int:
     return max(1, len(store.items(recipe.data.split)) // recipe.data.batch)
 
 
+def initialise(net: nn.Module, init: Init) -> Provenance:
+    """Load the weights that `init` names into a net, all or those of the names it asks for; what they have
+    seen is returned.
+
+    Raises:
+        UsageError: no checkpoint, a pattern that no weight has, or weights of another shape.
+    """
+    source = find_checkpoint(init.source)
+    tensors, past = initial_weights(source)
+    own = net.state_dict()
+    wanted = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if (not init.only or matched(name, init.only)) and not matched(name, init.skip)
+    }
+    for pattern in (*init.only, *init.skip):
+        if not any(fnmatchcase(name, pattern) for name in tensors):
+            raise UsageError(
+                "no weight of the checkpoint has such a name",
+                where="init",
+                found=pattern,
+                nearest=nearest(pattern, tensors),
+            )
+    if init.only or init.skip:
+        wanted = own | wanted
+    load_weights(net, wanted, source)
+    return past
+
+
+def matched(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a parameter's name is one of the patterns (`body.*`, as file names are matched)."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def freeze(net: nn.Module, patterns: Sequence[str]) -> None:
+    """Train no parameter of these names.
+
+    Raises:
+        UsageError: a pattern that no parameter has, or nothing is left to train.
+    """
+    names = [name for name, _ in net.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(
+                "no parameter has such a name", where="freeze", found=pattern, nearest=nearest(pattern, names)
+            )
+    for name, p in net.named_parameters():
+        if matched(name, patterns):
+            p.requires_grad_(False)
+    if not any(p.requires_grad for p in net.parameters()):
+        raise UsageError("no parameter is left to train", where="freeze", found=", ".join(patterns))
+
+
+def check_crop(net: nn.Module, recipe: Recipe) -> None:
+    """Find the multiple that the sides of images must have, for a net which does not say, and keep it as its
+    attribute `multiple`; nets of dilkit's own take any size.
+
+    Raises:
+        UsageError: the net does not take the crop that it is to be trained on.
+    """
+    if not isinstance(recipe.model, CustomConfig):
+        return
+    with torch.random.fork_rng(devices=[]):
+        training = net.training
+        net.eval()
+        crop = recipe.data.crop
+        multiple = getattr(net, "multiple", None) or (find_multiple(net) or 1)
+        fits = takes(net, crop) or not isinstance(multiple, int) or crop % multiple == 0
+        net.train(training)
+    if not fits:
+        raise UsageError(
+            "the net does not take the crop",
+            where="data.crop",
+            found=crop,
+            expected=f"a multiple of {multiple}",
+        )
+    if multiple != 1 and not hasattr(net, "multiple"):
+        net.multiple = multiple  # type: ignore[assignment]
+
+
 def assemble(
-    recipe: Recipe, engine: Engine, labels: Sequence[str], per_epoch: int, *, trust_code: bool = False
-) -> tuple[Trainee, Budget]:
-    """Net, objective, optimiser and schedule, all new."""
+    recipe: Recipe,
+    accelerator: Accelerator,
+    labels: Sequence[str],
+    per_epoch: int,
+    *,
+    trust_code: bool = False,
+) -> tuple[Trainee, Budget, Provenance]:
+    """Net, objective, optimiser and schedule, all new; and what the net has seen before, by its `init`.
+
+    Raises:
+        UsageError: a setting that does not fit the others, or a crop that the net does not take.
+    """
     net = from_config(recipe.model, trust="code" if trust_code else "modules")
+    past = Provenance()
     if recipe.init is not None:
-        load_weights(net, net_tensors(read(recipe.init)[0]), recipe.init)
-    net = engine.place(net)
+        past = initialise(net, recipe.init)
+    freeze(net, recipe.freeze)
+    check_crop(net, recipe)
+    net = accelerator.place(net)
     settings = recipe.objective.model_dump(exclude={"name"})
-    inner = engine.reduce if engine.world > 1 and recipe.hardware.sync == "inner" else None
+    inner = accelerator.reduce if accelerator.world > 1 and recipe.hardware.sync == "inner" else None
     objective = make_objective(
         recipe.objective.name,
-        loss=make_loss(recipe.loss, engine.device, recipe.hardware),
+        loss=make_loss(recipe.loss, accelerator.device, recipe.hardware),
         seed=recipe.seed,
         reduce=inner,
         **settings,
     )
-    budget = Budget.of(recipe, objective.passes(len(labels)), per_epoch)
+    passes = objective.passes(len(labels)) * recipe.optim.accumulate
+    budget = Budget.of(recipe, passes, per_epoch)
     optimizer = make_optimizer(recipe.optim, net)
     schedule = make_schedule(recipe.optim, optimizer, budget.steps, per_epoch)
     average = None
     if recipe.ema is not None:
         average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
-    return Trainee(net, objective, optimizer, schedule, objective.passes(len(labels)), average), budget
+    return Trainee(net, objective, optimizer, schedule, passes, average), budget, past

@@ -4,8 +4,9 @@ after a step or about a failed one are all given to it."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from dilkit.confounders.episodes import Episode
 from dilkit.meta.guards import NonFinite
 from dilkit.objectives.base import Gradients, Objective
-from dilkit.training.engine import Engine
+from dilkit.training.accelerator import Accelerator
 
 
 @dataclass
@@ -34,11 +35,17 @@ class Trainee:
     passes: int = 0
     seconds: float = 0.0
     best: float | None = None
+    stale: int = 0
+    """Validations since the best one."""
 
     @property
     def shown(self) -> nn.Module:
         """The net that is validated: the moving average where there is one."""
         return self.net if self.average is None else self.average.module
+
+    @property
+    def _on_cuda(self) -> bool:
+        return any(p.is_cuda for p in self.net.parameters())
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -46,24 +53,25 @@ class Trainee:
             "passes": self.passes,
             "seconds": self.seconds,
             "best": self.best,
+            "stale": self.stale,
             "averaged": 0 if self.average is None else int(self.average.n_averaged),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "cuda_rng": torch.cuda.get_rng_state() if self._on_cuda else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.passes, self.seconds = state["step"], state["passes"], state["seconds"]
-        self.best = state["best"]
+        self.best, self.stale = state["best"], state.get("stale", 0)
         if self.average is not None:
             self.average.n_averaged.fill_(state["averaged"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and torch.cuda.is_available():
+        if state["cuda_rng"] is not None and self._on_cuda:
             torch.cuda.set_rng_state(state["cuda_rng"])
 
 
@@ -88,39 +96,52 @@ class Meter:
 
 def fit(
     trainee: Trainee,
-    episodes: Iterable[Episode],
-    engine: Engine,
+    episodes: Iterator[Episode],
+    accelerator: Accelerator,
     *,
     clip: float | None,
     after: Callable[[Trainee, Meter], bool],
     failed: Callable[[Trainee, Episode, NonFinite], None],
+    accumulate: int = 1,
     reduce: Callable[[list[Tensor]], None] | None = None,
 ) -> None:
     """Step until the episodes end, or `after` (called with the step just done) says stop.
 
     Args:
         failed: called where a loss or gradient is not finite; raises, or returns to skip the step.
+        accumulate: episodes whose directions are averaged into one step.
         reduce: averages the direction over processes, where the objective has not done so already.
     """
     params = {name: p for name, p in trainee.net.named_parameters() if p.requires_grad}
     meter = Meter()
     trainee.net.train()
     started = time.perf_counter() - trainee.seconds
-    for episode in episodes:
-        episode = engine.move(episode)
+    while group := list(islice(episodes, accumulate)):
+        episode = group[0]
         try:
-            found = trainee.objective.gradients(trainee.net, episode)
+            found = []
+            for episode in group:
+                episode = accelerator.move(episode)
+                found.append(trainee.objective.gradients(trainee.net, episode))
         except NonFinite as error:
             failed(trainee, episode, error)
         else:
+            whole = found[0] if accumulate == 1 else mean_of(found)
             if reduce is not None:
-                reduce(list(found.grads.values()))
-            meter.add(found, descend(trainee, params, found.grads, clip))
+                reduce(list(whole.grads.values()))
+            meter.add(whole, descend(trainee, params, whole.grads, clip))
         trainee.step += 1
         trainee.passes += trainee.passes_per_step
         trainee.seconds = time.perf_counter() - started
         if after(trainee, meter):
             return
+
+
+def mean_of(found: Sequence[Gradients]) -> Gradients:
+    """The mean of several directions, and of their losses and logs."""
+    grads = {name: torch.stack([f.grads[name] for f in found]).mean(0) for name in found[0].grads}
+    log = {name: torch.stack([f.log[name] for f in found]).mean(0) for name in found[0].log}
+    return Gradients(grads, torch.stack([f.loss for f in found]).mean(0), log)
 
 
 def descend(

@@ -1,7 +1,5 @@
-"""Where metrics may go besides CSV and JSONL.
-
-What a run writes down beside its checkpoints: metrics as CSV and JSONL, recipe, command, versions.
-"""
+"""What a run writes down beside its checkpoints: metrics as CSV and JSONL and wherever else they are sent,
+its recipe, command and versions."""
 
 from __future__ import annotations
 
@@ -85,12 +83,12 @@ def find_sinks(names: Sequence[str], *, trust_code: bool = False) -> list[Callab
 Row = dict[str, float | int | str | None]
 
 
-def write_head(out: Path, composed: Composed, command: Sequence[str]) -> None:
+def write_header(out: Path, composed: Composed, command: Sequence[str]) -> None:
     """`recipe.yaml` (resolved: it starts the same run again), `recipe.raw.yaml` (as composed), `run.json`."""
     write_text(out / "recipe.yaml", to_yaml(resolved(composed.recipe)))
     write_text(out / "recipe.raw.yaml", to_yaml(composed.layer.tree))
-    head = {"command": list(command), "words": list(composed.words), "versions": versions()}
-    write_text(out / "run.json", json.dumps(head, indent=2) + "\n")
+    header = {"command": list(command), "words": list(composed.words), "versions": versions()}
+    write_text(out / "run.json", json.dumps(header, indent=2) + "\n")
 
 
 class Metrics:

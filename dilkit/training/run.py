@@ -1,122 +1,50 @@
-"""Going on from a checkpoint: to the bit by the recipe that made it, or by the new one where it changed.
-
-One training run, from a composed recipe to a folder with checkpoints, metrics and all that made them.
-
-What a run would take: one real step, nothing written.
-"""
+"""One training run: from a composed recipe to a folder with checkpoints, metrics and all that made them;
+and going on with it, to the bit by the recipe that made it, or by another where that is allowed."""
 
 from __future__ import annotations
 
-import io
+import json
 import math
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import save_file
 
-from dilkit.checkpoint import EMA, Folder, claim_output, load_weights, net_tensors, read
-from dilkit.confounders.episodes import episodes
-from dilkit.errors import UsageError
-from dilkit.recipe import Composed, compose, differences, refuse_leaks, resolved
-from dilkit.training.assemble import assemble, make_sampler, open_store, steps_per_epoch, training_images
-from dilkit.training.callbacks import Keeper, Tell
-from dilkit.training.engine import Engine, peak_memory
-from dilkit.training.loop import Trainee, descend, fit
-from dilkit.training.records import Metrics, find_sinks, write_head
+from dilkit.checkpoint import (
+    EMA,
+    Folder,
+    Provenance,
+    load_weights,
+    net_tensors,
+    read,
+    write_atomically,
+    write_text,
+)
+from dilkit.confounders.episodes import Episode, episodes
+from dilkit.confounders.store import Store
+from dilkit.distortions import ConfounderSet
+from dilkit.errors import DilkitError, UsageError, nearest
+from dilkit.meta.guards import NonFinite
+from dilkit.recipe import Composed, Recipe, compose, differences, refuse_leaks, resolved, validate
+from dilkit.training.accelerator import Accelerator, peak_memory
+from dilkit.training.assemble import Budget, assemble, make_sampler, open_store, steps_per_epoch
+from dilkit.training.loop import Meter, Trainee, fit
+from dilkit.training.records import Metrics, find_sinks, write_header
 
-_KEEPS_MOMENTS = {"adam": "adam", "adamw": "adam", "sgd": "sgd", "muon": "muon"}
-"""Optimisers by the kind of their state."""
+if TYPE_CHECKING:
+    from dilkit.training.validation import Validation
 
+Log = Callable[[Mapping[str, Any]], None]
+"""Called with each row of the metrics, and with `{"note": text}` for what a person should know."""
 
-def restore(
-    trainee: Trainee, folder: Folder, composed: Composed, engine: Engine, allow_changes: bool, tell: Tell
-) -> None:
-    """Put a new trainee where the newest whole checkpoint of `folder` ended, if there is one.
-
-    Raises:
-        UsageError: the recipe has changed, and `allow_changes` is not given.
-    """
-    if folder.empty():
-        tell({"note": f"no checkpoint in {folder.path} yet: starting from the first step"})
-        return
-    weights, state, complaints = folder.newest()
-    for complaint in complaints:
-        tell({"note": f"passing over {complaint}"})
-    tensors, meta = read(weights)
-    old, new = meta["recipe"], resolved(composed.recipe)
-    changed = differences(old, new)
-    if changed and not allow_changes:
-        raise UsageError(
-            "the recipe is not the one this run was started with",
-            where=folder.path.parent,
-            found="; ".join(changed),
-            remedy="resume with the recipe in the run's folder, start another run, or give --allow-changes",
-        )
-    for change in changed:
-        tell({"note": f"resuming with a changed recipe: {change}"})
-    load_weights(trainee.net, net_tensors(tensors), weights)
-    if trainee.average is not None:
-        load_weights(trainee.average.module, net_tensors(tensors, EMA) or net_tensors(tensors), weights)
-    rng = torch.get_rng_state()
-    if changed:
-        for note in _go_on_by(trainee, state, old, new):
-            tell({"note": note})
-    else:
-        trainee.load_state_dict(state)
-    if engine.rank > 0:
-        torch.set_rng_state(rng)
-
-
-def _go_on_by(
-    trainee: Trainee, state: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]
-) -> Iterator[str]:
-    """Take the counters and the moments from `state`; rates, other options and the schedule are those of the
-    new recipe. Yields what could not be taken."""
-    fresh = trainee.state_dict()
-    optimizer = {**state["optimizer"], "param_groups": fresh["optimizer"]["param_groups"]}
-    if _kind(old["optim"]) != _kind(new["optim"]):
-        optimizer = fresh["optimizer"]
-        yield f"the moments start afresh: {old['optim']['name']} became {new['optim']['name']}"
-    objective = state["objective"]
-    if _keeper(old["objective"]) != _keeper(new["objective"]):
-        if objective or fresh["objective"]:
-            yield f"the objective's own state starts afresh: {_story(old, new)}"
-        objective = fresh["objective"]
-    best = state["best"]
-    if best is not None and _measure(old) != _measure(new):
-        best = None
-        yield "the best checkpoint is chosen afresh: `validate` has changed"
-    steps = state["schedule"]["last_epoch"]
-    own = {"optimizer": optimizer, "objective": objective, "best": best, "schedule": fresh["schedule"]}
-    trainee.load_state_dict({**state, **own})
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-        for _ in range(steps):
-            trainee.schedule.step()
-
-
-def _kind(optim: Mapping[str, Any]) -> str:
-    return _KEEPS_MOMENTS[optim["name"]]
-
-
-def _keeper(objective: Mapping[str, Any]) -> tuple[str, str | None]:
-    """What the state of an objective depends on: its name and that of its inner optimiser."""
-    return objective["name"], objective.get("inner", {}).get("name")
-
-
-def _measure(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint's value depends on."""
-    return {name: value for name, value in recipe.get("validate", {}).items() if name != "every"}
-
-
-def _story(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    names = [" with ".join(filter(None, _keeper(recipe["objective"]))) for recipe in (old, new)]
-    return f"{names[0]} became {names[1]}"
+_OWN = ("recipe.yaml", "recipe.raw.yaml", "run.json", "metrics.jsonl", "metrics.csv")
+"""What a run writes before its first checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -144,25 +72,26 @@ def train(
     allow_changes: bool = False,
     trust_code: bool = False,
     command: Sequence[str] = (),
-    tell: Tell = lambda row: None,
+    log: Log = lambda row: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> RunResult:
     """Train what a recipe says into the folder `out`.
 
     Args:
         what: a composed recipe, or the words that compose one.
-        out: the run's folder; must be new or empty, unless `resume`.
+        out: the run's folder; must be new or empty, or hold a run that saved nothing, unless `resume`.
         resume: go on from the newest whole checkpoint in `out`.
         allow_changes: resume although the recipe has changed: the weights, moments and counters go on, the
             rates and the schedule are those of the new recipe.
         trust_code: call what the recipe's `package.module:name` names even where it is no class of a net or
             of a sink.
         command: the command line to note in the run's records.
-        tell: called with each row of the metrics, and with `{"note": text}` for what a person should know.
+        log: see `Log`.
         stop: asked after every step; once true, the run saves a checkpoint and returns.
 
     Raises:
-        UsageError: a wrong recipe, a store that cannot be read, an output that cannot be written.
+        UsageError: a wrong recipe, a store that cannot be read, an output that cannot be written, nothing to
+            resume.
         DilkitError: the run failed.
     """
     composed = what if isinstance(what, Composed) else compose(what)
@@ -171,127 +100,327 @@ def train(
     store = open_store(recipe)
     labels = tuple(recipe.data.labels or store.labels)
     refuse_leaks(recipe, [store.word(label) for label in labels])
-    engine = Engine.of(recipe.hardware)
-    if engine.first:
+    accelerator = Accelerator.of(recipe.hardware)
+    if accelerator.first:
         claim_output(out, resume=resume)
-    engine.wait()
+    accelerator.wait()
     torch.manual_seed(recipe.seed)
-    sampler = make_sampler(recipe, store, engine)
-    trainee, budget = assemble(recipe, engine, labels, steps_per_epoch(recipe, store), trust_code=trust_code)
+    sampler = make_sampler(recipe, store, accelerator)
+    trainee, budget, past = assemble(
+        recipe, accelerator, labels, steps_per_epoch(recipe, store), trust_code=trust_code
+    )
     validation = None
-    if recipe.validation is not None and engine.first:
+    if recipe.validation is not None and accelerator.first:
         from dilkit.training.validation import Validation
 
         validation = Validation.of(recipe, store, labels)
     folder = Folder(out / "checkpoints", recipe.checkpoint.keep, recipe.checkpoint.archive)
-    if engine.rank > 0:
-        torch.manual_seed(recipe.seed + engine.rank)
+    if accelerator.rank > 0:
+        torch.manual_seed(recipe.seed + accelerator.rank)
     if resume:
-        restore(trainee, folder, composed, engine, allow_changes, tell)
+        past = past | resume_from(folder, trainee, composed, accelerator, allow_changes, log)
     metrics = None
-    if engine.first:
+    if accelerator.first:
         metrics = Metrics(out, [make(out) for make in sinks], resume_at=trainee.step)
-        write_head(out, composed, command)
-    notes = {
-        "confounders": str(store.confounders),
-        "labels": list(labels),
-        "images": training_images(store, recipe.data.split),
-    }
-    keeper = Keeper(recipe, engine, budget, folder, metrics, validation, notes, tell, stop)
-    if not budget.spent(trainee):
-        feed = episodes(sampler, trainee.step, budget.steps or sys.maxsize, workers=recipe.data.workers)
+        write_header(out, composed, command)
+    provenance = _Provenance(store, recipe, labels, validation, past)
+    run = Callbacks(recipe, accelerator, budget, folder, metrics, validation, provenance, log, stop)
+    if not run.done(trainee):
+        group = recipe.optim.accumulate
+        last = budget.steps * group if budget.steps else sys.maxsize
+        feed = episodes(sampler, trainee.step * group, last, workers=recipe.data.workers)
         fit(
             trainee,
-            feed,
-            engine,
+            iter(feed),
+            accelerator,
             clip=recipe.optim.clip,
-            after=keeper.after,
-            failed=keeper.failed,
-            reduce=engine.reduce if recipe.hardware.sync == "outer" else None,
+            after=run.after,
+            failed=run.failed,
+            accumulate=group,
+            reduce=accelerator.reduce if recipe.hardware.sync == "outer" else None,
         )
-    engine.wait()
-    engine.leave()
+    accelerator.wait()
+    accelerator.leave()
     store.close()
     return RunResult(
         out,
         folder.path / "last.safetensors",
         trainee.step,
         trainee.passes,
-        keeper.last.get("loss", math.nan),
+        run.last.get("loss", math.nan),
         trainee.seconds,
-        stopped=not budget.spent(trainee),
+        stopped=not run.done(trainee),
     )
 
 
-@dataclass(frozen=True)
-class Trial:
-    """The findings of a dry run.
-
-    Attributes:
-        shapes: of the distorted batch, by confounder.
-        clean: shape of the clean batch.
-        memory: peak in bytes, of the device or of this process.
-        seconds: of one step once warm.
-        steps: of the whole budget; `total` is its time in seconds, data included.
-        disk: bytes of all checkpoints that are kept at a time.
-    """
-
-    shapes: Mapping[str, tuple[int, ...]]
-    clean: tuple[int, ...]
-    parameters: int
-    passes: int
-    loss: float
-    memory: int
-    seconds: float
-    steps: int
-    total: float
-    disk: int
-    device: str
-
-
-def dry_run(composed: Composed, *, trust_code: bool = False) -> Trial:
-    """Take two real steps of a recipe, the second one timed.
+def claim_output(out: Path, *, resume: bool) -> None:
+    """Make a run's folder, or refuse: there is something in it, it cannot be written, or there is no run in
+    it to resume. What a run left that ended before its first checkpoint is cleared away.
 
     Raises:
-        UsageError: whatever `train` would refuse, but for its output folder.
+        UsageError: one of these.
     """
-    recipe = composed.recipe
-    find_sinks(recipe.log.to, trust_code=trust_code)
-    store = open_store(recipe)
-    labels = tuple(recipe.data.labels or store.labels)
-    refuse_leaks(recipe, [store.word(label) for label in labels])
-    engine = Engine.of(recipe.hardware)
-    torch.manual_seed(recipe.seed)
-    sampler = make_sampler(recipe, store, engine)
-    trainee, budget = assemble(recipe, engine, labels, steps_per_epoch(recipe, store), trust_code=trust_code)
-    params = {name: p for name, p in trainee.net.named_parameters() if p.requires_grad}
-    trainee.net.train()
-    for step in range(2):
-        began = time.perf_counter()
-        episode = engine.move(sampler.episode(step))
-        found = trainee.objective.gradients(trainee.net, episode)
-        descend(trainee, params, found.grads, recipe.optim.clip)
-        loss = float(found.loss)
-    seconds = time.perf_counter() - began
-    steps = budget.steps or max(1, round((budget.seconds or 0) / seconds))
-    return Trial(
-        shapes={label: tuple(view.shape) for label, view in episode.views.items()},
-        clean=tuple(next(iter(episode.targets.values())).shape),
-        parameters=sum(p.numel() for p in params.values()),
-        passes=trainee.objective.passes(len(labels)),
-        loss=loss,
-        memory=peak_memory(engine.device).get("memory", 0),
-        seconds=seconds,
-        steps=steps,
-        total=steps * seconds,
-        disk=_disk(trainee, recipe.checkpoint.keep, best=recipe.validation is not None),
-        device=str(engine.device),
+    if out.exists() and not out.is_dir():
+        raise UsageError("the output is a file, a run needs a folder", where=out)
+    if resume:
+        if not (out / "run.json").is_file() and not any(out.glob("checkpoints/*.safetensors")):
+            siblings = [path.name for path in out.parent.glob("*/") if (path / "run.json").is_file()]
+            close = nearest(out.name, siblings)
+            raise UsageError(
+                "there is no run to resume",
+                where=out,
+                nearest=str(out.parent / close) if close else None,
+                remedy="leave --resume out to start one",
+            )
+        return
+    files = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
+    started = (out / "run.json").is_file() and all(
+        path.name in _OWN or path.name.startswith("nonfinite-") or "tensorboard" in path.parts
+        for path in files
     )
+    if files and not started:
+        raise UsageError(
+            "the output folder is not empty",
+            where=out,
+            remedy="--resume goes on with the run in it; otherwise give another --out",
+        )
+    probe = out / ".writable"
+    try:
+        for path in files:
+            path.unlink()
+        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write to the output folder: {error.strerror}", where=out) from None
 
 
-def _disk(trainee: Trainee, keep: int, *, best: bool) -> int:
-    weights = sum(t.numel() * t.element_size() for t in trainee.net.state_dict().values())
-    weights *= 1 if trainee.average is None else 2
-    state = io.BytesIO()
-    torch.save(trainee.state_dict(), state)
-    return (keep + 1) * (weights + state.tell()) + best * weights
+def resume_from(
+    folder: Folder,
+    trainee: Trainee,
+    composed: Composed,
+    accelerator: Accelerator,
+    allow_changes: bool,
+    log: Log,
+) -> Provenance:
+    """Put a new trainee where the newest whole checkpoint of `folder` ended, if there is one; what its net
+    had seen is returned.
+
+    Raises:
+        UsageError: the recipe has changed, and `allow_changes` is not given.
+    """
+    if folder.empty():
+        log({"note": f"no checkpoint in {folder.path} yet: starting from the first step"})
+        return Provenance()
+    weights, state, complaints = folder.newest()
+    for complaint in complaints:
+        log({"note": f"passing over {complaint}"})
+    tensors, meta = read(weights)
+    old, new = resolved(validate(meta["recipe"], str(weights))), resolved(composed.recipe)
+    changed = differences(old, new)
+    if changed and not allow_changes:
+        raise UsageError(
+            "the recipe is not the one this run was started with",
+            where=folder.path.parent,
+            found="; ".join(changed),
+            remedy="resume with the recipe in the run's folder, start another run, or give --allow-changes",
+        )
+    for change in changed:
+        log({"note": f"resuming with a changed recipe: {change}"})
+    load_weights(trainee.net, net_tensors(tensors), weights)
+    if trainee.average is not None:
+        load_weights(trainee.average.module, net_tensors(tensors, EMA) or net_tensors(tensors), weights)
+    rng = torch.get_rng_state()
+    if changed:
+        for note in _go_on_by(trainee, state, old, new):
+            log({"note": note})
+    else:
+        trainee.load_state_dict(state)
+    if accelerator.rank > 0:
+        torch.set_rng_state(rng)
+    return Provenance.from_metadata(meta)
+
+
+def _go_on_by(
+    trainee: Trainee, state: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]
+) -> Iterator[str]:
+    """Take the counters and the moments from `state`; rates, other options and the schedule are those of the
+    new recipe. Yields what could not be taken."""
+    fresh = trainee.state_dict()
+    optimizer = {**state["optimizer"], "param_groups": fresh["optimizer"]["param_groups"]}
+    if _moments(old) != _moments(new):
+        optimizer = fresh["optimizer"]
+        yield f"the moments start afresh: {old['optim']['name']} became {new['optim']['name']}"
+    objective, kinds = state["objective"], [_objective(recipe) for recipe in (old, new)]
+    if kinds[0] != kinds[1]:
+        if objective or fresh["objective"]:
+            names = [" with ".join(filter(None, kind)) for kind in kinds]
+            yield f"the objective's own state starts afresh: {names[0]} became {names[1]}"
+        objective = fresh["objective"]
+    best = state["best"]
+    if best is not None and _measure(old) != _measure(new):
+        best = None
+        yield "the best checkpoint is chosen afresh: `validate` has changed"
+    steps = state["schedule"]["last_epoch"]
+    own = {"optimizer": optimizer, "objective": objective, "best": best, "schedule": fresh["schedule"]}
+    trainee.load_state_dict({**state, **own})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        for _ in range(steps):
+            trainee.schedule.step()
+
+
+def _moments(recipe: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What an optimiser's state depends on: adam and adamw keep the same."""
+    name = recipe["optim"]["name"]
+    return "adam" if name == "adamw" else name, recipe["optim"].get("rates"), recipe.get("freeze")
+
+
+def _objective(recipe: Mapping[str, Any]) -> tuple[str, str | None]:
+    """What the state of an objective depends on: its name and that of its inner optimiser."""
+    objective = recipe["objective"]
+    return objective["name"], (objective.get("inner") or {}).get("name")
+
+
+def _measure(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's value depends on."""
+    return {k: v for k, v in recipe.get("validate", {}).items() if k not in ("every", "patience")}
+
+
+@dataclass
+class _Provenance:
+    """What the net will have seen; images are looked at when the first checkpoint needs it."""
+
+    store: Store
+    recipe: Recipe
+    labels: Sequence[str]
+    validation: Validation | None
+    past: Provenance
+
+    @cached_property
+    def whole(self) -> Provenance:
+        own = Provenance(
+            confounders=tuple(str(ConfounderSet.of([self.store.word(label)])) for label in self.labels),
+            labels=tuple(self.labels),
+            images=self.store.seen_images(self.recipe.data.split),
+            selection=None if self.validation is None else self.validation.seen_images,
+        )
+        return self.past | own
+
+
+@dataclass
+class Callbacks:
+    """What happens after a step: rows, validation, checkpoints, the end; and what a failed step leaves
+    behind."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    budget: Budget
+    folder: Folder
+    metrics: Metrics | None
+    validation: Validation | None
+    provenance: _Provenance
+    log: Log
+    stop: Callable[[], bool]
+    last: dict[str, Any] = field(default_factory=dict)
+    skipped: int = 0
+    saved: int | None = None
+
+    def done(self, trainee: Trainee) -> bool:
+        """Whether the budget is spent, or validation has not improved for as long as the recipe allows."""
+        plan = self.recipe.validation
+        stale = plan is not None and plan.patience is not None and trainee.stale >= plan.patience
+        return stale or self.budget.spent(trainee)
+
+    def after(self, trainee: Trainee, meter: Meter) -> bool:
+        """Log, validate and save when it is time; whether to stop.
+
+        Raises:
+            DilkitError: the disk is full, or cannot be written for another reason.
+        """
+        try:
+            return self._after(trainee, meter)
+        except OSError as error:
+            saved = f"the checkpoint of step {self.saved}" if self.saved is not None else "no checkpoint"
+            raise DilkitError(
+                f"cannot write: {error.strerror or error}",
+                where=error.filename or self.folder.path.parent,
+                found=f"{saved} is saved, of {trainee.step} steps",
+                remedy="make room, then go on with --resume",
+            ) from error
+
+    def _after(self, trainee: Trainee, meter: Meter) -> bool:
+        done = self.accelerator.agree(self.done(trainee) or self.stop())
+        due = done or trainee.step % self.recipe.log.every == 0
+        measured = self._validate(trainee, done)
+        if measured and not done:
+            done = self.accelerator.agree(self.done(trainee)) if self._may_end_early else done
+        if due or measured:
+            self.last = self._row(trainee, meter) | measured
+            if self.metrics is not None:
+                self.metrics.add(self.last)
+                memory = peak_memory(self.accelerator.device)
+                self.log({**self.last, "steps": self.budget.steps, **memory})
+        if done or trainee.step % self.recipe.checkpoint.every == 0:
+            self._save(trainee)
+        return done
+
+    def failed(self, trainee: Trainee, episode: Episode, error: NonFinite) -> None:
+        """Keep what made a NaN; raise, or skip the step. All processes come here alike, because gradients are
+        reduced before they are checked."""
+        name = f"nonfinite-step-{episode.step}-rank-{self.accelerator.rank}"
+        bundle = self.folder.path.parent / name
+        if self.skipped < 3 or self.recipe.nonfinite == "stop":
+            self._keep(bundle.with_suffix(".safetensors"), trainee, episode, error)
+        self.skipped += 1
+        self.log({"note": f"{error.message} at step {episode.step}; what made it is kept in {bundle}.*"})
+        if self.recipe.nonfinite == "stop":
+            raise error
+
+    def _keep(self, path: Path, trainee: Trainee, episode: Episode, error: NonFinite) -> None:
+        tensors = {f"net/{k}": t for k, t in trainee.net.state_dict().items()}
+        for label in episode.labels:
+            tensors[f"view/{label}"], tensors[f"target/{label}"] = episode.batch(label)
+        own = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
+        write_atomically(path, lambda p: save_file(own, p))
+        story = {"error": str(error), "step": episode.step, "labels": episode.labels}
+        text = json.dumps({**story, "recipe": resolved(self.recipe)}, indent=2)
+        write_text(path.with_suffix(".json"), text + "\n")
+
+    @property
+    def _may_end_early(self) -> bool:
+        return self.recipe.validation is not None and self.recipe.validation.patience is not None
+
+    def _validate(self, trainee: Trainee, done: bool) -> dict[str, float]:
+        plan = self.recipe.validation
+        if plan is None or not (done or trainee.step % plan.every == 0):
+            return {}
+        if self.validation is None:
+            return {"val": 0.0} if self._may_end_early else {}
+        row = self.validation.measure(trainee.shown, self.accelerator.device, self.accelerator.dtype)
+        trainee.stale += 1
+        if trainee.best is None or row["val/select"] > trainee.best:
+            trainee.best, trainee.stale = row["val/select"], 0
+            notes = {**self._notes(trainee), "select": plan.select}
+            self.folder.save_best(trainee.net, trainee.average, self.recipe, notes)
+        return row
+
+    def _save(self, trainee: Trainee) -> None:
+        if self.accelerator.first:
+            state = trainee.state_dict()
+            self.folder.save(trainee.net, trainee.average, self.recipe, self._notes(trainee), state)
+        self.saved = trainee.step
+
+    def _notes(self, trainee: Trainee) -> dict[str, Any]:
+        seen = self.provenance.whole.to_metadata()
+        return {**seen, "step": trainee.step, "passes": trainee.passes}
+
+    def _row(self, trainee: Trainee, meter: Meter) -> dict[str, Any]:
+        return {
+            "step": trainee.step,
+            "passes": trainee.passes,
+            "seconds": round(trainee.seconds, 3),
+            "passes_per_s": round(trainee.passes / max(trainee.seconds, 1e-9), 3),
+            "lr": trainee.optimizer.param_groups[0]["lr"],
+            **self.accelerator.mean(meter.read()),
+        }

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dilkit.confounders.duplicates import SeenImages, perceptual_hash
 from dilkit.confounders.images import expand
 from dilkit.confounders.store import Store
 from dilkit.distortions import ConfounderSet, Image, SampleKey, Word, as_float, confounder_set, pixel_hash
@@ -39,6 +40,8 @@ class Validation:
     channel: Channel
     border: int
     select: str
+    seen_images: SeenImages
+    """The images themselves, for the record of what a checkpoint was selected by."""
 
     @classmethod
     def of(cls, recipe: Recipe, store: Store, labels: Sequence[str]) -> Validation | None:
@@ -52,9 +55,9 @@ class Validation:
             return None
         seen = ConfounderSet.of(store.word(label) for label in labels)
         held_out = confounder_set(plan.held_out) if plan.held_out is not None else ConfounderSet.of(())
-        images = _images(plan, store)
+        images, looks = _images(plan, store)
         pairs = [{w.label: [_pair(w, x) for x in images] for w in words} for words in (seen, held_out)]
-        return cls(pairs[0], pairs[1], recipe.test.channel, recipe.test.border, plan.select)
+        return cls(pairs[0], pairs[1], recipe.test.channel, recipe.test.border, plan.select, looks)
 
     def measure(self, net: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
         """Mean PSNR in dB: `val/<label>` each, `val/seen`, `val/held_out`, and `val/select`."""
@@ -82,9 +85,11 @@ class Validation:
         return float(np.mean(values))
 
 
-def _images(plan: Validate, store: Store) -> list[Image]:
+def _images(plan: Validate, store: Store) -> tuple[list[Image], SeenImages]:
+    """The centre crops to measure on, and what the images that they are of look like."""
     if plan.images is not None:
         found = [as_float(image.load("refuse")) for image in expand(plan.images)[: plan.limit]]
+        looks = SeenImages.of([perceptual_hash(image) for image in found])
     else:
         if "validation" not in store.index["split"].astype(str):
             raise UsageError(
@@ -93,9 +98,10 @@ def _images(plan: Validate, store: Store) -> list[Image]:
                 remedy="name images in validate.images, or make the store with --validation 0.1",
             )
         found = [as_float(store.clean(int(i))) for i in store.items("validation")[: plan.limit]]
+        looks = store.seen_images("validation")
     if not found:
         raise UsageError("there is no image to validate on", where="validate.images", found=plan.images)
-    return [_centre(image, plan.crop) for image in found]
+    return [_centre(image, plan.crop) for image in found], looks
 
 
 def _centre(image: Image, side: int) -> Image:

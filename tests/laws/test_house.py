@@ -15,21 +15,7 @@ from house import LAWS, ORDER, House, registries
 
 ROOT = Path(__file__).resolve().parents[2]
 
-KNOWN: dict[str, dict[str, str]] = {
-    "one place": {
-        "dilkit/training/engine.py": "its own device chooser",
-        "dilkit/training/loop.py": "asks for CUDA itself",
-    },
-    "plain names": {
-        "dilkit/training/callbacks.py": "Tell, Keeper",
-        "dilkit/training/run.py": "keeper, Trial",
-    },
-    "no homonyms": {
-        "dilkit/recipe/layers.py": "Layer, merge",
-        "dilkit/training/engine.py": "Engine, pick_device",
-        "dilkit/training/run.py": "restore",
-    },
-}
+KNOWN: dict[str, dict[str, str]] = {}
 """Law -> file -> why it is still broken there. An entry is taken out in the change that mends the file."""
 
 

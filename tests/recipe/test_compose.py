@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dilkit.errors import UsageError
 from dilkit.recipe import compose, resolved, shipped, to_yaml
-from dilkit.recipe.layers import Layer, merge, read_layer
+from dilkit.recipe.layers import Layer, overlay, read_layer
 
 
 def write(folder: Path, name: str, text: str) -> str:
@@ -184,9 +184,9 @@ trees = st.dictionaries(
 @given(a=trees, b=trees, c=trees)
 @settings(max_examples=60)
 def test_merging_layers_is_idempotent_and_the_last_word_wins(a: dict, b: dict, c: dict) -> None:
-    both = merge(Layer(a), Layer(b))
-    assert merge(both, Layer(b)).tree == both.tree
-    assert merge(Layer({}), Layer(a)).tree == a == merge(Layer(a), Layer({})).tree
+    both = overlay(Layer(a), Layer(b))
+    assert overlay(both, Layer(b)).tree == both.tree
+    assert overlay(Layer({}), Layer(a)).tree == a == overlay(Layer(a), Layer({})).tree
     for key, value in b.items():
         if not isinstance(value, dict):
             assert both.tree[key] == value

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from dilkit.errors import DilkitError, UsageError
 from dilkit.recipe import compose
 from dilkit.recipe.layers import read_layer
-from dilkit.training.run import dry_run, train
+from dilkit.training.dry_run import dry_run
+from dilkit.training.run import train
 
 TINY = ["demo", "synthetic", "steps=1", "data.crop=16", "data.batch=1"]
 CALLED = [

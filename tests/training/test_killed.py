@@ -25,7 +25,7 @@ def train_in_a_child(words: list[str], out: Path) -> int:
         return child
     code = 1
     try:
-        train(words, out, resume=True)
+        train(words, out, resume=(out / "run.json").is_file())
         code = 0
     finally:
         os._exit(code)

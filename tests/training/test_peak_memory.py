@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dilkit.training.engine import peak_memory
+from dilkit.training.accelerator import peak_memory
 
 SIZE = 64 << 20
 

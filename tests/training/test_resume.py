@@ -23,7 +23,7 @@ def rates(run: Path) -> list[float]:
 def go_on(words: list[str], run: Path) -> list[str]:
     """Resume with changes; the notes that were told."""
     said: list[str] = []
-    train(words, run, resume=True, allow_changes=True, tell=lambda row: said.append(row.get("note", "")))
+    train(words, run, resume=True, allow_changes=True, log=lambda row: said.append(row.get("note", "")))
     return [note for note in said if note and not note.startswith("resuming with a changed recipe")]
 
 

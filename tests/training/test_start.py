@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from dilkit.recipe import compose
-from dilkit.training.run import dry_run
+from dilkit.training.dry_run import dry_run
 
 MAIN = ["-c", "from dilkit.cli import main; main()", "train"]
 

@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 
 import dilkit
 from dilkit import checkpoint
+from dilkit.checkpoint import find_checkpoint
 from dilkit.confounders.images import expand
 from dilkit.distortions import SampleKey, as_float, confounder_set, parse
 from dilkit.errors import UsageError
-from dilkit.inference.nets import find_checkpoint, open_net, open_nets
+from dilkit.inference.nets import open_net, open_nets
 from dilkit.metrics import psnr
 from dilkit.recipe import compose, resolved, validate
 from dilkit.recipe.layers import read_layer

@@ -1,7 +1,5 @@
-"""Where the work happens: device, precision and processes, and what crosses between them.
-
-How much memory the run has taken at most.
-"""
+"""Where the work happens: device, precision, memory layout and processes; what crosses between the processes,
+and how much memory the run has taken at most."""
 
 from __future__ import annotations
 
@@ -13,33 +11,35 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from dilkit.confounders.episodes import Episode
-from dilkit.errors import UsageError
+from dilkit.devices import pick_device
 from dilkit.recipe.schema import Hardware
 
 _PATIENCE = timedelta(minutes=10)
 """How long a process waits for the others, such as for the first's validation."""
 
 
-@dataclass(frozen=True)
-class Engine:
+@dataclass
+class Accelerator:
     """One of `world` processes and its device."""
 
     device: torch.device
     dtype: torch.dtype = torch.float32
-    channels_last: bool = False
+    channels_last: bool | Literal["auto"] = "auto"
+    """`auto` until a net is placed: on for nets of convolutions, off for those with attention."""
     rank: int = 0
     world: int = 1
     control: dist.ProcessGroup | None = None
     """Of the processes on the CPU, so that agreeing on something waits for no GPU."""
 
     @classmethod
-    def of(cls, hardware: Hardware) -> Engine:
+    def of(cls, hardware: Hardware) -> Accelerator:
         """Choose the device, set torch's threads, and join the other processes where the environment
         (RANK, WORLD_SIZE, as torchrun sets them) says there are others.
 
@@ -49,7 +49,8 @@ class Engine:
         if hardware.threads is not None:
             torch.set_num_threads(hardware.threads)
         world = int(os.environ.get("WORLD_SIZE", "1"))
-        device = pick_device(hardware.device, int(os.environ.get("LOCAL_RANK", "0")))
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        device = pick_device(hardware.device, local_rank=local, where="hardware.device")
         if world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
         rank = dist.get_rank() if world > 1 else 0
@@ -63,13 +64,17 @@ class Engine:
         return self.rank == 0
 
     def place(self, net: nn.Module) -> nn.Module:
+        """The net on the device, in the memory layout that suits it, which batches then have too."""
+        if self.channels_last == "auto":
+            kinds = {type(module) for module in net.modules()}
+            self.channels_last = nn.Conv2d in kinds and nn.Linear not in kinds and self.device.type != "mps"
         net = net.to(self.device, self.dtype)
         return net.to(memory_format=torch.channels_last) if self.channels_last else net  # type: ignore[call-overload]
 
     def move(self, episode: Episode) -> Episode:
         """The episode on the device; batches that are one tensor stay one tensor."""
         moved: dict[int, Tensor] = {}
-        layout = torch.channels_last if self.channels_last else torch.preserve_format
+        layout = torch.channels_last if self.channels_last is True else torch.preserve_format
 
         def put(tensor: Tensor) -> Tensor:
             if id(tensor) not in moved:
@@ -123,32 +128,6 @@ class Engine:
     def leave(self) -> None:
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
-
-
-def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto` is a GPU, or the CPU; each process of a machine takes the GPU of its own number."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UsageError("no CUDA device here", where="hardware.device", found=name, remedy=_AUTO)
-        if device.index is None:
-            device = torch.device("cuda", local_rank)
-        if device.index >= torch.cuda.device_count():
-            raise UsageError(
-                "no such CUDA device",
-                where="hardware.device",
-                found=str(device),
-                expected=f"one of {torch.cuda.device_count()}",
-            )
-        torch.cuda.set_device(device)
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("no MPS device here", where="hardware.device", found=name, remedy=_AUTO)
-    return device
-
-
-_AUTO = "hardware.device=auto"
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
