@@ -169,9 +169,13 @@ def overlay(below: Layer, above: Layer) -> Layer:
     for at, keys in ALTERNATIVES.items():
         new, old = _section(above.tree, at), _section(tree, at)
         if any(key in new for key in keys):
-            for key in {*keys, *(("distort",) if "store" in new else ())} & old.keys():
+            for key in {*keys, *(("distort", "pairs") if "store" in new else ())} & old.keys():
                 _drop(old, key, at, origins)
             tree = {**tree, str(at[0]): old} if at else old
+    if "pairs" in _section(above.tree, ("data",)):  # real pairs go with sources, or alone
+        data = _section(tree, ("data",))
+        _drop(data, "store", ("data",), origins)
+        tree = {**tree, "data": data}
     _merge_maps(tree, above.tree, (), origins)
     origins.update(above.origins)
     return Layer(tree, origins)

@@ -55,6 +55,9 @@ class Data(Section):
     are read."""
     distort: str | list[str] | None = None
     """The confounder set of `sources`; a list means `|`."""
+    pairs: list[str] | None = None
+    """Real pairs, each a confounder of its name: `NAME=CLEAN:DEGRADED`, as `dilkit augment --pairs` takes
+    them."""
     labels: list[str] | None = None
     """Confounders of the store to train on; all of them by default."""
     split: str = "train"
@@ -80,8 +83,8 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Data:
-        if self.store is not None and (self.sources is not None or self.distort is not None):
-            raise ValueError("give `store`, or `sources` with `distort`, not both")
+        if self.store is not None and (self.sources, self.distort, self.pairs) != (None, None, None):
+            raise ValueError("give `store`, or `sources` with `distort` and `pairs`, not both")
         if (self.sources is None) != (self.distort is None):
             raise ValueError("`sources` and `distort` go together")
         return self

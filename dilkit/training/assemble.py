@@ -237,16 +237,17 @@ def open_store(recipe: Recipe) -> Store:
     store: Store
     if data.store is not None:
         store = Store(data.store)
-    elif data.sources is not None:
+    elif data.sources is not None or data.pairs is not None:
         from dilkit.confounders.live import LiveStore
 
         store = LiveStore(
-            data.sources,
-            data.distort,
+            data.sources or [],
+            data.distort if data.distort is not None else [],
             tile=data.tile,
             stride=data.tile,
             seed=recipe.seed,
             validation=data.validation,
+            pairs=data.pairs or (),
         )
     else:
         raise UsageError(
