@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dilkit.errors import UsageError
+from dilkit.errors import DilkitError, UsageError
 
 from .base import app, panel, terminate
 from .options import complete_distortion
@@ -37,6 +37,8 @@ Examples:
 
 `dilkit augment photos/ -d "awgn[5, 25]" --out train.h5 --shard 3/8`, on 8 machines, then
 `dilkit augment --merge --out train.h5`
+
+`dilkit augment --pairs rain=Rain100L/clean:Rain100L/rain photos/ -d "rain(0.5)" --out rain.h5`
 
 `dilkit augment train.h5 --add "jpeg[10, 30]"`, `dilkit augment train.h5 --drop "awgn(5)"`
 """
@@ -70,6 +72,17 @@ def augment_command(
             autocompletion=complete_distortion,
         ),
     ] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CLEAN:DEGRADED",
+            help="Real pairs as a confounder: folders, patterns, NAME=LIST.csv, LMDB, HDF5; may be given again.",
+            rich_help_panel=_DISTORTIONS,
+        ),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(help="Draws stored of each random distortion.", rich_help_panel=_DISTORTIONS)
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Root of all randomness.", rich_help_panel=_DISTORTIONS)] = 0,
     coupling: Annotated[
         Literal["independent", "common"],
@@ -92,6 +105,9 @@ def augment_command(
     small: Annotated[
         Literal["keep", "skip"], typer.Option(help="Images smaller than a tile.", rich_help_panel=_IMAGES)
     ] = "keep",
+    crop_multiple: Annotated[
+        int, typer.Option(help="Cut the sides of images to multiples of it.", rich_help_panel=_IMAGES)
+    ] = 1,
     alpha: Annotated[
         Literal["refuse", "black", "grey", "white"],
         typer.Option(help="Transparent images: refuse, or a background.", rich_help_panel=_IMAGES),
@@ -115,6 +131,20 @@ def augment_command(
         bool,
         typer.Option(
             "--allow-duplicates", help="Accept images that look like each other.", rich_help_panel=_IMAGES
+        ),
+    ] = False,
+    allow_misaligned: Annotated[
+        bool,
+        typer.Option(
+            "--allow-misaligned",
+            help="Accept pairs that are shifted or show different things.",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = False,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing", help="Exit with 0 although images were left out.", rich_help_panel=_IMAGES
         ),
     ] = False,
     out: Annotated[
@@ -175,13 +205,16 @@ def augment_command(
     settings: dict[str, Any] = {
         "tile": tile, "stride": stride if stride is not None else tile, "small": small,
         "alpha": alpha, "seed": seed, "storage": storage, "coupling": coupling,
-        "validation": validation, "licence": licence, "limit": limit,
+        "validation": validation, "licence": licence, "limit": limit, "pairs": pairs or [],
+        "draws": draws, "crop_multiple": crop_multiple, "allow_misaligned": allow_misaligned,
     }  # fmt: skip
-    part = _part(shard)
+    part, words = _part(shard), distort or []
+    if not pairs:
+        _needed(words, "--distort")
     if preview is not None or dry_run:
         from dilkit.confounders.build import part_of, plan_for, require_images
 
-        plan, failures = plan_for(sources or [], _needed(distort, "--distort"), **settings)
+        plan, failures = plan_for(sources or [], words, **settings)
         require_images(plan, failures, plan.skipped)
         plan = part_of(plan, *part) if part else plan
         return _look(plan, len(failures), preview, dry_run, out or Path("out.h5"), workers)
@@ -191,8 +224,9 @@ def augment_command(
 
         out = shard_path(out, *part)
     return _make(
-        sources or [], _needed(distort, "--distort"), out, **settings, shard=part, exclude=exclude or [],
-        allow_duplicates=allow_duplicates, workers=workers, overwrite=overwrite, restart=restart,
+        sources or [], words, out, **settings, shard=part, exclude=exclude or [],
+        allow_missing=allow_missing, allow_duplicates=allow_duplicates, workers=workers, overwrite=overwrite,
+        restart=restart,
     )  # fmt: skip
 
 
@@ -220,7 +254,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _make(sources: list[str], distort: list[str], out: Path, **settings: Any) -> None:
+def _make(sources: list[str], distort: list[str], out: Path, *, allow_missing: bool, **settings: Any) -> None:
     from dilkit.confounders.build import augment
     from dilkit.distortions.render import keep_freed_memory
 
@@ -236,6 +270,12 @@ def _make(sources: list[str], distort: list[str], out: Path, **settings: Any) ->
     finally:
         signal.signal(signal.SIGTERM, before)
     _report(built)
+    if built.failures and not allow_missing:
+        raise DilkitError(
+            f"{count(len(built.failures), 'image')} left out",
+            where=out,
+            remedy="the dataset is whole without them; --allow-missing says that this is as it should be",
+        )
 
 
 def _look(plan: Plan, failed: int, preview: Path | None, dry_run: bool, out: Path, workers: int) -> None:
@@ -309,6 +349,9 @@ def _report(built: Built) -> None:
         say("went on from an interrupted run")
     if built.skipped:
         say(f"skipped: {count(len(built.skipped), 'image')} smaller than a tile")
+    if built.sizes > 1:
+        say(f"items of {built.sizes} sizes: /clean and the others have the size of the greatest, with zeros "
+            "beside smaller items (/index/h, /index/w)")  # fmt: skip
     failed = f", {count(len(built.failures), 'image')} left out" if built.failures else ""
     made = f"{count(built.items, 'item')} from {count(built.images, 'image')}"
     say(

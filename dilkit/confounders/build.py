@@ -571,6 +571,7 @@ class Built:
         images: how many clean images went in.
         items: tiles (or whole images), each with a view per confounder.
         failures: images left out, and why.
+        sizes: how many sizes the items have.
         skipped: names of images smaller than a tile, where these are skipped.
         resumed: whether it went on from an interrupted run.
     """
@@ -578,6 +579,7 @@ class Built:
     path: Path
     images: int
     items: int
+    sizes: int
     labels: tuple[str, ...]
     nbytes: int
     failures: tuple[Failure, ...]
@@ -668,7 +670,7 @@ def augment(
         limit=limit,
         pairs=pairs,
         draws=draws,
-        multiple=crop_multiple,
+        crop_multiple=crop_multiple,
         allow_misaligned=allow_misaligned,
     )
     require_images(plan, failures, plan.skipped)
@@ -703,6 +705,7 @@ def _built(
         path=path,
         images=len(plan.images),
         items=len(plan),
+        sizes=len(np.unique(plan.box[:, 2:], axis=0)),
         labels=tuple(view.label for view in plan.views),
         nbytes=path.stat().st_size,
         failures=tuple(failures),

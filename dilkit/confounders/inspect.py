@@ -6,6 +6,7 @@ import json
 import math
 import random
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dilkit.confounders.build import ONE_THREAD
 from dilkit.confounders.duplicates import perceptual_hash
-from dilkit.confounders.format import Array, Damaged, StoredView
+from dilkit.confounders.format import Array, Damaged, StoredView, pixels_of, write_all
 from dilkit.confounders.images import CleanImage, FileImage, Pixels, UnreadableImage
 from dilkit.confounders.plan import Plan, renderer
 from dilkit.confounders.store import Store
@@ -29,11 +30,14 @@ from dilkit.distortions import SampleKey, as_float, pixel_hash
 from dilkit.errors import DilkitError, UsageError
 from dilkit.metrics import psnr, ssim
 
-_TRIED, _MEASURED = 20, 4
-"""Images that are tried, and of those that can be read, measured."""
+_MEASURED, _TILES = 12, 3
+"""Images that are measured, and tiles of each."""
 
 _WRITE_RATE = 400e6
 """Bytes per second that a modest disk takes."""
+
+_FIXED = 0.2
+"""Seconds that every run needs: laying the file out, its checksum, the last flush."""
 
 
 @dataclass(frozen=True)
@@ -58,67 +62,80 @@ class Estimate:
 
 
 def estimate(plan: Plan, out: Path, workers: int) -> Estimate:
-    """Read a few images, distort a tile of each, and multiply by pixels.
+    """Read and distort a few images, small and large ones, and multiply by their number.
 
     Raises:
         DilkitError: none of the images that were tried can be read.
     """
     with ONE_THREAD:
-        reading, making = _seconds_per_pixel(plan)
-    last = np.flatnonzero(np.append(plan.image[1:] != plan.image[:-1], True))
-    extents = (plan.box[last, :2] + plan.box[last, 2:]).astype(np.int64)  # the last tile ends at the border
-    pixels = plan.box[:, 2:].astype(np.int64).prod(axis=1).sum()
+        surveying, reading, making = _seconds(plan)
     nbytes = plan.nbytes()
-    work = float(reading * extents.prod(axis=1).sum() + making * pixels) / workers
+    work = (reading * len(plan.images) + making * len(plan)) / workers
     folder = next(p for p in out.absolute().parents if p.exists())
     return Estimate(
         images=len(plan.images),
         items=len(plan),
         nbytes=nbytes,
-        seconds=max(work, sum(nbytes.values()) / _WRITE_RATE),
+        seconds=_FIXED + surveying * len(plan.images) + max(work, sum(nbytes.values()) / _WRITE_RATE),
         free=shutil.disk_usage(folder).free,
     )
 
 
-def _seconds_per_pixel(plan: Plan) -> tuple[float, float]:
-    """Of reading images, and of making the items cut from them, measured on some of the images."""
-    count, area, read, tile_area, made = len(plan.images), 0, 0.0, 0, 0.0
-    tried = random.Random(0).sample(range(count), min(_TRIED, count))
-    measured = 0
-    for image in tried:
-        source = plan.images[image]
-        try:
-            pixels = source.load(plan.settings.alpha)
-        except UnreadableImage:
-            continue
-        read += _time(partial(_read, plan, source))
-        area += pixels.shape[0] * pixels.shape[1]
-        y, x, h, w = plan.window(plan.items_of(image).start)
-        tile = np.ascontiguousarray(pixels[y : y + h, x : x + w])
-        made += _time(partial(_items, plan, tile))
-        tile_area += tile.shape[0] * tile.shape[1]
-        measured += 1
-        if measured == _MEASURED:
-            break
-    if not measured:
+def _seconds(plan: Plan) -> tuple[float, float, float]:
+    """To look at an image's header, to read one, and to make and write an item, on average.
+
+    The images are evenly spread over all, in the order of their sizes, so that small and large ones have
+    their share.
+    """
+    ends = np.flatnonzero(np.append(plan.image[1:] != plan.image[:-1], True))
+    areas = (plan.box[ends, :2] + plan.box[ends, 2:]).astype(np.int64).prod(axis=1)
+    order = np.argsort(areas, kind="stable")
+    tried = order[np.unique(np.linspace(0, len(order) - 1, _MEASURED).round().astype(int))].tolist()
+    looked: list[float] = []
+    read: list[float] = []
+    made: list[tuple[float, float]] = []
+    with tempfile.TemporaryFile() as scratch:
+        for image in tried:
+            source, items = plan.images[image], plan.items_of(image)
+            try:
+                pixels = source.load(plan.settings.alpha)
+                looked.append(_time(source.header))
+                read.append(_time(partial(_read, plan, source)))
+            except UnreadableImage:
+                continue
+            chosen = items[:: -(-len(items) // _TILES)]
+            for item in chosen:
+                y, x, h, w = plan.window(item)
+                tile = np.ascontiguousarray(pixels[y : y + h, x : x + w])
+                spent = _time(partial(_make, plan, tile, scratch.fileno()))
+                made.append((spent, len(items) / len(chosen)))
+    if not read:
         raise DilkitError("none of the images that were tried can be read", where=plan.images[tried[0]].name)
-    return read / area, made / tile_area
+    per_item = sum(spent * items for spent, items in made) / sum(items for _, items in made)
+    return float(np.mean(looked)), float(np.mean(read)), per_item
 
 
 def _read(plan: Plan, source: CleanImage) -> None:
     perceptual_hash(source.load(plan.settings.alpha))
 
 
-def _items(plan: Plan, tile: Pixels) -> None:
-    """The work on one item, but for writing."""
-    key = SampleKey(plan.settings.seed, pixel_hash(tile), 0, plan.settings.coupling)
-    xxhash.xxh3_64_intdigest(tile.data)
+def _make(plan: Plan, tile: Pixels, scratch: int) -> None:
+    """The work on one item."""
+    name = pixel_hash(tile)
+    _write(tile, scratch)
     if plan.settings.storage == "virtual":
         return
     image = as_float(tile)
     for view, word in zip(plan.views, plan.confounders, strict=True):
-        made = renderer(word, view.dtype, view.scale)(image, key, None)
-        xxhash.xxh3_64_intdigest(np.ascontiguousarray(made).data)
+        for draw in range(plan.draws(view) if not view.real else 0):
+            key = SampleKey(plan.settings.seed, name, draw, plan.settings.coupling)
+            _write(renderer(word, view.dtype, view.scale)(image, key, None), scratch)
+
+
+def _write(pixels: Pixels, scratch: int) -> None:
+    pixels = np.ascontiguousarray(pixels)
+    xxhash.xxh3_64_intdigest(pixels.data)
+    write_all(scratch, pixels, 0)
 
 
 def _time(work: Callable[[], object]) -> float:
@@ -167,7 +184,14 @@ def rows_of_plan(plan: Plan, count: int = 4) -> list[Row]:
             continue
         key = SampleKey(plan.settings.seed, pixel_hash(pixels), 0, plan.settings.coupling)
         clean = as_float(pixels)
-        views = {word.label: word.apply(clean, key) for word in plan.confounders}
+        views = {}
+        for view, word in zip(plan.views, plan.confounders, strict=True):
+            if view.real:
+                real, s = plan.load_real(image, view), view.scale
+                if real is not None:
+                    views[view.label] = as_float(real[y // s : (y + h) // s, x // s : (x + w) // s])
+            else:
+                views[view.label] = word.apply(clean, key)
         rows.append(Row(source.name, clean, views))
     if not rows:
         raise DilkitError("none of the chosen images can be read", where=plan.images[0].name)
@@ -180,7 +204,7 @@ def rows_of_store(store: Store, count: int = 4) -> list[Row]:
         Row(
             store.index["source"][item].decode(),
             as_float(store.clean(item)),
-            {label: as_float(store.view(item, label)) for label in store.labels},
+            {label: as_float(store.view(item, label)) for label in store.labels if store.has(label)[item]},
         )
         for item in _spread(len(store), count)
     ]
@@ -191,7 +215,7 @@ def draw(rows: Sequence[Row], path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise UsageError("a preview is a picture", where=path, expected=" or ".join(_FORMATS))
-    labels = list(rows[0].views)
+    labels = list(dict.fromkeys(label for row in rows for label in row.views))
     step = _CELL + _GAP
     sheet = Image.new("RGB", (step * (1 + len(labels)) + _GAP, _TEXT + len(rows) * 2 * step + _GAP), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
@@ -202,7 +226,9 @@ def draw(rows: Sequence[Row], path: str | Path) -> None:
         _paste(sheet, row.clean, _GAP, top)
         caption = f"{row.name}\n\nbelow each: grey +\n{GAIN} x (distorted - clean)"
         pen.multiline_text((_GAP, top + step), _folded(caption, pen, font, lines=9), "black", font, spacing=2)
-        for column, view in enumerate(row.views.values(), 1):
+        for column, label in enumerate(labels, 1):
+            if (view := row.views.get(label)) is None:  # of other images than this one
+                continue
             left = _GAP + column * step
             _paste(sheet, view, left, top)
             if view.shape == row.clean.shape:
@@ -257,9 +283,10 @@ def statistics(store: Store, samples: int = 32) -> dict[str, dict[str, Any]]:
         `outside`, the share of values outside [0, 1]. What cannot be said is None: a comparison of images
         of different sizes, the PSNR of identical ones.
     """
-    items = np.unique(np.linspace(0, len(store) - 1, min(samples, len(store))).astype(int)).tolist()
     found: dict[str, dict[str, Any]] = {}
     for label in store.labels:
+        there = np.flatnonzero(store.has(label))
+        items = there[np.linspace(0, len(there) - 1, min(samples, len(there))).astype(int)].tolist()
         rows = [_measure(as_float(store.clean(i)), as_float(store.view(i, label))) for i in items]
         found[label] = {name: _combine(name, [row[name] for row in rows]) for name in rows[0]}
     return found
@@ -303,7 +330,14 @@ def summarize(path: str | Path) -> dict[str, Any]:
     def nbytes(name: str) -> int:
         return sum(regions[name].nbytes for regions in files if name in regions)
 
-    views = [{**vars(view), "bytes": nbytes(f"distorted/{view.label}")} for view in store.header.views]
+    views = [
+        {
+            **vars(view),
+            "items": int(store.has(view.label).sum()),
+            "bytes": sum(nbytes(pixels_of(view.label, draw)) for draw in range(view.draws)),
+        }
+        for view in store.header.views
+    ]
     return {
         "file": str(path),
         "bytes": Path(path).stat().st_size,
@@ -316,6 +350,7 @@ def summarize(path: str | Path) -> dict[str, Any]:
         "items": {
             "count": len(store),
             "images": len(set(index["image"].tolist())),
+            "left_out": len(store.left_out()),
             "sizes": dict(sizes.most_common()),
             "splits": dict(Counter(index["split"].astype(str).tolist())),
         },
@@ -365,20 +400,21 @@ def verify(
     faults: list[str] = []
     done = 0
     for file in files:
-        digests = {} if file.virtual else {label: file.digests(label) for label in file.labels}
+        digests = {view.label: file.digests(view.label) for view in file.header.views if view.stored}
         asked = 0
         for item in range(len(file)):
             while asked < min(item + _AHEAD, len(file)):
-                file.expect(asked, list(digests))
+                file.expect(asked, [label for label in digests if file.has(label)[asked]])
                 asked += 1
             faults += _digests(file, item, digests)
             done += 1
             progress(done, len(store))
-    views = store.header.views
+    views = [view for view in store.header.views if not view.real]  # real pairs cannot be made again
     everything = range(len(store) * len(views))
     chosen = random.Random(seed).sample(everything, min(samples, len(everything)))
-    for item, view in (divmod(number, len(views)) for number in chosen):
-        faults += _remake(store, item, views[view])
+    for number in chosen:
+        item, view = divmod(number, len(views))
+        faults += _remake(store, item, views[view], number % views[view].draws)
     return Verdict(len(store), len(chosen), tuple(dict.fromkeys(faults)))
 
 
@@ -386,21 +422,26 @@ def _digests(store: Store, item: int, digests: Mapping[str, Array]) -> Iterator[
     if xxhash.xxh3_64_intdigest(store.clean(item).data) != store.index["digest"][item]:
         yield f"{_name(store, item)}: the clean pixels were changed"
     for label, expected in digests.items():
-        if xxhash.xxh3_64_intdigest(store.view(item, label).data) != expected[item]:
+        if not store.has(label)[item]:
+            continue
+        drawn = [
+            xxhash.xxh3_64_intdigest(store.view(item, label, draw=k).data) for k in range(expected[item].size)
+        ]
+        if drawn != np.atleast_1d(expected[item]).tolist():
             yield f"{_name(store, item)}: the pixels of {label} were changed"
 
 
-def _remake(store: Store, item: int, view: StoredView) -> Iterator[str]:
+def _remake(store: Store, item: int, view: StoredView, draw: int) -> Iterator[str]:
     clean = store.clean(item)
     if pixel_hash(clean) != store.index["pixel_hash"][item].tobytes():
         yield f"{_name(store, item)}: the pixel hash does not belong to the clean pixels"
         return
     try:
-        again = store.make(as_float(clean), item, view.label)
+        again = store.make(as_float(clean), item, view.label, draw=draw)
     except DilkitError as error:
         yield str(error)
         return
-    if not np.array_equal(again, store.view(item, view.label)):
+    if not np.array_equal(again, store.view(item, view.label, draw=draw)):
         yield f"{_name(store, item)}: {view.label} made again is not what is stored"
 
 

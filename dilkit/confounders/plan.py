@@ -176,7 +176,7 @@ class Settings:
         storage: `virtual` keeps clean images and the recipe; views are made when they are read.
         coupling: `common` gives all degrees of one distortion the same random field.
         validation: share of the images marked `validation`.
-        multiple: the sides of items are cut to multiples of it, at the right and the bottom.
+        crop_multiple: the sides of items are cut to multiples of it, at the right and the bottom.
         draws: how many draws of each random word are stored.
     """
 
@@ -188,7 +188,7 @@ class Settings:
     storage: Storage = "stored"
     coupling: Coupling = "independent"
     validation: float = 0.0
-    multiple: int = 1
+    crop_multiple: int = 1
     draws: int = 1
 
     def table(self) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class Settings:
         return {name: value for name, value in vars(self).items() if name not in _LATER or value != 1}
 
 
-_LATER = ("multiple", "draws")
+_LATER = ("crop_multiple", "draws")
 
 
 def settings_json(settings: Settings) -> str:
@@ -248,11 +248,11 @@ def as_settings(**given: Any) -> Settings:
         raise UsageError(
             "not a share", where="validation", found=settings.validation, expected="0 .. below 1"
         )
-    if not 1 <= settings.multiple <= 1024 or settings.tile % settings.multiple:
+    if not 1 <= settings.crop_multiple <= 1024 or settings.tile % settings.crop_multiple:
         raise UsageError(
             "the multiple does not divide the tile",
             where="--crop-multiple",
-            found=settings.multiple,
+            found=settings.crop_multiple,
             expected=f"a divisor of {settings.tile}" if settings.tile else "1 .. 1024",
         )
     if not 1 <= settings.draws <= MOST_DRAWS:
@@ -534,7 +534,7 @@ def make_plan(
     images: list[CleanImage] = []
     skipped: list[str] = []
     rows: list[tuple[int, Window]] = []
-    m = settings.multiple
+    m = settings.crop_multiple
     for image, header in surveyed:
         height, width = header.height // m * m, header.width // m * m
         cut = boxes(height, width, settings.tile, settings.stride, keep_small=settings.small == "keep")
