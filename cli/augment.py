@@ -76,7 +76,7 @@ def augment_command(
         list[str] | None,
         typer.Option(
             metavar="NAME=CLEAN:DEGRADED",
-            help="Real pairs as a confounder: folders, patterns, NAME=LIST.csv, LMDB, HDF5; may be given again.",
+            help="Real pairs as a confounder: folders, patterns, NAME=LIST.csv, LMDB, HDF5; repeatable.",
             rich_help_panel=_DISTORTIONS,
         ),
     ] = None,

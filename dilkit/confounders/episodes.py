@@ -5,10 +5,11 @@ The one file of this room that imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -143,12 +144,12 @@ class EpisodeSampler:
         self._spans = self._find_spans()
         items = store.items(split)
         keys = ("",) if pairing == "paired" else self.labels
-        self._pools = {key: self._pool(items, self.labels if pairing == "paired" else (key,)) for key in keys}
+        self.pools = {key: self._pool(items, self.labels if pairing == "paired" else (key,)) for key in keys}
         self._scales = {label: store.scale(label) for label in self.labels}
-        self._unit = int(np.lcm.reduce([1, *self._scales.values()]))
-        if crop % self._unit:
+        self.unit = int(np.lcm.reduce([1, *self._scales.values()]))
+        if crop % self.unit:
             raise UsageError(
-                "the crop does not divide", where="crop", found=crop, expected=f"a multiple of {self._unit}"
+                "the crop does not divide", where="crop", found=crop, expected=f"a multiple of {self.unit}"
             )
         self._remember()
 
@@ -167,7 +168,7 @@ class EpisodeSampler:
 
     def __len__(self) -> int:
         """Steps in an epoch."""
-        most = max(len(pool.items) for pool in self._pools.values())
+        most = max(len(pool.items) for pool in self.pools.values())
         return -(-most // (self.batch * self.world))
 
     def episode(self, step: int) -> Episode:
@@ -215,13 +216,13 @@ class EpisodeSampler:
         bits = _bits(3 * whole, "crop", self.seed, label, step, 0).reshape(3, whole)
         bits = bits[:, self.rank * self.batch : (self.rank + 1) * self.batch]
         moves = self._moves(label, step, whole)
-        picks, pool = [], self._pools[label]
+        picks, pool = [], self.pools[label]
         for row in range(self.batch):
             epoch, place = divmod(first + row, len(pool.items))
             at = self._order(label, epoch)[place]
             side = max(1, round(self.crop / moves[row].ratio)) if moves else self.crop
-            y = _below(bits[0, row], (int(pool.heights[at]) - side) // self._unit + 1) * self._unit
-            x = _below(bits[1, row], (int(pool.widths[at]) - side) // self._unit + 1) * self._unit
+            y = _below(bits[0, row], (int(pool.heights[at]) - side) // self.unit + 1) * self.unit
+            x = _below(bits[1, row], (int(pool.widths[at]) - side) // self.unit + 1) * self.unit
             turn = _below(bits[2, row], 8) if self.symmetry else 0
             window = Window(y, x, side, side)
             element = moves[row] if moves else _UNMOVED
@@ -239,7 +240,7 @@ class EpisodeSampler:
     def _paired(self, step: int) -> Episode:
         clean = self._batch(1)
         views = {label: self._batch(scale) for label, scale in self._scales.items()}
-        same_size = self._unit == 1
+        same_size = self.unit == 1
         for row, pick in enumerate(self.picks(step)):
             if pick.element != _UNMOVED:
                 moved = self._moved(pick, self.labels)
@@ -282,7 +283,7 @@ class EpisodeSampler:
 
     def _shuffled(self, label: str, epoch: int) -> npt.NDArray[np.intp]:
         return np.argsort(
-            _bits(len(self._pools[label].items), "order", self.seed, label, epoch), kind="stable"
+            _bits(len(self.pools[label].items), "order", self.seed, label, epoch), kind="stable"
         )
 
     def _check(self) -> None:
@@ -404,3 +405,109 @@ def enlarged(part: npt.NDArray[Any], side: int) -> npt.NDArray[np.float32]:
 
 def _below(word: np.uint64, n: int) -> int:
     return int(word) * n >> 64
+
+
+class PairDataset(Dataset[Any]):
+    """The pairs of a store for anybody's training loop: a map-style dataset of torch.
+
+    An element is (degraded, clean), float32 tensors (3, h, w) and (3, H, W) in the range that is stored;
+    there is one for every item and every confounder that it has, one confounder after another. With
+    `views=True` there is one for every item that has them all: (degraded by label, clean). Random crops,
+    turns and draws of random confounders come from torch's generator, which a DataLoader seeds for each of
+    its workers; without a crop an element is the whole item, its first draw.
+
+    It may be pickled, and every worker opens the file for itself. A DataLoader asks for a batch at a time,
+    and then all its crops are fetched from the disk at once.
+
+    Args:
+        store: a dataset, its path, or a live store.
+        labels: the confounders to use; all by default.
+        crop: side of random square crops in clean pixels, turned and mirrored at random; None for whole
+            items.
+        transform: called with (degraded, clean), or (degraded by label, clean); its result is the element.
+        views: all confounders of an item in one element.
+        split: the items to use; None takes all.
+
+    Raises:
+        UsageError: an unknown label or split, an item smaller than the crop, or none with all confounders.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | Path,
+        *,
+        labels: Sequence[str] | None = None,
+        crop: int | None = None,
+        transform: Callable[[Any, Tensor], Any] | None = None,
+        views: bool = False,
+        split: str | None = "train",
+    ) -> None:
+        self.store = store if isinstance(store, Store) else Store(store)
+        self.transform = transform
+        self.views = views
+        names = self.store.labels if labels is None else tuple(labels)
+        whole = int(np.lcm.reduce([1, *(self.store.scale(label) for label in names)]))
+        self._sampler = EpisodeSampler(
+            self.store, batch=1, crop=crop or whole, labels=labels, split=split,
+            pairing="paired" if views else "independent",
+        )  # fmt: skip
+        self.labels, self.crop = self._sampler.labels, crop
+        pools = self._sampler.pools
+        self._items = np.concatenate([pools[label].items for label in pools])
+        self._ends = np.cumsum([len(pools[label].items) for label in pools])
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def label(self, index: int) -> str:
+        """The confounder of an element; empty where an element has them all."""
+        return "" if self.views else self.labels[int(np.searchsorted(self._ends, index, side="right"))]
+
+    def __getitem__(self, index: int) -> Any:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Several elements; a DataLoader calls it with the indices of a batch."""
+        picks = [self._pick(index) for index in indices]
+        for labels, pick in picks:
+            self.store.expect(pick.item, labels, pick.window, draw=pick.draw)
+        return [self._element(labels, pick) for labels, pick in picks]
+
+    def _pick(self, index: int) -> tuple[tuple[str, ...], Pick]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"element {index} of {len(self)}")
+        item = int(self._items[index])
+        labels = self.labels if self.views else (self.label(index % len(self)),)
+        height, width = self.store.size(item)
+        if self.crop is None:
+            return labels, Pick(item, Window(0, 0, height, width), 0)
+        unit = self._sampler.unit
+        y, x, turn, draw = torch.randint(0, 1 << 30, (4,)).tolist()
+        window = Window(
+            y % ((height - self.crop) // unit + 1) * unit,
+            x % ((width - self.crop) // unit + 1) * unit,
+            self.crop,
+            self.crop,
+        )
+        return labels, Pick(item, window, turn % 8, draw=draw)
+
+    def _element(self, labels: Sequence[str], pick: Pick) -> Any:
+        clean = _tensor(self.store.clean(pick.item, pick.window, expected=True), pick.symmetry)
+        if self.views and self._sampler.unit == 1:
+            parts = self.store.views(pick.item, labels, pick.window, draw=pick.draw, expected=True)
+        else:
+            parts = []
+            for label in labels:
+                window = Window(*(side // self.store.scale(label) for side in pick.window))
+                parts.append(self.store.view(pick.item, label, window, draw=pick.draw, expected=True))
+        made = [_tensor(part, pick.symmetry) for part in parts]
+        degraded = dict(zip(labels, made, strict=True)) if self.views else made[0]
+        return (degraded, clean) if self.transform is None else self.transform(degraded, clean)
+
+
+def _tensor(part: npt.NDArray[Any], symmetry: int) -> Tensor:
+    """An (h, w, 3) crop, turned, as a (3, h, w) tensor of its own."""
+    h, w = part.shape[:2]
+    out = np.empty((3, w, h) if symmetry & 4 else (3, h, w), np.float32)
+    _put(out, part, symmetry)
+    return torch.from_numpy(out)

@@ -113,6 +113,9 @@ def regions(file: h5py.File) -> Regions:
     def visit(name: str, item: Any) -> None:
         if not isinstance(item, h5py.Dataset) or item.shape is None or item.is_virtual:
             return
+        if not item.size:
+            found[name.removeprefix("packed/")] = Region(0, item.dtype.str, item.shape)
+            return
         offset = None if item.external else _first_block(item) if item.chunks else item.id.get_offset()
         if offset is None or item.id.get_create_plist().get_nfilters():
             raise UsageError(
@@ -129,7 +132,7 @@ def regions(file: h5py.File) -> Regions:
 
 def _first_block(item: h5py.Dataset) -> int | None:
     """The offset of an array in column blocks, if it has no gap."""
-    if len(item.shape) != 4 or not item.size:
+    if len(item.shape) != 4:
         return None
     n, h, w, channels = item.shape
     block = item.chunks[2]
@@ -167,6 +170,8 @@ class MappedFile:
     def array(self, region: Region) -> Array:
         """All values of an array in a row, read-only."""
         count = region.nbytes // np.dtype(region.dtype).itemsize
+        if not count:
+            return np.empty(0, region.dtype)
         return np.frombuffer(self._map, region.dtype, count, region.offset)
 
     def expect(self, start: int, count: int) -> None:
@@ -400,7 +405,7 @@ def reserve(path: Path, size: int) -> None:
 def add_array(file: h5py.File, name: str, dtype: Any, shape: Sequence[int], fill: Array | None = None) -> Any:
     """An array in one piece, allocated at once, without a time stamp; that of items in column blocks."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    block = block_width(shape[2]) if len(shape) == 4 else 0
+    block = block_width(shape[2]) if len(shape) == 4 and shape[0] else 0
     if block and block < shape[2]:
         plist.set_chunk((1, shape[1], block, shape[3]))
     else:
@@ -436,6 +441,7 @@ def _add_pixels(
         packed = add_array(file, f"packed/{name}", dtype, (int(sizes[there].prod(axis=1).sum()), 3))
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_obj_track_times(False)
+    plist.set_layout(h5py.h5d.VIRTUAL)  # though there may be no item to map
     shape = (len(plan), *plan.largest(scale), 3)
     seen, source = h5py.h5s.create_simple(shape), h5py.h5s.create_simple(packed.shape)
     at = packed.name.encode()

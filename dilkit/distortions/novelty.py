@@ -185,6 +185,8 @@ def degree_of(word: Word | None) -> float | None:
 
 
 def _type_of_step(step: Step) -> str:
+    if isinstance(step, Primitive) and step.kind.family == "real":
+        return f"{step.name}({step.degree})"  # a camera, a kind of weather: a type of its own
     if isinstance(step, Primitive):
         return step.name
     if isinstance(step, Mix):
@@ -235,7 +237,7 @@ def _includes(trained: Any, test: Any) -> bool:
 
 
 def _names(primitives: Chain) -> tuple[str, ...]:
-    return tuple(p.name for p in primitives)
+    return tuple(map(_type_of_step, primitives))
 
 
 def _is_policy(step: Step) -> bool:
