@@ -41,11 +41,11 @@ def one_of(what: str, value: object, known: Sequence[object]) -> None:
 
 
 def size(tensors: Iterable[Tensor]) -> Tensor:
-    """The sum of absolute values: a scalar that is finite if, and hardly ever unless, all elements are."""
+    """The sum of their norms: a scalar that is finite if, and hardly ever unless, all elements are."""
     tensors = list(tensors)
     if not tensors:
         return torch.zeros(())
-    return torch.stack(torch._foreach_norm(tensors, 1)).sum()
+    return torch.stack(torch._foreach_norm(tensors)).sum()
 
 
 def require_finite(scalars: Mapping[str, Tensor], *, where: str | None = None) -> None:
