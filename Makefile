@@ -9,7 +9,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 export NO_ALBUMENTATIONS_UPDATE := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup test lint docs clean
+.PHONY: help setup test test-gpu test-zoo lint docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9_-]+):.*## /  \1|/' | column -t -s '|'
@@ -40,6 +40,15 @@ learn2learn:
 
 test: $(READY)  ## run every test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-gpu: $(READY)  ## run what needs a CUDA device; says so where there is none
+	@$(BIN)/python -c 'import torch; torch.cuda.is_available() or print("no CUDA device here: every test will be skipped")'
+	$(BIN)/python -m pytest -rs -s tests/meta/test_cuda.py
+
+ZOO := timm segmentation-models-pytorch monai deepinv spandrel x-transformers torchopt
+test-zoo: $(READY)  ## try public nets; their libraries are installed for it, those that do not load are skipped
+	-$(BIN)/python -m pip install --quiet --constraint constraints.txt $(ZOO)
+	$(BIN)/python -m pytest -rs --timeout 1200 tests/meta/public_nets.py tests/meta/test_pages.py
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -18,7 +18,10 @@ BACKENDS = ("native", "unrolled", "higher", "learn2learn")
 def call(name: str = "plain", **settings: object) -> Callable[[str], object]:
     def run(backend: str) -> object:
         net, _ = build(name)
-        made = {k: v(net) if isinstance(v, functools.partial) and v.func is _of else v for k, v in settings.items()}
+        made = {
+            k: v(net) if isinstance(v, functools.partial) and v.func is _of else v
+            for k, v in settings.items()
+        }
         made.setdefault("inner", 0.05)
         return dilkit.meta.of(net).grad(charbonnier, batches(), backend=backend, **made)
 
@@ -82,4 +85,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    print(table())  # noqa: T201
