@@ -226,7 +226,10 @@ _CORRUPTIONS = (
         "glass_blur({}, sigma={}, iterations={})",
         ((1, 0.7, 2), (2, 0.9, 1), (2, 1, 3), (3, 1.1, 2), (4, 1.5, 2)),
     ),
-    ("motion_blur({}, angle=uniform(-45, 45))", (7, 11, 17, 24, 30)),
+    (
+        "motion_trail({}, radius={}, angle=uniform(-45, 45))",
+        ((3, 10), (5, 15), (8, 15), (12, 15), (15, 20)),
+    ),
     ("zoom_blur({}, step={})", ((1.11, 0.01), (1.15, 0.01), (1.2, 0.02), (1.24, 0.02), (1.3, 0.03))),
     (
         "snow({}, zoom={}, threshold={}, length={}, angle=uniform(45, 135), whiten={})",
@@ -268,12 +271,13 @@ def _corruptions(severity: int) -> Preset:
         f"The fifteen common corruptions, severity {severity} of 5; for evaluation.",
         f"({' | '.join(words)}) >> clip",
         "ImageNet-C (Hendrycks and Dietterich, ICLR 2019)",
-        "Frost is a drawn texture, not their photographs. Glass moves all pixels at once, not one after the "
-        "other; elastic interpolates once, not twice, and draws where corners come from, not where they go; "
-        "the one-sided Gaussian of motion and snow is a line of the same deviation. Defocus has no second "
-        "blur; zoom counts the image itself once, not twice; fog takes 1 for the brightest value and does "
-        "not stretch its cloud to all of [0, 1]. Lengths are in pixels, chosen for images of 224 x 224. "
-        "Values are clipped, not rounded.",
+        "Frost is a drawn texture with the means of their photographs. Elastic interpolates once, not twice, "
+        "and draws where corners come from, not where they go; the one-sided Gaussian of snow is a line of the "
+        "same deviation. Defocus has no second blur; fog takes 1 for the brightest value. Lengths are in "
+        "pixels, chosen for images of 224 x 224. Values are clipped, not rounded. Mean PSNR against the clean "
+        "image beside the imagecorruptions package on CBSD68 images, severities 1 to 5, in dB: motion -0.2 to "
+        "0.0, zoom within 0.02, fog -0.1 to +0.3 (error 0.25), frost -0.9 to -0.1 (error 0.5: five "
+        "photographs), snow -0.7 to 0.0, defocus within 0.04.",
     )
 
 

@@ -114,6 +114,20 @@ def test_defocus_is_a_disk_of_its_radius(distort, radius):
     assert moments(kernel)[1] ** 2 == pytest.approx(radius**2 / 4 + 1 / 12 * (radius > 1), abs=0.1)
 
 
+@pytest.mark.parametrize(("sigma", "radius", "angle"), [(3, 10, 0), (8, 15, 90), (5, 6, -45)])
+def test_a_trail_is_half_a_gaussian_towards_its_angle(distort, sigma, radius, angle):
+    image = np.zeros((121, 121, 3), np.float32)
+    image[60, 60] = 1
+    made = distort(image, "motion_trail", sigma=sigma, radius=radius, angle=angle)[..., 0].astype(float)
+    assert made.sum() == pytest.approx(1, abs=1e-5)
+    k = np.arange(2 * radius + 1)
+    weights = np.exp(-(k**2) / (2 * sigma**2))
+    mean = np.average(k, weights=weights)
+    y, x = np.indices(made.shape) - 60
+    away = -mean * np.array([-np.sin(np.radians(angle)), np.cos(np.radians(angle))])
+    assert ((made * y).sum(), (made * x).sum()) == pytest.approx(away, abs=0.3)
+
+
 def test_zoom_blur_leaves_the_centre_and_smears_outwards(distort):
     image = np.zeros((101, 101, 3), np.float32)
     image[50, 50] = image[50, 90] = 1
@@ -132,7 +146,7 @@ def test_zoom_blur_magnifies_up_to_its_zoom_and_no_further(distort, zoom, step, 
     made = distort(line, "zoom_blur", zoom=zoom, step=step)[1, :, 0]
     assert np.flatnonzero(made > 1e-4).max() == math.floor(100 + 51 * greatest)
     made = distort(edge, "zoom_blur", zoom=zoom, step=step)[1, :, 0]
-    assert made.sum() == pytest.approx(100.5 + 50.5 * zooms.mean(), abs=0.1)
+    assert made.sum() == pytest.approx(100.5 + 50.5 * np.mean([1, *zooms]), abs=0.1)
 
 
 @pytest.mark.parametrize("shape", [(40, 41), (41, 40)])

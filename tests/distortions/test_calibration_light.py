@@ -11,7 +11,7 @@ import skimage.color
 
 from dilkit.distortions import Draw, Window
 from dilkit.distortions.families._curves import linear_to_srgb, srgb_to_linear
-from dilkit.distortions.families.weather import plasma
+from dilkit.distortions.families.weather import plasma, stretched_plasma
 
 FLAT = np.full((256, 256, 3), 0.5, np.float32)
 DARK = np.zeros((512, 512, 3), np.float32)
@@ -90,6 +90,19 @@ def test_the_cloud_is_a_plasma_in_windows_too():
         y, x = int(rng.integers(0, 700)), int(rng.integers(0, 900))
         h, w = int(rng.integers(1, 701 - y)), int(rng.integers(1, 901 - x))
         np.testing.assert_array_equal(plasma(whole.at(Window(y, x, h, w)), 2.0), cloud[y : y + h, x : x + w])
+
+
+@pytest.mark.parametrize("decay", [1.4, 2.0])
+def test_the_cloud_of_fog_is_stretched_to_all_of_0_to_1_in_windows_too(decay):
+    whole = Draw.whole(b"cloud", (512, 512))
+    cloud = stretched_plasma(whole, decay)
+    assert cloud.min() < 0.02
+    assert cloud.max() > 0.98
+    part = Draw.whole(b"cloud", (300, 420))
+    cloud = stretched_plasma(part, decay)
+    for window in (Window(0, 0, 300, 420), Window(7, 11, 1, 409), Window(250, 333, 50, 87)):
+        y, x, h, w = window
+        np.testing.assert_array_equal(stretched_plasma(part.at(window), decay), cloud[y : y + h, x : x + w])
 
 
 def test_the_cloud_is_smoother_the_more_it_decays():

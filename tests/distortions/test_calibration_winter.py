@@ -71,22 +71,22 @@ def test_snow_whitens(distort, photo):
 def test_frost_weighs_its_texture(distort, photo):
     black = np.zeros_like(photo)
     texture = distort(black, "frost", weight=0.75, keep=0.6) / 0.75
-    assert 0 <= texture.min() < 0.2
+    assert 0.2 <= texture.min() < 0.35
     assert 0.9 < texture.max() <= 1.0001
     made = distort(photo, "frost", weight=0.75, keep=0.6)
     np.testing.assert_allclose(made, 0.6 * photo + 0.75 * texture, atol=1e-6)
 
 
-def test_frost_is_bluish_white_on_a_dark_ground():
+def test_frost_is_bluish_and_as_bright_as_photographs_of_it():
     textures = np.stack([frost_texture(Draw.whole(bytes([k]), (128, 128))) for k in range(40)])
     red, green, blue = textures.mean(axis=(0, 1, 2), dtype=float)
-    assert (red, green, blue) == pytest.approx((0.49, 0.54, 0.60), abs=0.03)
+    assert (red, green, blue) == pytest.approx((0.57, 0.65, 0.70), abs=0.03)
     grey = textures.mean(axis=3)
-    assert np.percentile(grey, 5) < 0.22
+    assert np.percentile(grey, 5) < 0.4
     assert np.percentile(grey, 95) > 0.9
-    assert grey.std(axis=(1, 2)).mean() == pytest.approx(0.235, abs=0.02)
+    assert grey.std(axis=(1, 2)).mean() == pytest.approx(0.18, abs=0.02)
     bright = grey > 0.95
-    assert np.ptp(textures[bright], axis=1).max() < 0.05  # white
+    assert np.ptp(textures[bright], axis=1).max() < 0.09  # white
 
 
 def test_frost_of_a_window_is_its_cut():

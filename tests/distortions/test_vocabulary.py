@@ -32,6 +32,7 @@ EXAMPLES = {
     "sinc": [{"cutoff": 1.5}],
     "motion_blur": [{"length": 9, "angle": 25}, {"length": 16}],
     "defocus": [{"radius": 4.3}],
+    "motion_trail": [{"sigma": 5, "angle": 25}, {"sigma": 3, "radius": 4}],
     "zoom_blur": [{"zoom": 1.1}],
     "glass_blur": [{"delta": 1, "sigma": 0.7}, {"delta": 4, "sigma": 1.5, "iterations": 3}],
     "elastic": [

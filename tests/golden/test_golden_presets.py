@@ -215,6 +215,8 @@ def test_common_corruptions_are_fifteen():
     for (zoom, step), (end, source_step) in zip(severities("zoom_blur", "zoom", "step"), ranges, strict=True):
         zooms = np.arange(1, end, source_step)  # the first holds its end: 0.11 / 0.01 is more than 11
         assert (zoom, step) == (pytest.approx(zooms[-1]), source_step)
+    trails = [(10, 3), (15, 5), (15, 8), (15, 12), (20, 15)]
+    assert severities("motion_trail", "radius", "sigma") == trails
     assert severities("jpeg", "quality") == [(25,), (18,), (15,), (10,), (7,)]
     assert severities("glass_blur", "sigma", "delta", "iterations") == [
         (0.7, 1, 2),
@@ -246,7 +248,6 @@ def test_common_corruptions_are_fifteen():
 @pytest.mark.parametrize(
     ("name", "blurs"),
     [
-        ("motion_blur", [(10, 3), (15, 5), (15, 8), (15, 12), (20, 15)]),
         ("snow", [(10, 4), (12, 4), (12, 8), (12, 8), (12, 12)]),
     ],
 )

@@ -105,6 +105,20 @@ def line_radius(length: int) -> int:
 
 
 @_cached
+def trail(sigma: float, angle: float, radius: int) -> Array:
+    """Half a Gaussian, 0 to 2 radius pixels from the centre towards `angle` degrees, at the nearest
+    pixels.
+    """
+    reach = 2 * radius
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
+    cos, sin = (round(f(math.radians(angle)), 12) for f in (math.cos, math.sin))
+    for k in range(reach + 1):
+        y, x = (int(math.copysign(math.floor(abs(k * part) + 0.5), part)) for part in (-sin, cos))
+        kernel[reach + y, reach + x] += math.exp(-0.5 * (k / sigma) ** 2)
+    return _frozen(kernel)
+
+
+@_cached
 def streak(length: int, angle: float, width: float) -> Array:
     """A line of deviation `width` across, its core 1 (so the sum is not 1)."""
     core, across = line(length, angle).astype(float), gaussian(width).astype(float)

@@ -29,14 +29,40 @@ def plasma(draw: Draw, decay: float, *, levels: int = _LEVELS, stream: str = "")
     times smaller than the one before.
     """
     amplitudes = [decay**-level for level in range(levels + 1)]
-    plane = _corners(draw, levels, amplitudes[0], stream)
-    for level in range(1, levels + 1):
-        scale = levels - level
-        plane = _refined(plane, draw.window, scale)
-        plane += _corners(draw, scale, amplitudes[level], stream)
+    plane = _displaced(draw, amplitudes, stream)
     plane = plane[: draw.window.h, : draw.window.w] * np.float32(0.5 / math.hypot(*amplitudes))
     plane += np.float32(0.5)
     return np.clip(plane, np.float32(0), np.float32(1), out=plane)
+
+
+def stretched_plasma(draw: Draw, decay: float) -> Plane:
+    """(h, w): a plasma stretched to all of [0, 1] over the square of the next power of two that holds the
+    image.
+
+    It begins with no displacement at the corners of that square; each halving adds one, `decay` ** 2 times
+    smaller than the one before. The extremes are those at every eighth pixel. Source: Hendrycks and
+    Dietterich 2019 (there, one displacement at a time and periodic).
+    """
+    levels = max(4, (max(draw.shape) - 1).bit_length())
+    size = 1 << levels
+    square = Draw(draw.key, (size, size), Window(0, 0, size, size))
+    amplitudes = [0.0] + [decay ** (-2 * level) for level in range(levels)]
+    coarse = _displaced(square, amplitudes[:-3], "", left_out=3)
+    low, high = coarse.min(), coarse.max()
+    plane = _displaced(square.at(draw.window), amplitudes, "")[: draw.window.h, : draw.window.w] - low
+    plane /= high - low
+    return np.clip(plane, np.float32(0), np.float32(1), out=plane)
+
+
+def _displaced(draw: Draw, amplitudes: list[float], stream: str, left_out: int = 0) -> Planes:
+    """At the corners of the window's cells of 2**left_out pixels: the displacements of all coarser cells."""
+    levels = len(amplitudes) - 1 + left_out
+    plane = _corners(draw, levels, amplitudes[0], stream)
+    for level, amplitude in enumerate(amplitudes[1:], start=1):
+        scale = levels - level
+        plane = _refined(plane, draw.window, scale)
+        plane += _corners(draw, scale, amplitude, stream)
+    return plane
 
 
 def smooth(draw: Draw, sigma: float, *, stream: str = "") -> Planes:

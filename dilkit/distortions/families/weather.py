@@ -10,7 +10,7 @@ import numpy as np
 from dilkit.distortions.algebra import REGISTRY, PrimitiveKind
 from dilkit.distortions.families import _curves, _kernels
 from dilkit.distortions.families._filters import inner
-from dilkit.distortions.families._lattice import plasma
+from dilkit.distortions.families._lattice import plasma, stretched_plasma
 from dilkit.distortions.params import Param
 from dilkit.distortions.randomness import Draw
 from dilkit.distortions.render import Image
@@ -53,7 +53,7 @@ def _still(params: Mapping[str, Any]) -> bool:
 
 def _fog(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
     density = np.float32(params["density"])
-    cloud = plasma(draw, params["decay"])
+    cloud = stretched_plasma(draw, params["decay"])
     cloud *= density
     out = image + cloud[..., None]
     out /= np.float32(1) + density
@@ -118,13 +118,22 @@ fog = REGISTRY.add(
     PrimitiveKind(
         name="fog",
         family="weather",
-        summary="(image + density * cloud) / (1 + density), the cloud a plasma fractal in [0, 1].",
+        summary="(image + density * cloud) / (1 + density), the cloud a plasma fractal on all of [0, 1].",
         source="Hendrycks and Dietterich 2019, with a cloud that can be made in windows",
+        notes="1 stands for the brightest value of the image.",
         params=(
             Param("density", float, low=0, high=10, doc="weight of the cloud"),
-            Param("decay", float, default=2.0, low=1, high=8, doc="higher is smoother"),
+            Param(
+                "decay",
+                float,
+                default=2.0,
+                low=1,
+                high=8,
+                doc="higher is smoother: its square is the ratio of one scale to the next",
+            ),
         ),
         apply=_fog,
+        version=2,
         degree="density",
         random=True,
         work=lambda params: 50.0,
