@@ -131,9 +131,10 @@ gaussian_blur = REGISTRY.add(
         summary="Isotropic Gaussian blur.",
         source="Gaussian samples; where no radius cuts them, of exactly that deviation",
         params=(_SIGMA, _RADIUS),
-        notes="Kernels that merely sample the law, as SciPy's and OpenCV's do, are narrower than they say below "
-        "1 px. Mean PSNR against the clean image on CBSD68, here and there, in dB: 41.2 and 62.3 at 0.3, 36.4 "
-        "and 42.1 at 0.4, 32.9 and 34.1 at 0.5, 28.5 both at 0.7; equal within 0.02 from there on.",
+        notes="Kernels that merely sample the law, as SciPy's and OpenCV's do, are narrower than they say "
+        "below 1 px. Mean PSNR against the clean image on CBSD68, here and there, in dB: 41.2 and "
+        "62.3 at 0.3, 36.4 and 42.1 at 0.4, 32.9 and 34.1 at 0.5, 28.5 both at 0.7; equal within 0.02"
+        " from there on.",
         apply=_gaussian_blur,
         locality=_gaussian_halo,
         degree="sigma",
