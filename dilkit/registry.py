@@ -282,3 +282,9 @@ def load_plugin(path: str | Path) -> ModuleType:
     finally:
         _ORIGIN.reset(token)
     return module
+
+
+def loaded_plugins() -> tuple[str, ...]:
+    """The files that `load_plugin` has run in this process, in order."""
+    found = (module for name, module in list(sys.modules.items()) if name.startswith("dilkit_plugin_"))
+    return tuple(str(module.__file__) for module in found)

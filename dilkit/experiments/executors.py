@@ -27,7 +27,6 @@ from typing import Any, Literal, Protocol
 from uuid import uuid4
 
 from dilkit.errors import DilkitError, UsageError
-from dilkit.registry import load_plugin
 
 Row = Mapping[str, Any]
 """What a unit reports of itself, such as a row of metrics: JSON-able, with `step` and `steps` where it has
@@ -50,14 +49,12 @@ class Unit:
         folder: where it works; on a file system that all workers share.
         done: the file that `work` writes last, in one piece.
         work: called with a function that takes rows about the progress.
-        plugins: files of plug-ins that a worker loads first.
     """
 
     name: str
     folder: Path
     done: Path
     work: Callable[[Report], None]
-    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,8 +145,6 @@ def do(unit: Unit, patience: float = PATIENCE) -> Literal["done", "taken"]:
             return "taken"
         if unit.done.is_file():
             return "done"
-        for path in unit.plugins:
-            load_plugin(path)
         reporter = _Reporter(unit.folder / PROGRESS, claim)
         reporter({})
         unit.work(reporter)
@@ -436,7 +431,7 @@ def _watched(unit: Unit, watch: Watch) -> Unit:
 
         unit.work(both)
 
-    return Unit(unit.name, unit.folder, unit.done, work, unit.plugins)
+    return Unit(unit.name, unit.folder, unit.done, work)
 
 
 # # --- Places to run

@@ -20,7 +20,7 @@ from dilkit.recipe.layers import Key, Layer, Origin, dotted, leaves, overlay, re
 from dilkit.recipe.leaks import refuse_leaks
 from dilkit.recipe.schema import Recipe
 from dilkit.recipe.shipped import locate
-from dilkit.registry import load_plugin
+from dilkit.registry import load_plugin, loaded_plugins
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,16 @@ class Composed:
     def plus(self, *words: str) -> Composed:
         """What `compose` makes of these words after the others; files that were read are not read again."""
         return _composed(self.named, (*self.words, *words), new=words)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a worker is sent: the values, and the user's plug-ins whose settings they may be."""
+        return _sent, (self.named, self.words, loaded_plugins())
+
+
+def _sent(named: Layer, words: tuple[str, ...], plugins: Sequence[str]) -> Composed:
+    for path in plugins:
+        load_plugin(path)
+    return _composed(named, words, new=())
 
 
 def compose(words: Sequence[str]) -> Composed:
