@@ -58,6 +58,10 @@ def from_config(config: ModelConfig, *, trust: Trust = "modules") -> nn.Module:
         net = build_custom(config, trust, more)
     else:
         net = config.build(**more)
+    if config.dropout is not None or config.masked is not None:
+        from dilkit.models.regularisers import regularised
+
+        net = regularised(net, config.dropout, config.masked)
     if config.equivariant:
         net = Contrast(net, config.noise_scale, config.clip_maps)
     elif more:

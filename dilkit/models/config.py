@@ -56,6 +56,17 @@ class ModelConfig(BaseModel):
         description="What is done to an image before the net, in eval mode only: impulse_clamp moves lone "
         "impulses into the range of their neighbours.",
     )
+    dropout: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of the channels before the last convolution that are dropped in training.",
+    )
+    masked: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None = Field(
+        default=None,
+        description="Least and greatest share of the pixels after the first convolution that are masked in "
+        "training.",
+    )
     net: ClassVar[str] = ""
 
     def arguments(self) -> dict[str, Any]:
