@@ -41,6 +41,38 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+TORCH_ALONE = (
+    "torch torchgen functorch typing_extensions.py sympy mpmath networkx jinja2 markupsafe fsspec filelock"
+)
+"""torch and what it needs itself; no NumPy."""
+
+
+def test_virtual_updates_need_torch_alone(wheel: Path, tmp_path: Path) -> None:
+    """The wheel without any dependency, beside torch: `dilkit.meta` gives an exact meta-gradient."""
+    site = Path(sysconfig.get_path("purelib"))
+    homes = [Path(p) for p in sys.path if p and Path(p, "torch").is_dir()] or [site]
+    for name in [*TORCH_ALONE.split(), *(p.name for p in homes[0].glob("nvidia*")), "triton"]:
+        if (homes[0] / name).exists():
+            (tmp_path / name).symlink_to(homes[0] / name)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    script = """
+import sys
+import torch
+import dilkit, dilkit.meta
+net = torch.nn.Linear(2, 1).double()
+batch = (torch.ones(3, 2).double(), torch.zeros(3, 1).double())
+found = dilkit.meta(net).meta.grad(torch.nn.functional.mse_loss, {"a": batch, "b": batch}, trajectory="star")
+assert set(found.grads) == {"weight", "bias"} and all(g.isfinite().all() for g in found.grads.values())
+assert dilkit.__file__.startswith(sys.argv[1]), dilkit.__file__
+missing = {"numpy", "h5py", "cv2", "pydantic", "albumentations", "PIL", "pandas", "typer"} & set(sys.modules)
+assert not missing, missing
+"""
+    code = ["-S", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{script}", str(tmp_path)]
+    run = subprocess.run([sys.executable, *code], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 def test_every_subpackage_is_listed() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     found = {

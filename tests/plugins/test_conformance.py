@@ -49,13 +49,13 @@ def doubles(image, params, draw):
 
 
 BROKEN = {
-    "undeclared_neighbours": (neighbours, "other pixels than the whole"),
-    "undeclared_mean": (mean_of_all, "other pixels than the whole"),
-    "own_generator": (own_noise, "other pixels for the same key"),
-    "global_generator": (global_noise, "the same key|global generator"),
-    "keeps_state": (counting, "other pixels for the same key"),
-    "in_place": (in_place, "read-only"),
-    "float64": (doubles, "wrong image"),
+    "undeclared_neighbours": (neighbours, "other pixels in a window than in the whole"),
+    "undeclared_mean": (mean_of_all, "other pixels in a window than in the whole"),
+    "own_generator": (own_noise, "other pixels when it is called again"),
+    "global_generator": (global_noise, "NumPy's own random numbers"),
+    "keeps_state": (counting, "other pixels when it is called again"),
+    "in_place": (in_place, "changes its input"),
+    "float64": (doubles, "returns no image"),
 }
 
 
