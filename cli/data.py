@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from . import augment, inspect, verify
 from .base import group
-from .progress import say
+from .progress import Progress, count, say
 
 data = group("data", "Build, look into, check, change and export confounder datasets.")
 
@@ -69,3 +69,36 @@ def preview(
 
     draw(rows_of_store(Store(file)), out)
     say(f"{out}: drawn")
+
+
+_EXPORT = """
+Examples:
+
+`dilkit data export train.h5 --to folders --out train/`
+
+`dilkit data export train.h5 --to lmdb --label "awgn(25)" --split train --out train-lmdb/`
+
+`dilkit data export train.h5 --to deepinv --out deepinv.h5`
+"""
+
+
+@data.command("export", epilog=_EXPORT)
+def export(
+    file: File,
+    to: Annotated[
+        Literal["folders", "lmdb", "deepinv", "webdataset"],
+        typer.Option(help="PNG folders or LMDB as BasicSR and KAIR read them, deepinv's HDF5, or tar files."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder; for deepinv a new file.")],
+    label: Annotated[list[str] | None, typer.Option(help="A confounder; again for more [all].")] = None,
+    split: Annotated[str | None, typer.Option(help="Only the items of this split.")] = None,
+) -> None:
+    """Write a dataset in the form of another project."""
+    from dilkit.confounders.interchange import export_store
+
+    with Progress("exporting") as progress:
+        made = export_store(file, out, to, labels=label or None, split=split, progress=progress)
+    if made.rounded:
+        say(f"clipped and rounded to 8 bits: {', '.join(made.rounded)}")
+    say(f"{made.path}: {count(made.items, 'item')}, {count(len(made.names), 'confounder')}")
+    print(made.path)

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from dilkit.checkpoint import load as load
     from dilkit.confounders.build import augment as augment
     from dilkit.confounders.episodes import EpisodeSampler as EpisodeSampler
+    from dilkit.confounders.episodes import PairDataset as PairDataset
+    from dilkit.confounders.images import Pairs as Pairs
     from dilkit.confounders.inspect import summarize as summarize
     from dilkit.confounders.inspect import verify as verify
+    from dilkit.confounders.interchange import export_store as export_store
     from dilkit.confounders.store import Store as Store
     from dilkit.distortions import confounder_set as confounder_set
     from dilkit.distortions import distort_image as distort_image
@@ -38,6 +41,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "DilkitError": "dilkit.errors",
     "EpisodeSampler": "dilkit.confounders.episodes",
+    "PairDataset": "dilkit.confounders.episodes",
+    "Pairs": "dilkit.confounders.images",
     "Store": "dilkit.confounders.store",
     "UsageError": "dilkit.errors",
     "augment": "dilkit.confounders.build",
@@ -47,6 +52,7 @@ _PUBLIC = {
     "distort_image": "dilkit.distortions",
     "evaluate": "dilkit.evaluation.grid",
     "export": "dilkit.inference.export",
+    "export_store": "dilkit.confounders.interchange",
     "invariance": "dilkit.evaluation.invariance",
     "load": "dilkit.checkpoint",
     "parse": "dilkit.distortions",

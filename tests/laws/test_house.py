@@ -15,8 +15,7 @@ from house import LAWS, ORDER, House, registries
 
 ROOT = Path(__file__).resolve().parents[2]
 
-KNOWN: dict[str, dict[str, str]] = {
-}
+KNOWN: dict[str, dict[str, str]] = {}
 """Law -> file -> why it is still broken there. An entry is taken out in the change that mends the file."""
 
 
