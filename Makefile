@@ -48,7 +48,7 @@ test-gpu: $(READY)  ## run what needs a CUDA device; says so where there is none
 ZOO := timm segmentation-models-pytorch monai deepinv spandrel x-transformers torchopt
 test-zoo: $(READY)  ## try public nets; their libraries are installed for it, those that do not load are skipped
 	-$(BIN)/python -m pip install --quiet --constraint constraints.txt $(ZOO)
-	$(BIN)/python -m pytest -rs --timeout 1200 tests/meta/public_nets.py tests/meta/test_pages.py
+	$(BIN)/python -m pytest -rs --timeout 1200 tests/meta/public_nets.py tests/meta/test_meta_pages.py
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from dilkit.cli.app import app
-from test_meta_refusals import Counting, InPlace, Listed, Private, Reentrant
+from test_refusals import Counting, InPlace, Listed, Private, Reentrant
 from torch import nn
 from typer.testing import CliRunner
 
@@ -73,7 +73,7 @@ def test_a_detached_alias_is_found_by_its_values():
 
 
 def test_the_exit_code_is_one_for_an_untrusted_module():
-    out = json.loads(check("test_meta_refusals:Counting", *SMALL, code=1))
+    out = json.loads(check("test_refusals:Counting", *SMALL, code=1))
     assert not out["trusted"] and out["costs"] == []
     assert any(f["verdict"] == "fail" and f["remedy"] for f in out["findings"])
 
