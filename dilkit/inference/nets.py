@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from dilkit import checkpoint
+from dilkit.checkpoint import Provenance
 from dilkit.distortions import ConfounderSet, confounder_set
 from dilkit.errors import UsageError, printable
 from dilkit.inference.foreign import Adapted, Function, is_foreign, open_foreign
@@ -171,12 +172,10 @@ def origin(net: Net) -> dict[str, Any]:
 def past_of(metadata: Mapping[str, Any]) -> tuple[list[str], bool]:
     """What a checkpoint's metadata says of a net's past, in words: what it was initialised from, and what is
     not known; and whether anything is not."""
-    unknown = [str(each) for each in metadata.get("unknown") or ()]
-    if metadata.get("images") is None:
-        unknown.append("the images it was trained on")
-    said = [f"initialised from {printable(str(parent))}" for parent in metadata.get("parents") or ()]
-    said += [f"not known: {printable(each)}" for each in dict.fromkeys(unknown)]
-    return said, bool(unknown)
+    past = Provenance.from_metadata(metadata)
+    said = [f"initialised from {printable(parent)}" for parent in past.parents]
+    said += [f"not known: {printable(each)}" for each in past.unknown]
+    return said, bool(past.unknown)
 
 
 def _no_record(net: Net) -> str:

@@ -13,10 +13,11 @@ from dilkit.cli.app import app
 from torch import nn
 from typer.testing import CliRunner
 
-from dilkit.confounders.duplicates import perceptual_hash
+from dilkit.confounders.duplicates import SeenImages, perceptual_hash
 from dilkit.distortions import confounder_set, parse
 from dilkit.errors import UsageError
 from dilkit.evaluation import evaluate
+from dilkit.evaluation.bootstrap import scores
 from dilkit.evaluation.protocols import (
     PROTOCOLS,
     Protocol,
@@ -31,6 +32,7 @@ from dilkit.evaluation.protocols import (
     table,
 )
 from dilkit.evaluation.references import all_references, find_references
+from dilkit.evaluation.tables import markdown
 from dilkit.inference.nets import Net
 from dilkit.recipe import compose
 
@@ -101,6 +103,61 @@ def test_the_conformance_check_accepts_ours_and_refuses_a_silent_one() -> None:
         check_protocol(PROTOCOLS.get(name))
     with pytest.raises(UsageError, match="no source"):
         check_protocol(Protocol(name="mine", summary="mine", sets=("Set5",), distort="awgn(5)"))
+
+
+def test_an_image_seen_in_selection_or_mirrored_is_a_leak_too() -> None:
+    data = pictures()
+    seen = SeenImages.of([perceptual_hash(np.ascontiguousarray(data["1.png"][:, ::-1]))]).to_json()
+    none, own = SeenImages.of([]).to_json(), {"confounders": "awgn(5)", "labels": ["awgn(5)"]}
+    words = confounder_set("awgn(5)")
+    nets = [
+        Net("trained", nn.Identity(), words, metadata={**own, "images": seen}),
+        Net("selected", nn.Identity(), words, metadata={**own, "images": none, "selection": seen}),
+        Net("unrecorded", nn.Identity(), words, metadata={**own, "images": None, "selection": none}),
+    ]
+    rows = evaluate(nets, data, "awgn(5)", clip=True, quantize=False, device="cpu")
+    found = {(row.net, row.image): row.leak for row in rows.itertuples()}
+    assert found["trained", "1.png"] and found["selected", "1.png"] and not found["selected", "2.png"]
+    assert pd.isna(found["unrecorded", "1.png"])
+    said = markdown(rows)
+    assert "LEAK: selected has seen 1 of the test images in training or selection: 1.png" in said
+    assert "PAST NOT KNOWN: what unrecorded saw" in said
+
+
+def test_the_past_of_a_net_stands_under_its_table() -> None:
+    none = SeenImages.of([]).to_json()
+    own = {"confounders": "awgn(5)", "labels": ["awgn(5)"]}
+    past = {**own, "images": none, "parents": ["old.safetensors 0a1b"], "unknown": ["parent unknown"]}
+    nets = [
+        Net("tuned", nn.Identity(), confounder_set("awgn(5)"), metadata=past),
+        Net("plain", nn.Identity(), confounder_set("awgn(5)"), metadata={**own, "images": none}),
+    ]
+    said = markdown(evaluate(nets, pictures(), "awgn(5)", clip=True, quantize=False, device="cpu"))
+    assert "tuned: initialised from old.safetensors 0a1b" in said
+    assert "tuned: not known: parent unknown" in said
+    assert "PAST NOT KNOWN: what tuned saw" in said and "plain: " not in said
+
+
+def test_what_a_symmetry_reaches_has_a_word_of_its_own() -> None:
+    none = SeenImages.of([]).to_json()
+    recipe = {"model": {"equivariant": "contrast"}}
+    nets = [
+        Net("plain", nn.Identity(), confounder_set("awgn(5)"), metadata={"images": none}),
+        Net(
+            "symmetric", nn.Identity(), confounder_set("awgn(5)"), metadata={"images": none, "recipe": recipe}
+        ),
+    ]
+    rows = evaluate(nets, pictures(), "awgn[5, 50] | jpeg(30)", clip=True, quantize=False, device="cpu")
+    words = {(row.net, row.distortion): row.novelty for row in rows.itertuples()}
+    assert words["plain", "awgn(50)"] == "degree" and words["symmetric", "awgn(50)"] == "reached"
+    assert words["symmetric", "awgn(5)"] == "seen" and words["symmetric", "jpeg(30)"] == "type"
+    assert set(rows.loc[rows["novelty"] == "reached", "reached_by"]) == {"contrast"}
+    said = markdown(rows)
+    assert "^ degree not trained on, reached from one that was by a symmetry (contrast)." in said
+    assert "| mean, unseen degrees that are reached |" in said
+    found = scores(rows, baseline="plain").set_index(["arm", "score"])["value"]
+    assert found["symmetric", "reached"] == found["symmetric", "unseen degree"]
+    assert ("plain", "reached") not in found.index
 
 
 def test_real_pairs_are_measured_by_name(shared_data: Path) -> None:
