@@ -236,9 +236,10 @@ def test_a_test_image_that_was_in_training_is_flagged() -> None:
     data = pictures()
     resaved = np.clip(data["1.png"].astype(int) + 1, 0, 255).astype(np.uint8)
     hashes = [f"{perceptual_hash(resaved):016x}"]
+    own = {"confounders": "awgn(5)", "labels": ["awgn(5)"]}
     nets = [
-        Net("leaky", nn.Identity(), confounder_set("awgn(5)"), metadata={"images": hashes}),
-        Net("fair", nn.Identity(), confounder_set("awgn(5)"), metadata={"images": []}),
+        Net("leaky", nn.Identity(), confounder_set("awgn(5)"), metadata={**own, "images": hashes}),
+        Net("fair", nn.Identity(), confounder_set("awgn(5)"), metadata={**own, "images": []}),
         Net("silent", nn.Identity()),
     ]
     rows = evaluate(nets, data, "awgn(5)", clip=True, quantize=False, device="cpu")
