@@ -219,10 +219,14 @@ def json_schema() -> dict[str, Any]:
     for part in (schema, *schema["$defs"].values()):
         part.pop("required", None)
     names = {"type": "string"}
-    schema["properties"]["extends"] = {"anyOf": [names, {"type": "array", "items": names}]}
+    schema["properties"]["extends"] = {
+        "anyOf": [names, {"type": "array", "items": names}],
+        "description": "recipes this one is laid over, by name or path",
+    }
     schema["properties"]["objectives"] = {"type": "object", "description": "settings by objective name"}
     for section in ("model", "objective"):
-        schema["properties"][section] = {"anyOf": [names, schema["properties"][section]]}
+        of = schema["properties"][section]
+        schema["properties"][section] = {"anyOf": [names, of], "description": of["description"]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -18,7 +18,7 @@ OPTIMISERS = ("adam", "adamw", "sgd", "muon")
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 AnyModel = Annotated[Any, ByName(config_class, lambda: MODELS.names, "package.module:Class")]
@@ -61,6 +61,7 @@ class Data(Section):
     labels: list[str] | None = None
     """Confounders of the store to train on; all of them by default."""
     split: str = "train"
+    """Items of the store that are trained on; a store made with `--validation` also has `validation`."""
     pairing: Literal["paired", "independent"] = "paired"
     """`paired`: all distortions of the same images (section 3.2); `independent`: as the authors' script."""
     batch: Positive = 8
@@ -92,31 +93,40 @@ class Data(Section):
 
 class Constant(Section):
     name: Literal["constant"] = "constant"
+    """The rate stays."""
     warmup: int = Field(default=0, ge=0)
     """Steps of linear warm-up."""
 
 
 class Cosine(Section):
     name: Literal["cosine"] = "cosine"
+    """The rate falls along half a cosine."""
     warmup: int = Field(default=0, ge=0)
+    """Steps of linear warm-up."""
     floor: float = Field(default=0.0, ge=0)
     """Learning rate at the end."""
 
 
 class Staircase(Section):
     name: Literal["step"] = "step"
+    """The rate falls in steps."""
     warmup: int = Field(default=0, ge=0)
+    """Steps of linear warm-up."""
     every: Positive
+    """Steps or epochs between two falls."""
     unit: Literal["steps", "epochs"] = "steps"
     """An epoch is len(store) / batch steps."""
     factor: float = Field(default=0.5, gt=0, le=1)
+    """What the rate is multiplied by at each."""
 
 
 class TorchSchedule(Section):
     """Any schedule of `torch.optim.lr_scheduler` that goes by steps."""
 
     name: Literal["torch"] = "torch"
+    """A schedule of torch's own."""
     warmup: int = Field(default=0, ge=0)
+    """Steps of linear warm-up."""
     of: str
     """Its class: `ExponentialLR`, `OneCycleLR`."""
     args: dict[str, Any] = {}
@@ -142,14 +152,19 @@ class Optim(Section):
     name: Annotated[str, AfterValidator(_optimiser)] = "adam"
     """`adam`, `adamw`, `sgd`, `muon`, or a class of `torch.optim`: `NAdam`, `RMSprop`."""
     lr: float = Field(default=1e-4, gt=0)
+    """Learning rate, after the warm-up."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the two moments, for adam, adamw and muon."""
     eps: float = Field(default=1e-8, gt=0)
+    """What the second moment's root is kept above, for adam, adamw and muon."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """As the optimiser takes it: decoupled for adamw and muon."""
     momentum: float = Field(default=0.0, ge=0)
     """For sgd and muon."""
     clip: float | None = Field(default=None, gt=0)
     """Largest norm of the whole direction, after it has been reduced over processes."""
     schedule: AnySchedule = Constant()
+    """The rate over time."""
     args: dict[str, Any] = {}
     """Further arguments of a class of `torch.optim`."""
     rates: dict[str, Annotated[float, Field(gt=0)]] = {}
@@ -183,6 +198,7 @@ class Log(Section):
 
 class Hardware(Section):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1` or `mps`."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of torch on the CPU; torch's own choice by default."""
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
@@ -230,6 +246,7 @@ class TestSection(Section):
     sets: list[str] = []
     """The image sets of the publication."""
     channel: Literal["rgb", "y"] = "rgb"
+    """Colours, or luma, that are compared."""
     border: int = Field(default=0, ge=0)
     """Pixels left out on each side."""
 
@@ -253,9 +270,11 @@ class Recipe(Section):
     """One training run, wholly described."""
 
     description: str = ""
+    """What the recipe is for, in a line."""
     plugins: list[str] = []
     """Python files of your own, beside the recipe, that call `dilkit.register`; run when it is composed."""
     seed: int = Field(default=0, ge=0)
+    """Of the weights, the crops, the orders and the distortions of `sources`."""
     steps: Positive | None = None
     """Budget in outer steps,"""
     passes: Positive | None = None
@@ -265,11 +284,15 @@ class Recipe(Section):
     hours: float | None = Field(default=None, gt=0)
     """or in wall-clock hours."""
     data: Data = Data()
+    """Where episodes come from."""
     model: AnyModel
+    """The net."""
     objective: AnyObjective = Field(default={"name": "erm"}, validate_default=True)
+    """What gives the direction of each step."""
     loss: Annotated[str, AfterValidator(_loss)] = "l1"
     """A loss by name, or a weighted sum: `l1 + 0.1*fft` (see `dilkit.losses`)."""
     optim: Optim = Optim()
+    """The outer optimiser."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the exponential moving average of the weights, which is then what is validated and loaded."""
     init: Annotated[Init | None, BeforeValidator(_init)] = None
@@ -280,10 +303,15 @@ class Recipe(Section):
     nonfinite: Literal["stop", "skip"] = "stop"
     """What a NaN does: stop with a bundle of what made it, or skip the step (on all processes alike)."""
     validation: Validate | None = Field(default=None, alias="validate")
+    """What is measured along the way; nothing by default."""
     test: TestSection = TestSection()
+    """What the task is measured on in the end."""
     checkpoint: Checkpoint = Checkpoint()
+    """When checkpoints are written, and which are kept."""
     log: Log = Log()
+    """When rows of metrics are written, and where to."""
     hardware: Hardware = Hardware()
+    """Where and how torch computes."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> Recipe:

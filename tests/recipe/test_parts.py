@@ -136,3 +136,15 @@ def test_composing_imports_no_torch() -> None:
         "bad = {'torch', 'albumentations', 'cv2', 'h5py', 'pandas'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_key_is_described() -> None:
+    schema = json_schema()
+    sections = {"recipe": schema, **{k: v for k, v in schema["$defs"].items() if "Config" not in k}}
+    bare = [
+        f"{k}.{key}"
+        for k, v in sections.items()
+        for key, of in v["properties"].items()
+        if not of.get("description")
+    ]
+    assert not bare
