@@ -158,3 +158,24 @@ def test_an_objective_of_a_third_party_is_built_and_validated() -> None:
     check_objective("mine", strength=2.0)
     with pytest.raises(UsageError, match="did you mean: strength"):
         make_objective("mine", loss=lambda n, b: b[0].mean(), strenght=2.0)
+
+
+def test_the_table_of_the_documentation_states_what_the_classes_do() -> None:
+    import re
+    from pathlib import Path
+
+    text = (Path(__file__).parents[2] / "docs" / "method.md").read_text()
+    found = re.findall(r"^\| `(\w+)` \|.*\|$", text, re.MULTILINE)
+    assert set(OBJECTIVES) - set(found) <= {c.name for c in Base.__subclasses__()} | {"test-turns", "mine"}
+    rows = re.findall(
+        r"^\| `(\w+)` \|[^|]*\|[^|]*\| ([^|]+) \| ([\d.]+) \| (\w+) \|[^|]*\|$", text, re.MULTILINE
+    )
+    assert len(rows) == 13
+    for name, passes, activations, copies in rows:
+        cls = OBJECTIVES.get(name)
+        objective = make_objective(name, loss=lambda n, b: n(b[0]).mean())
+        for n in (2, 4, 7):
+            formula = re.sub(r"(\d)([n(])", r"\1 * \2", passes.split(";")[0])
+            assert objective.passes(n) == eval(formula, {"n": n}), name  # noqa: S307
+        assert cls.activations == float(activations), name
+        assert str(cls.copies) == copies or float(cls.copies) == float(copies), name
