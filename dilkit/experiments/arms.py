@@ -15,6 +15,7 @@ MODIFIERS: dict[str, tuple[str, ...]] = {
     "noskip": ("model.skip=false",),
     "ema": ("ema=0.999",),
     "independent": ("data.pairing=independent",),
+    "swa": ("swa=0.25",),
     "sam": ("objective.sam=0.05",),
     "dropout": ("model.dropout=0.5",),
     "masked": ("model.masked=[0.8, 0.9]",),

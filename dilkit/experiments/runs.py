@@ -279,7 +279,7 @@ def check_budget(recipe: Recipe, passes: int | None) -> None:
     settings = recipe.objective.model_dump(exclude={"name"})
     loss = make_loss(recipe.loss, torch.device("cpu"), recipe.hardware)
     objective = make_objective(recipe.objective.name, loss=loss, **settings)
-    Budget.of(recipe, objective.passes(len(words)), 1)
+    Budget.of(recipe, objective.passes(len(words)) * recipe.optim.accumulate, 1)
 
 
 def own_specialists(arms: Sequence[Arm], trained: ConfounderSet, tested: ConfounderSet) -> dict[str, str]:

@@ -295,6 +295,9 @@ class Recipe(Section):
     """The outer optimiser."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the exponential moving average of the weights, which is then what is validated and loaded."""
+    swa: float | None = Field(default=None, gt=0, le=1)
+    """Share of the steps, at the end, over which the weights are averaged alike (Izmailov et al., UAI 2018,
+    at every step as in SWAD, Cha et al., NeurIPS 2021, whose window is chosen by validation instead)."""
     init: Annotated[Init | None, BeforeValidator(_init)] = None
     """Weights the net starts from: a checkpoint, a run's folder; {source: FILE, only: ["body.*"]} takes
     some."""
@@ -317,6 +320,8 @@ class Recipe(Section):
     def _one_budget(self) -> Recipe:
         budgets = {k: getattr(self, k) for k in ("steps", "passes", "epochs", "hours")}
         given = [f"{k}={value}" for k, value in budgets.items() if value is not None]
+        if self.swa is not None and (self.ema is not None or self.hours is not None):
+            raise ValueError("swa averages a share of known steps, and instead of ema")
         if len(given) != 1:
             raise PydanticCustomError(
                 "value_error",

@@ -373,6 +373,22 @@ def check_crop(net: nn.Module, recipe: Recipe) -> None:
         net.multiple = multiple  # type: ignore[assignment]
 
 
+def mean_from(first: int) -> Callable[[Any, Any, Any], None]:
+    """How an average takes the weights after step k: as they are before step `first`, then their plain mean
+    over all steps since (dense stochastic weight averaging)."""
+
+    @torch.no_grad()
+    def take(averaged: Sequence[Tensor], current: Sequence[Tensor], taken: Tensor | int) -> None:
+        share = 1 / max(1, int(taken) + 2 - max(1, first))
+        for mean, now in zip(averaged, current, strict=True):
+            if share == 1 or not mean.is_floating_point():
+                mean.copy_(now)
+            else:
+                mean.lerp_(now.to(mean.dtype), share)
+
+    return take
+
+
 def assemble(
     recipe: Recipe,
     accelerator: Accelerator,
@@ -409,4 +425,7 @@ def assemble(
     average = None
     if recipe.ema is not None:
         average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+    elif recipe.swa is not None and budget.steps is not None:
+        first = round(budget.steps * (1 - recipe.swa))
+        average = AveragedModel(net, multi_avg_fn=mean_from(first), use_buffers=True)
     return Trainee(net, objective, optimizer, schedule, passes, average), budget, past
