@@ -33,6 +33,7 @@ from dilkit.experiments.runs import (
     Weights,
     about,
     check_budget,
+    open_run,
     own_specialists,
     run_of,
     training_set,
@@ -46,7 +47,6 @@ from dilkit.experiments.selection import (
     drawn,
     search_space,
 )
-from dilkit.inference.nets import open_nets
 from dilkit.objectives import OBJECTIVES
 from dilkit.recipe import Composed, compose
 
@@ -492,7 +492,7 @@ def _cost(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _parameters(run: Run) -> int:
-    net = open_nets({"net": str(run.checkpoint)})[0]
+    net = open_run(run)[0]
     return 0 if net.module is None else sum(p.numel() for p in net.module.parameters())
 
 

@@ -21,7 +21,7 @@ from dilkit.evaluation.rows import SETTINGS, read_rows, write_rows
 from dilkit.evaluation.testsets import Data
 from dilkit.experiments.arms import Arm
 from dilkit.experiments.executors import Report, Unit
-from dilkit.inference.nets import open_nets
+from dilkit.inference.nets import Net, open_nets
 from dilkit.objectives import OBJECTIVES, make_objective
 from dilkit.recipe import Composed, refuse_leaks
 
@@ -97,6 +97,12 @@ class Run:
         return self.unit("train", self.done, Training(self))
 
 
+def open_run(run: Run) -> tuple[Net, ...]:
+    """The net that a run has trained; one of the user's own is built because the run's recipe named it."""
+    own = (run.composed.recipe.model.name,)
+    return open_nets({run.arm.name: str(run.checkpoint)}, trust_code=own)
+
+
 @dataclass(frozen=True)
 class Training:
     """Train a run, or go on with it, and write that it is done."""
@@ -144,7 +150,7 @@ class Measuring:
 
     def wanted(self) -> dict[str, Any]:
         """What the rows must be of."""
-        (net,) = open_nets({self.run.arm.name: str(self.run.checkpoint)})
+        (net,) = open_run(self.run)
         return self._wanted(net)
 
     def _wanted(self, net: Any) -> dict[str, Any]:
@@ -153,7 +159,7 @@ class Measuring:
 
     def __call__(self, report: Report) -> None:
         report({"note": f"measuring {story(self.run)}"})
-        (net,) = open_nets({self.run.arm.name: str(self.run.checkpoint)})
+        (net,) = open_run(self.run)
         rows = self.test.rows(
             [net], self.distort, self.data, device=self.device, journal=self.path.with_suffix(".part")
         )

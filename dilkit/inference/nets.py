@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -97,11 +97,14 @@ Nets = str | Path | Net | Iterable["str | Path | Net"] | Mapping[str, Any]
 """Checkpoints, run folders or foreign nets, by path or opened; or, by label, also modules and functions."""
 
 
-def open_nets(nets: Nets, device: str | torch.device = "cpu", *, trust_code: bool = False) -> tuple[Net, ...]:
+def open_nets(
+    nets: Nets, device: str | torch.device = "cpu", *, trust_code: bool | Collection[str] = False
+) -> tuple[Net, ...]:
     """Open every net; labels are run folders' names, made longer where two are alike.
 
     Args:
-        trust_code: whether code outside dilkit, which a checkpoint or a name asks for, may be run.
+        trust_code: whether code outside dilkit, which a checkpoint or a name asks for, may be run; or the
+            names (`package.module:Class`) that a checkpoint may.
 
     Raises:
         UsageError: a file that holds no net, or two nets of one label.
@@ -184,7 +187,7 @@ def _no_record(net: Net) -> str:
     return f"{net.source or 'a net in memory'}: what it saw is not recorded"
 
 
-def _of(label: str, net: Any, trust_code: bool) -> Net:
+def _of(label: str, net: Any, trust_code: bool | Collection[str]) -> Net:
     if isinstance(net, Net):
         return net
     if isinstance(net, nn.Module):
@@ -198,11 +201,11 @@ def _of(label: str, net: Any, trust_code: bool) -> Net:
     )
 
 
-def _open(label: str, source: str | Path, trust_code: bool) -> Net:
+def _open(label: str, source: str | Path, trust_code: bool | Collection[str]) -> Net:
     if str(source) == INPUT:
         return Net(INPUT, None)
     if is_foreign(str(source)):
-        found = open_foreign(str(source), trust_code=trust_code)
+        found = open_foreign(str(source), trust_code=trust_code is True)
         return Net(label, found.module, source=str(source), digest=found.digest)
     loaded = checkpoint.load(checkpoint.find_checkpoint(source), trust_code=trust_code)
     recipe = loaded.recipe.model_dump(mode="json")

@@ -116,9 +116,9 @@ def test_nets_that_upscale(name: str) -> None:
 
 
 def test_stochastic_depth_keeps_the_mean() -> None:
-    from dilkit.models.swinir import Layer
+    from dilkit.models.swinir import SwinLayer
 
-    layer = Layer(4, 2, 4, 0, 2.0, drop_path=0.5).train()
+    layer = SwinLayer(4, 2, 4, 0, 2.0, drop_path=0.5).train()
     torch.manual_seed(0)
     kept = layer._drop(torch.ones(4000, 1, 1, 1))
     assert set(kept.flatten().tolist()) == {0.0, 2.0}
