@@ -48,8 +48,11 @@ def _nets() -> dict[str, Net]:
         "DeepLabV3Plus",
     ):
         out[f"smp {arch}"] = (
-            "segmentation_models_pytorch", arch, {"encoder_name": "resnet18", "encoder_weights": None}, IMAGE
-        )  # fmt: skip
+            "segmentation_models_pytorch",
+            arch,
+            {"encoder_name": "tu-resnet18", "encoder_weights": None},
+            IMAGE,
+        )
     flat = {"spatial_dims": 2, "in_channels": 3, "out_channels": 3}
     deep = {"channels": (4, 8, 16), "strides": (2, 2)}
     for arch, settings in (
@@ -87,21 +90,21 @@ def _nets() -> dict[str, Net]:
     ):  # fmt: skip
         out[f"x-transformers {name}"] = ("meta_zoo_transformers", "encoder", settings, (2, 16, 24))
     for arch, settings in (
-        ("DnCNN", {"pretrained": None, "depth": 5, "nf": 16}), ("DRUNet", {"pretrained": None, "nc": [8, 8, 8, 8]}),  # noqa: E501
-        ("UNet", {"scales": 3}), ("ConvDecoder", {"img_size": (3, 64, 64), "in_size": (4, 4), "channels": 8}),
+        ("DnCNN", {"pretrained": None, "depth": 5, "nf": 16}),
+        ("UNet", {"in_channels": 3, "out_channels": 3, "scales": 3}),
         ("SwinIR", {"pretrained": None, "img_size": 64, "depths": [2], "embed_dim": 12, "num_heads": [2]}),
-        ("Restormer", {"pretrained": None, "dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1}),
+        ("Restormer", {"pretrained": None, "dim": 8, "num_blocks": [1] * 4, "num_refinement_blocks": 1}),
         ("SCUNet", {"pretrained": None, "config": [1] * 7, "dim": 16}),
-    ):  # fmt: skip
+    ):
         out[f"deepinv {arch}"] = ("deepinv.models", arch, settings, IMAGE)
     for module, arch, settings in (
-        ("spandrel.architectures.ESRGAN", "ESRGAN", {"num_blocks": 1, "num_filters": 8}),
-        ("spandrel.architectures.Compact", "SRVGG", {"num_feat": 8, "num_conv": 2}),
-        ("spandrel.architectures.SwinIR", "SwinIR", {"depths": [2], "embed_dim": 12, "num_heads": [2]}),
-        ("spandrel.architectures.NAFNet", "NAFNet", {"width": 4, "middle_blk_num": 1}),
-        ("spandrel.architectures.OmniSR", "OmniSR", {"num_feat": 8, "res_num": 1}),
+        ("Compact.__arch.SRVGG", "SRVGGNetCompact", {"num_feat": 8, "num_conv": 2}),
+        ("SwinIR.__arch.SwinIR", "SwinIR", {"depths": [2], "embed_dim": 12, "num_heads": [2]}),
+        ("NAFNet.__arch.NAFNet_arch", "NAFNet", {"width": 4, "middle_blk_num": 1}),
+        ("OmniSR.__arch.OmniSR", "OmniSR", {"num_feat": 8, "res_num": 1}),
+        ("MIRNet2.__arch.MIRNet_v2_arch", "MIRNet_v2", {"n_feat": 8, "n_RRG": 1, "n_MRB": 1}),
     ):
-        out[f"spandrel {arch}"] = (f"{module}.__arch", arch, settings, IMAGE)
+        out[f"spandrel {arch}"] = (f"spandrel.architectures.{module}", arch, settings, IMAGE)
     return out
 
 
