@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dilkit.confounders.episodes import EpisodeSampler as EpisodeSampler
     from dilkit.confounders.episodes import PairDataset as PairDataset
     from dilkit.confounders.images import Pairs as Pairs
+    from dilkit.confounders.images import dead_leaves as dead_leaves
     from dilkit.confounders.inspect import summarize as summarize
     from dilkit.confounders.inspect import verify as verify
     from dilkit.confounders.interchange import export_store as export_store
@@ -30,9 +31,14 @@ if TYPE_CHECKING:
     from dilkit.errors import UsageError as UsageError
     from dilkit.evaluation.grid import evaluate as evaluate
     from dilkit.evaluation.invariance import invariance as invariance
+    from dilkit.evaluation.rows import by_distortion as by_distortion
+    from dilkit.evaluation.rows import read_rows as read_rows
     from dilkit.experiments.compare import compare as compare
+    from dilkit.experiments.runs import TestPlan as TestPlan
     from dilkit.inference.export import export as export
     from dilkit.inference.restore import restore as restore
+    from dilkit.metrics import psnr as psnr
+    from dilkit.metrics import ssim as ssim
     from dilkit.recipe.compose import compose as compose
     from dilkit.training.run import train as train
 
@@ -44,11 +50,14 @@ _PUBLIC = {
     "PairDataset": "dilkit.confounders.episodes",
     "Pairs": "dilkit.confounders.images",
     "Store": "dilkit.confounders.store",
+    "TestPlan": "dilkit.experiments.runs",
     "UsageError": "dilkit.errors",
     "augment": "dilkit.confounders.build",
+    "by_distortion": "dilkit.evaluation.rows",
     "compare": "dilkit.experiments.compare",
     "compose": "dilkit.recipe.compose",
     "confounder_set": "dilkit.distortions",
+    "dead_leaves": "dilkit.confounders.images",
     "distort_image": "dilkit.distortions",
     "evaluate": "dilkit.evaluation.grid",
     "export": "dilkit.inference.export",
@@ -56,7 +65,10 @@ _PUBLIC = {
     "invariance": "dilkit.evaluation.invariance",
     "load": "dilkit.checkpoint",
     "parse": "dilkit.distortions",
+    "psnr": "dilkit.metrics",
+    "read_rows": "dilkit.evaluation.rows",
     "restore": "dilkit.inference.restore",
+    "ssim": "dilkit.metrics",
     "summarize": "dilkit.confounders.inspect",
     "train": "dilkit.training.run",
     "verify": "dilkit.confounders.inspect",

@@ -12,7 +12,7 @@ import dilkit
 from dilkit.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
 
 
 @pytest.mark.parametrize("name", dilkit.__all__)
