@@ -254,7 +254,9 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _make(sources: list[str], distort: list[str], out: Path, *, allow_missing: bool, **settings: Any) -> None:
+def _make(
+    sources: list[str], distort: list[str], out: Path, *, allow_missing: bool = False, **settings: Any
+) -> None:
     from dilkit.confounders.build import augment
     from dilkit.distortions.render import keep_freed_memory
 

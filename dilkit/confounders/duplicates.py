@@ -239,7 +239,7 @@ class SeenImages:
             raw = unpacker.decompress(base64.b64decode(value["hashes"]), 8 * MOST_LISTED * 4)
             bits = base64.b64decode(value.get("filter", ""))
             further = int(value.get("further", 0))
-            if len(raw) % 8 or unpacker.unconsumed_tail or bool(further) != bool(bits) or further < 0:
+            if len(raw) % 8 or not unpacker.eof or bool(further) != bool(bits) or further < 0:
                 raise ValueError("damaged")
             return cls(np.frombuffer(raw, "<u8").astype(np.uint64), further, bits)
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError, zlib.error) as error:

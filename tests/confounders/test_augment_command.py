@@ -8,9 +8,11 @@ import re
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dilkit.cli.app import app, main
 from dilkit.cli.augment import _make
+from PIL import Image
 from typer.testing import CliRunner
 
 from dilkit.confounders.store import Store
@@ -229,3 +231,37 @@ def test_a_dry_run_heeds_the_shard_and_says_why_nothing_can_be_read(pictures: Pa
     (tmp_path / "broken.png").write_bytes(b"")
     with pytest.raises(DilkitError, match=r"broken.png: the image file is empty"):
         dilkit("augment", tmp_path / "broken.png", "-d", "clean", "--dry-run")
+
+
+def test_images_that_are_left_out_make_the_exit_code_1_unless_that_is_allowed(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pictures / "2.png").write_bytes(b"cut short")
+    words = ["augment", str(pictures), "-d", "awgn(5)", "--tile", "16", "-j", "1"]
+    for extra, code in (([], 1), (["--allow-missing"], 0)):
+        out = tmp_path / f"{code}.h5"
+        monkeypatch.setattr("sys.argv", ["dilkit", *words, *extra, "--out", str(out)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == code
+        said = capsys.readouterr().err
+        assert "left out: pictures/2.png" in said and ("--allow-missing" in said) == bool(code)
+        assert [name for name, _ in Store(out).left_out()] == ["pictures/2.png"]
+
+
+def test_real_pairs_from_the_command_line(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "noisy").mkdir()
+    for k in range(4):
+        image = np.asarray(Image.open(pictures / f"{k}.png"))
+        noise = np.random.default_rng(k).normal(0, 15, image.shape)
+        noisy = np.clip(image + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(tmp_path / "noisy" / f"{k}.png")
+    out = tmp_path / "x.h5"
+    pairs = f"camera={pictures}:{tmp_path / 'noisy'}"
+    dilkit("augment", "--pairs", pairs, "--tile", 0, "--crop-multiple", 8, "-j", 1, "-o", out)
+    assert Store(out).labels == ("camera",)
+    dilkit("augment", pictures, "-d", "awgn(5)", "--pairs", pairs, "--draws", 2, "--tile", 16, "-j", 1,
+           "-o", tmp_path / "y.h5")  # fmt: skip
+    both = Store(tmp_path / "y.h5")
+    assert both.labels == ("awgn(5)", "camera") and both.draws("awgn(5)") == 2
+    assert "camera" in dilkit("inspect", out) and "sound" in dilkit("verify", tmp_path / "y.h5")

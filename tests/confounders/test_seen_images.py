@@ -1,0 +1,80 @@
+"""What a net has seen is remembered for any number of images, and found mirrored, turned and saved anew."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from dilkit.confounders import duplicates
+from dilkit.confounders.duplicates import NEAR, SeenImages, near_pairs, perceptual_hash
+from dilkit.confounders.images import dead_leaves
+from dilkit.confounders.live import LiveStore
+from dilkit.confounders.store import Store
+from dilkit.errors import DilkitError
+
+
+def test_exclusion_and_the_leak_flag_have_one_rule() -> None:
+    """Whatever near_pairs calls alike is found among the seen, and nothing else."""
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        value = int(draw.integers(1, 2**63))
+        other = value
+        for bit in draw.choice(64, int(draw.integers(0, 2 * NEAR)), replace=False):
+            other ^= 1 << int(bit)
+        turned = int(duplicates.symmetries(np.array([other], np.uint64))[draw.integers(8), 0])
+        assert SeenImages.of([value]).holds_hash(turned) == (near_pairs([value, turned]) == [(0, 1)])
+
+
+def test_an_image_is_found_mirrored_turned_and_saved_anew() -> None:
+    images = [dead_leaves(3, k, 256) for k in range(20)]
+    seen = SeenImages.from_json(json.loads(json.dumps(SeenImages.of(map(perceptual_hash, images)).to_json())))
+    assert len(seen) == 20 and seen.false_positive_rate == 0
+    for image in images[:5]:
+        jpeg = cv2.imdecode(cv2.imencode(".jpg", image, [1, 60])[1], 1)
+        for changed in (image, image[:, ::-1], np.rot90(image), np.rot90(image[::-1]), jpeg, image[::2, ::2]):
+            assert seen.holds(np.ascontiguousarray(changed))
+    assert not any(seen.holds(dead_leaves(4, k, 256)) for k in range(20))
+
+
+def test_images_beyond_the_list_are_found_and_seldom_one_that_was_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(duplicates, "MOST_LISTED", 100)
+    draw = np.random.default_rng(1)
+    hashes = draw.integers(1, 2**63, 5000).astype(np.uint64)
+    seen = SeenImages.from_json(SeenImages.of(hashes).to_json())
+    assert len(seen) == 5000 and 0 < seen.false_positive_rate < 0.01
+    turned = duplicates.symmetries(hashes)[3]
+    assert all(seen.holds_hash(int(value)) for value in turned)
+    strangers = draw.integers(1, 2**63, 3000)
+    assert sum(seen.holds_hash(int(value)) for value in strangers) < 100
+    both = seen | SeenImages.of(strangers[:2000].astype(np.uint64))
+    assert all(both.holds_hash(int(value)) for value in [*turned[:300], *strangers[:2000]])
+    assert both.false_positive_rate < 0.05
+
+
+def test_lists_of_earlier_checkpoints_are_read_and_damaged_ones_named() -> None:
+    seen = SeenImages.from_json([f"{5:016x}", "00000000000000ff"])
+    assert seen.holds_hash(5) and seen.holds_hash(0xFE) and len(seen) == 2
+    for damaged in (
+        "text",
+        {"hashes": "!!"},
+        {"hashes": "AAAA"},
+        ["xyz"],
+        {"count": 3},
+        7,
+        [None],
+        [1 << 70],
+    ):
+        with pytest.raises(DilkitError, match="damaged"):
+            SeenImages.from_json(damaged)
+
+
+def test_stores_and_live_sources_know_their_images(store: Store) -> None:
+    live = LiveStore(["deadleaves:6@32"], "awgn(5)", tile=32, stride=32, seed=3)
+    for source in (store, live):
+        seen = source.seen_images()
+        assert len(seen) == 6 and all(seen.holds(store.clean(item)[:, ::-1]) for item in range(6))
