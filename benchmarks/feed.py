@@ -17,9 +17,17 @@ import time
 from collections.abc import Callable
 from itertools import repeat
 from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from dilkit.confounders.build import augment
-from dilkit.confounders.episodes import Episode, episodes
+from dilkit.confounders.episodes import Episode, EpisodeSampler, PairDataset, Pairing, episodes
+from dilkit.confounders.interchange import export_store
+from dilkit.confounders.store import Store
 from dilkit.recipe import compose
 from dilkit.training.accelerator import Accelerator
 from dilkit.training.assemble import assemble, make_sampler, open_store, steps_per_epoch
@@ -35,7 +43,7 @@ def steps(words: list[str]) -> tuple[Callable[[], None], Callable[[], None], Cal
     store = open_store(recipe)
     accelerator = Accelerator.of(recipe.hardware)
     labels, per_epoch = store.labels, steps_per_epoch(recipe, store)
-    trainee, _ = assemble(recipe, accelerator, labels, per_epoch)
+    trainee, *_ = assemble(recipe, accelerator, labels, per_epoch)
     sampler = make_sampler(recipe, store, accelerator)
     fresh = iter(episodes(sampler, 0, 1_000_000, workers=recipe.data.workers))
     for step in range(2 * per_epoch):  # what is decoded once stays decoded
@@ -79,6 +87,61 @@ def compare(
     return statistics.median(times[0]), statistics.median(times[1]), statistics.median(ratios)
 
 
+def pairs(work: Path, rounds: int = 7) -> bool:
+    """Plain pairs for anybody's loop: `PairDataset` in a DataLoader of torch against reading PNG pairs, and
+    against episodes, in CPU time an element of 64 x 64 crops, four AWGN confounders in 8 bits."""
+    words = "awgn[5, 10, 15, 20] >> clip >> quantize"
+    store = Store(augment("deadleaves:48", words, work / "pairs.h5", allow_duplicates=True).path)
+    folder = export_store(store, work / "png", "folders")
+    names = [folder.names[label] for label in store.labels]
+
+    class Files(Dataset[Any]):
+        """What people write."""
+
+        def __len__(self) -> int:
+            return len(store) * len(names)
+
+        def __getitem__(self, index: int) -> Any:
+            label, item = divmod(index, len(store))
+            images: list[Any] = [
+                cv2.imread(f"{work}/png/{n}/{item:06d}.png") for n in (names[label], "clean")
+            ]
+            y, x = torch.randint(0, 193, (2,)).tolist()
+            crops = [
+                image[y : y + 64, x : x + 64, ::-1].transpose(2, 0, 1) / np.float32(255) for image in images
+            ]
+            return [torch.from_numpy(np.ascontiguousarray(crop)) for crop in crops]
+
+    def loop(data: Dataset[Any]) -> float:
+        began, count = time.process_time(), 0
+        collate = getattr(data, "collate", None)
+        for _ in DataLoader(data, batch_size=8, shuffle=True, collate_fn=collate):
+            count += 8
+        return (time.process_time() - began) / count
+
+    def drawn(pairing: Pairing) -> float:
+        sampler = EpisodeSampler(store, batch=8, crop=64, pairing=pairing)
+        began = time.process_time()
+        for step in range(24):
+            sampler.episode(step)
+        return (time.process_time() - began) / (24 * 8 * (4 if pairing == "independent" else 1))
+
+    times: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, run in {
+            "PNG pairs": lambda: loop(Files()),
+            "PairDataset": lambda: loop(PairDataset(store, crop=64)),
+            "episodes, independent": lambda: drawn("independent"),
+            "PairDataset, all views": lambda: loop(PairDataset(store, crop=64, views=True)),
+            "episodes, paired": lambda: drawn("paired"),
+        }.items():
+            times.setdefault(name, []).append(run())
+    medians = {name: statistics.median(spent) for name, spent in times.items()}
+    for name, spent in medians.items():
+        print(f"{name:24}{spent * 1e6:8.0f} us{medians['PNG pairs'] / spent:8.1f} x", flush=True)
+    return medians["PNG pairs"] >= 20 * medians["PairDataset"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -87,6 +150,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, help="processes that make episodes [default: 0, on a GPU 8]")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--steps", type=int, default=1, help="steps per repeat")
+    parser.add_argument("--pairs-only", action="store_true", help="no training, plain pairs alone")
     args = parser.parse_args()
     gpu = args.device != "cpu"
     workers = args.workers if args.workers is not None else 8 * gpu
@@ -94,6 +158,10 @@ def main() -> int:
     clock = time.perf_counter if gpu else time.process_time
     failed = False
     with tempfile.TemporaryDirectory() as folder:
+        if not gpu:
+            failed |= not pairs(Path(folder))
+        if args.pairs_only:
+            return int(failed)
         for n, distort in SETS.items():
             for storage in ("stored", "virtual"):
                 augment(["deadleaves:24"], distort, Path(folder) / f"{storage}{n}.h5", storage=storage)

@@ -17,6 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.collate import collate as collated
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from dilkit.confounders.orbit import Element, Orbit
 from dilkit.confounders.store import Store
@@ -453,61 +455,99 @@ class PairDataset(Dataset[Any]):
         )  # fmt: skip
         self.labels, self.crop = self._sampler.labels, crop
         pools = self._sampler.pools
-        self._items = np.concatenate([pools[label].items for label in pools])
-        self._ends = np.cumsum([len(pools[label].items) for label in pools])
+        self._items = np.concatenate([pool.items for pool in pools.values()]).tolist()
+        self._which = np.repeat(np.arange(len(pools)), [len(pool.items) for pool in pools.values()]).tolist()
+        self._scale = {label: self.store.scale(label) for label in self.labels}
+        self._scales = {*self._scale.values()}
 
     def __len__(self) -> int:
         return len(self._items)
 
     def label(self, index: int) -> str:
         """The confounder of an element; empty where an element has them all."""
-        return "" if self.views else self.labels[int(np.searchsorted(self._ends, index, side="right"))]
+        return "" if self.views else self.labels[self._which[index]]
 
     def __getitem__(self, index: int) -> Any:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Several elements; a DataLoader calls it with the indices of a batch."""
-        picks = [self._pick(index) for index in indices]
+        numbers = torch.randint(0, 1 << 30, (len(indices), 4)).tolist() if self.crop is not None else indices
+        picks = [self._pick(index, drawn) for index, drawn in zip(indices, numbers, strict=True)]
         for labels, pick in picks:
             self.store.expect(pick.item, labels, pick.window, draw=pick.draw)
-        return [self._element(labels, pick) for labels, pick in picks]
+        cleans = self._places(len(picks), 1)
+        degraded = (
+            {scale: self._places(len(picks), scale) for scale in self._scales} if not self.views else {}
+        )
+        views = {label: self._places(len(picks), self._scale[label]) for label in self.labels if self.views}
+        made = []
+        for row, (labels, pick) in enumerate(picks):
+            clean = _put_at(
+                cleans, row, self.store.clean(pick.item, pick.window, expected=True), pick.symmetry
+            )
+            parts = zip(labels, self._parts(labels, pick), strict=True)
+            if self.views:
+                found: Any = {label: _put_at(views[label], row, part, pick.symmetry) for label, part in parts}
+            else:
+                ((label, part),) = parts
+                found = _put_at(degraded[self._scale[label]], row, part, pick.symmetry)
+            made.append((found, clean) if self.transform is None else self.transform(found, clean))
+        return made
 
-    def _pick(self, index: int) -> tuple[tuple[str, ...], Pick]:
+    @staticmethod
+    def collate(elements: list[Any]) -> Any:
+        """What torch's default_collate gives, without the copy where the elements are crops of one batch: for
+        `DataLoader(data, batch_size=8, collate_fn=data.collate)`."""
+        return collated(elements, collate_fn_map={**default_collate_fn_map, Tensor: _stack})
+
+    def _pick(self, index: int, drawn: Any) -> tuple[tuple[str, ...], Pick]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"element {index} of {len(self)}")
-        item = int(self._items[index])
-        labels = self.labels if self.views else (self.label(index % len(self)),)
+        item = self._items[index]
+        labels = self.labels if self.views else (self.labels[self._which[index]],)
         height, width = self.store.size(item)
         if self.crop is None:
             return labels, Pick(item, Window(0, 0, height, width), 0)
-        unit = self._sampler.unit
-        y, x, turn, draw = torch.randint(0, 1 << 30, (4,)).tolist()
-        window = Window(
-            y % ((height - self.crop) // unit + 1) * unit,
-            x % ((width - self.crop) // unit + 1) * unit,
-            self.crop,
-            self.crop,
-        )
-        return labels, Pick(item, window, turn % 8, draw=draw)
+        unit, (y, x, turn, draw) = self._sampler.unit, drawn
+        y = y % ((height - self.crop) // unit + 1) * unit
+        x = x % ((width - self.crop) // unit + 1) * unit
+        return labels, Pick(item, Window(y, x, self.crop, self.crop), turn % 8, draw=draw)
 
-    def _element(self, labels: Sequence[str], pick: Pick) -> Any:
-        clean = _tensor(self.store.clean(pick.item, pick.window, expected=True), pick.symmetry)
-        if self.views and self._sampler.unit == 1:
-            parts = self.store.views(pick.item, labels, pick.window, draw=pick.draw, expected=True)
-        else:
-            parts = []
-            for label in labels:
-                window = Window(*(side // self.store.scale(label) for side in pick.window))
-                parts.append(self.store.view(pick.item, label, window, draw=pick.draw, expected=True))
-        made = [_tensor(part, pick.symmetry) for part in parts]
-        degraded = dict(zip(labels, made, strict=True)) if self.views else made[0]
-        return (degraded, clean) if self.transform is None else self.transform(degraded, clean)
+    def _parts(self, labels: Sequence[str], pick: Pick) -> list[npt.NDArray[Any]]:
+        if self._sampler.unit == 1:
+            return self.store.views(pick.item, labels, pick.window, draw=pick.draw, expected=True)
+        windows = [Window(*(side // self._scale[label] for side in pick.window)) for label in labels]
+        return [
+            self.store.view(pick.item, label, window, draw=pick.draw, expected=True)
+            for label, window in zip(labels, windows, strict=True)
+        ]
+
+    def _places(self, count: int, scale: int) -> Places:
+        """Where the crops of a batch go; nowhere for whole items, which may differ in size."""
+        if self.crop is None:
+            return None
+        batch = np.empty((count, 3, self.crop // scale, self.crop // scale), np.float32)
+        return batch, torch.from_numpy(batch).unbind(0)
 
 
-def _tensor(part: npt.NDArray[Any], symmetry: int) -> Tensor:
-    """An (h, w, 3) crop, turned, as a (3, h, w) tensor of its own."""
-    h, w = part.shape[:2]
-    out = np.empty((3, w, h) if symmetry & 4 else (3, h, w), np.float32)
-    _put(out, part, symmetry)
-    return torch.from_numpy(out)
+Places = tuple[npt.NDArray[np.float32], tuple[Tensor, ...]] | None
+"""A batch and its elements."""
+
+
+def _put_at(places: Places, row: int, part: npt.NDArray[Any], symmetry: int) -> Tensor:
+    """A crop or an item, turned, as a (3, h, w) tensor in its place or of its own."""
+    if places is None:
+        out = np.empty((3, *part.shape[:2]), np.float32)
+        _put(out, part, symmetry)
+        return torch.from_numpy(out)
+    _put(places[0][row], part, symmetry)
+    return places[1][row]
+
+
+def _stack(tensors: Sequence[Tensor], *, collate_fn_map: Any = None) -> Tensor:
+    base = tensors[0]._base
+    whole = base is not None and base.shape[1:] == tensors[0].shape and len(base) == len(tensors)
+    if whole and all(t._base is base and t.storage_offset() == k * t.numel() for k, t in enumerate(tensors)):
+        return base  # type: ignore[return-value]
+    return torch.stack(list(tensors))
