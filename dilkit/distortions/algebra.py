@@ -660,18 +660,27 @@ class Shuffle(Canonical):
                     break
 
     def extent(self, before: Extent) -> Extent:
-        """That of any order: exact where one word alone changes the size, or where few do as blocks."""
-        movers = [word for word in self.words if any(step.kind.size_after for step in word.steps)]
-        if len(movers) > 1 and not self.riffled and len(movers) < 5:
-            orders = [
-                Word(tuple(chain.from_iterable(word.sequence for word in o))) for o in permutations(movers)
-            ]
-            sized = Mix(tuple((1, word) for word in orders)).extent(before)
+        """That of any order: exact where one word alone changes the size, or where few steps do."""
+        movers = [[step for step in word.sequence if _changes_size(step)] for word in self.words]
+        movers = [steps for steps in movers if steps]
+        slots = [k for k, steps in enumerate(movers) for _ in (steps if self.riffled else steps[:1])]
+        if len(slots) <= _FEW:
+            whole: Extent | None = None
+            for order in set(permutations(slots)):
+                following = [iter(steps) for steps in movers]
+                sized = before
+                for member in order:
+                    for step in following[member]:
+                        sized = step.extent(sized)
+                        if self.riffled:
+                            break
+                whole = sized if whole is None else whole.either(sized)
+            sized = whole or before
         else:
             sized = before
             for _ in movers:  # any order of k words is within k rounds of all of them
-                for word in movers:
-                    sized = word.after(sized) if len(movers) == 1 else sized.either(word.after(sized))
+                for step in chain.from_iterable(movers):
+                    sized = sized.either(step.extent(sized))
         heaviest = sum(step.heaviest for word in self.words for step in word.steps)
         return Extent(
             before.clean, sized.least, sized.greatest, sized.pixels, before.work + heaviest * sized.pixels
@@ -682,6 +691,13 @@ class Shuffle(Canonical):
 
 
 Step = Primitive | Mix | Shuffle
+
+_FEW = 6
+"""Steps that change the size of which all orders are tried."""
+
+
+def _changes_size(step: Step) -> bool:
+    return any(primitive.kind.size_after is not None for primitive in step.primitives)
 
 
 # -- words and sets ----------------------------------------------------------------------------------------

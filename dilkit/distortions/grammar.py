@@ -229,6 +229,8 @@ def _plain(found: re.Match[str]) -> str:
 
 
 _NAMING = "a name comes before a whole confounder: hard = bsrgan | wet = rain(0.01)"
+_MISNAMED = re.compile(r"(?<![=(,\w])\s*\w+\s*=(?!=)|(?<!\w)\(\s*\w+\s*=(?!=)")
+_BRACKETS = re.compile(r"(?<=\w)\([^()]*\)")
 _NAMED = re.compile(r"\s*([^\s=|()\[\]'\"]+)\s*=(?!=)")
 
 
@@ -292,9 +294,7 @@ class _Reader(Located):
                 start=min(column, len(self.text)),
                 end=column + 1,
                 nearest=f"{dotted[1]}[{dotted[2]}:{dotted[3]}:STEP]" if dotted else None,
-                remedy=_NAMING
-                if re.search(r"(?<![=(\w])\s*=(?!=)", self.code) and "=" in error.msg
-                else None,
+                remedy=_NAMING if _MISNAMED.search(_BRACKETS.sub("", self.code)) else None,
             ) from None
         except (RecursionError, MemoryError):
             raise UsageError("the expression is nested too deeply") from None
