@@ -9,16 +9,25 @@ import numpy as np
 import pytest
 
 from dilkit.distortions import REGISTRY, parse
+from dilkit.distortions.symmetry import GROUPS
 from dilkit.errors import UsageError
 
 PAGE = Path(__file__).parents[2] / "docs" / "distortions.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("row", re.findall(r"^\| (`.+?`.*?) \|", TEXT, re.M))
+SYMMETRIES = TEXT[TEXT.index("## Symmetries") : TEXT.index("## The common corruptions")]
+
+
+@pytest.mark.parametrize("row", re.findall(r"^\| (`.+?`.*?) \|", TEXT.replace(SYMMETRIES, ""), re.M))
 def test_every_expression_of_the_table_parses(row):
     for expression in re.findall(r"`([^`]+)`", row):
         parse(expression.replace("\\|", "|"))
+
+
+def test_every_group_is_explained():
+    rows = re.findall(r"^\| (`.+?`.*?) \|", SYMMETRIES, re.M)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(GROUPS)
 
 
 def test_the_examples_run():
