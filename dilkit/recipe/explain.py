@@ -23,6 +23,11 @@ def explain(error: ValidationError, layer: Layer, within: Key = ()) -> UsageErro
     where = layer.origin(key)
     at = dotted(key)
     kind = found["type"]
+    named = layer.tree.get("model") if key[:1] == ("model",) else None
+    if kind == "extra_forbidden" and isinstance(named, dict) and ":" in str(named.get("name")):
+        return UsageError(
+            f"{at!r} is no setting of a net of your own", where=where, remedy=f"model.args.{key[-1]}=VALUE"
+        )
     if kind == "extra_forbidden":
         return UsageError(
             f"unknown key {at!r}",

@@ -85,7 +85,6 @@ def test_a_key_without_its_equals_sign(
     assert "data.store=bsd.h5" in said(monkeypatch, capsys, "train", "demo", "data.store", "bsd.h5")
 
 
-@PENDING
 def test_an_argument_of_a_foreign_net(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,7 +129,6 @@ def test_a_file_of_another_kind(
     assert is_what in message and meant in message
 
 
-@PENDING
 def test_a_run_folder_stands_for_its_checkpoint(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
