@@ -116,6 +116,6 @@ def test_a_leak_is_said_beside_the_scores(recipe: Path, pictures: Path, tmp_path
         "--data", str(pictures), "--distort", "awgn(50)", "--out", str(tmp_path),
     ]  # fmt: skip
     result = CliRunner().invoke(app, args, catch_exceptions=False)
-    leak = "LEAK: erm was trained on 2 of the test images: a.png, b.png"
+    leak = "LEAK: erm has seen 2 of the test images in training or selection: a.png, b.png"
     assert leak in result.stdout.splitlines()
     assert leak in (tmp_path / "table.md").read_text().splitlines()
