@@ -30,7 +30,7 @@ def add(
         int, typer.Option("--workers", "-j", min=0, help="Processes; 0 takes every core.")
     ] = 0,
 ) -> None:
-    """Add confounders to a dataset in place; an interruption leaves it as it was."""
+    """Add confounders to a dataset; an interruption leaves it as it was."""
     augment.edit([str(file)], distort, None, workers or augment.available_cores())
 
 
@@ -39,7 +39,7 @@ def drop(
     file: File,
     distort: Annotated[str, typer.Argument(metavar="EXPRESSION", help="The confounders to drop.")],
 ) -> None:
-    """Drop confounders from a dataset in place; an interruption leaves it as it was."""
+    """Drop confounders from a dataset; an interruption leaves it as it was."""
     augment.edit([str(file)], None, distort, 1)
 
 
