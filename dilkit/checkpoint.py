@@ -281,7 +281,10 @@ def find_checkpoint(source: str | Path) -> Path:
         )
     if path.is_file() and path.suffix.lower() in _IMAGES:
         raise UsageError(
-            "an image, not a net", where=source, expected="a checkpoint: RUN/checkpoints/last.safetensors"
+            "an image, not a net",
+            where=source,
+            expected="a checkpoint: RUN/checkpoints/last.safetensors",
+            remedy='test images follow --data one by one, or as a glob in quotes: --data "photos/*.png"',
         )
     if path.is_file() and path.suffix in (".pth", ".pt", ".ckpt", ".onnx"):
         named = f"spandrel:{source}, or module:package.module:Class(weights={source}) with --trust-code"
