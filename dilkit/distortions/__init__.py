@@ -8,12 +8,12 @@ Every registered distortion is an attribute of this module: `from dilkit.distort
     params.py        ranges and laws of parameters, and how far an output pixel looks
     symmetry.py      groups that carry one degree to another
     novelty.py       whether a distortion was met in training, or is reached from there
-    albumentations.py   albumentations' transforms as words, words as its transforms, whole pipelines both
-    ways families/        the distortions themselves
+    albumentations.py  its transforms as words, words as its transforms, whole pipelines both ways
+    contract.py      whether a kind keeps its contract
+    families/        the distortions themselves
 
-Each file imports only what stands below it: params, randomness < render < symmetry < presets < algebra <
-    grammar,
-families < novelty, albumentations.
+Each file imports only what stands below it: params and randomness, render, symmetry, presets, algebra,
+grammar and families; novelty, contract and albumentations on top.
 """
 
 from __future__ import annotations

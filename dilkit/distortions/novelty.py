@@ -36,9 +36,8 @@ def novelty(word: Word | None, trained: ConfounderSet | None, groups: Collection
     Real distortions (the word None) are a type of their own, which no synthetic training has met.
 
     Args:
-        groups: the symmetries that the net has, by its wrapper or because it was trained on their orbits; a
-        degree
-            that one of them reaches (see `reached`) is then `reached`, not `degree`.
+        groups: the symmetries that the net has, by its wrapper or because it was trained on their orbits;
+            a degree that one of them reaches (see `reached`) is then `reached`, not `degree`.
     """
     if trained is None:
         return "unknown"

@@ -10,11 +10,14 @@ import pytest
 from dilkit.distortions import (
     ConfounderSet,
     SampleKey,
+    as_float,
     clean,
     clip,
     confounder_set,
+    distort_image,
     mix,
     parse,
+    pixel_hash,
     prob,
     shuffle,
 )
@@ -118,6 +121,16 @@ def test_wrong_names_are_refused_where_they_stand(text, column, says):
         parse(text)
     assert says in str(caught.value)
     assert column in (None, caught.value.column)
+
+
+def test_an_image_is_distorted_in_one_call():
+    levels = (IMAGE * 255).round().astype(np.uint8)
+    made = distort_image(levels, "hard = awgn(25) | jpeg(30)", seed=3)
+    assert set(made) == {"hard", "jpeg(30)"}
+    expected = parse("awgn(25)").apply(as_float(levels), SampleKey(3, pixel_hash(levels)))
+    assert made["hard"].tobytes() == expected.tobytes()
+    with pytest.raises(UsageError, match="applies to an RGB image"):
+        distort_image(IMAGE[..., 0], "clip")
 
 
 def test_one_name_is_one_distortion():

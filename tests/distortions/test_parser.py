@@ -123,6 +123,7 @@ ERRORS = [
     ("mix(1e300*awgn(5), clip)", 5, "out of range", "from 1e-9 to 1e30"),
     ("awgn(unifrm(1, 3))", 6, "is no value", "did you mean: uniform?"),
     ("clip | real-esrgan-3", 8, "unknown distortion 'real'", "did you mean: real-esrgan-2?"),
+    ("awgn[5..50]", 6, "not an expression", "awgn[5:50:STEP]"),
     ("bsrgan(5)", 8, "a preset takes its parameters by name", ""),
     ("bsrgan(scal=2)", 8, "bsrgan has no parameter 'scal'", "scale"),
     ("bsrgan(scale=9)", 8, "bsrgan cannot take scale=9", ""),
