@@ -277,7 +277,7 @@ def _corruptions(severity: int) -> Preset:
         "value. Lengths are in pixels, chosen for images of 224 x 224. Values are clipped, not "
         "rounded. Mean PSNR against the clean image beside the imagecorruptions package on CBSD68 "
         "images, severities 1 to 5, in dB: motion -0.2 to 0.0, zoom within 0.02, glass within 0.06, "
-        "fog -0.1 to +0.3 (error 0.25), frost -0.9 to -0.1 (error 0.5: five photographs), snow -0.7 "
+        "fog -0.1 to +0.3 (error 0.25), frost -0.9 to -0.6 (error 0.5: five photographs), snow -0.7 "
         "to 0.0, defocus within 0.04.",
     )
 
