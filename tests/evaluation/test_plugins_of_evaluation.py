@@ -61,7 +61,7 @@ def test_metrics_that_ship_keep_the_contract() -> None:
 def test_a_protocol_of_ones_own_is_found_by_name() -> None:
     mine = Protocol(name="mine-1", summary="mine", source="here", sets=("Set5",), distort="awgn(5)")
     check_protocol(mine)
-    PROTOCOLS.add(mine)
+    PROTOCOLS.add(mine, origin="a test")
     assert find_protocol("mine-1") is mine
     with pytest.raises(UsageError, match="not a protocol"):
         PROTOCOLS.add({"name": "x"}, "x")  # type: ignore[arg-type]
