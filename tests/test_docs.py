@@ -1,0 +1,59 @@
+"""The generated pages of the documentation site name everything that is public."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from dilkit.cli.app import app
+
+import dilkit
+from dilkit.recipe import json_schema
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def build() -> Any:
+    """docs/build.py as a module."""
+    spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_public_name_has_its_entry(build: Any) -> None:
+    page = build.api()
+    assert not [name for name in set(dilkit.__all__) - {"__version__"} if f"## dilkit.{name}\n" not in page]
+
+
+def test_every_visible_command_has_its_entry_and_examples(build: Any) -> None:
+    page = build.commands()
+    for path, _ in build.walk(typer.main.get_command(app), ()):
+        assert f"## dilkit {' '.join(path)}\n" in page
+    assert len(re.findall(r"`dilkit [^`]+`", page)) > 40
+
+
+def test_every_key_of_a_recipe_is_listed_and_says_what_it_means(build: Any) -> None:
+    from dilkit.cli.options import recipe_keys
+
+    page = build.recipe_reference()
+    mute = re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\|  \|$", page, re.M)
+    assert set(mute) <= {"name"}, sorted(set(mute))
+    for key in recipe_keys(json_schema()):
+        if key.split(".")[0] not in ("extends", "objectives"):
+            assert f"| `{key.rpartition('.')[2]}` |" in page, key
+
+
+def test_a_tutorial_becomes_a_notebook_of_its_cells(build: Any) -> None:
+    import json
+
+    cells = json.loads(build.notebook("# Title\n\n```python\nx = 1\n```\n\nMore.\n"))["cells"]
+    assert [(cell["cell_type"], cell["source"]) for cell in cells] == [
+        ("markdown", "# Title"), ("code", "x = 1"), ("markdown", "More."),
+    ]  # fmt: skip
