@@ -159,32 +159,38 @@ def recipe_reference() -> str:
         "",
     ]
     lines += ["## The recipe", "", *table(schema, schema.get("$defs", {}))]
-    for key, node in schema["properties"].items():
-        section = referred(node, schema.get("$defs", {}))
-        if section is not None and section.get("properties"):
-            lines += [
-                f"## {key}",
-                "",
-                section.get("description", ""),
-                "",
-                *table(section, schema.get("$defs", {})),
-            ]
+    for path, section in sections(schema, schema.get("$defs", {})):
+        lines += [
+            f"## {path}",
+            "",
+            section.get("description", ""),
+            "",
+            *table(section, schema.get("$defs", {})),
+        ]
     for title, found in (("model", {name: MODELS.get(name) for name in MODELS}), ("objective", configs())):
         lines += [f"## {title}, by name", ""]
         for name, config in found.items():
             own = config.model_json_schema()
             lines += [f"### {title}.name = {name}", "", own.get("description", ""), ""]
             lines += table(own, own.get("$defs", {}))
+            for path, section in sections(own, own.get("$defs", {}), f"{title}."):
+                lines += [f"#### {path}", "", *table(section, own.get("$defs", {}))]
     return "\n".join(lines) + "\n"
 
 
-def referred(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any] | None:
-    """The section that a property refers to, if it is one."""
-    for option in (node, *node.get("anyOf", ()), *node.get("allOf", ())):
-        if "$ref" in option:
-            found: dict[str, Any] = definitions[option["$ref"].rpartition("/")[2]]
-            return found
-    return None
+def sections(
+    schema: dict[str, Any], definitions: dict[str, Any], above: str = ""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every section below a schema, by its path: `data`, `data.orbit`; one for each choice that there is."""
+    for key, node in schema.get("properties", {}).items():
+        for option in (node, *node.get("anyOf", ()), *node.get("oneOf", ()), *node.get("allOf", ())):
+            if "$ref" not in option:
+                continue
+            section = definitions[option["$ref"].rpartition("/")[2]]
+            if section.get("properties"):
+                name = section["properties"].get("name", {}).get("const")
+                yield f"{above}{key}" + (f", name = {name}" if name else ""), section
+                yield from sections(section, definitions, f"{above}{key}.")
 
 
 def table(schema: dict[str, Any], definitions: dict[str, Any]) -> list[str]:

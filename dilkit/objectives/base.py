@@ -36,13 +36,14 @@ HVP_PASSES = 3
 class _Settings(BaseModel):
     """A frozen section of a recipe that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ObjectiveConfig(_Settings):
     """What a recipe may say about any objective; each class adds its own in its nested `Config`."""
 
     name: str
+    """What the objective is called."""
     sam: Rate | None = None
     """Radius of sharpness-aware minimisation (`dilkit.objectives.generalisation.SharpnessAware`)."""
 
@@ -65,8 +66,11 @@ class InnerAdam(_Settings):
 
     name: Literal["adam"] = "adam"
     lr: Rate = 1e-4
+    """Step size."""
     betas: tuple[Beta, Beta] = (0.0, 0.999)
+    """Decay of the two moments."""
     eps: Rate = 1e-8
+    """Added to the denominator."""
 
 
 class InnerSgd(_Settings):
@@ -74,9 +78,13 @@ class InnerSgd(_Settings):
 
     name: Literal["sgd"] = "sgd"
     lr: Rate = 1e-4
+    """Step size."""
     momentum: Beta = 0.0
+    """Decay of the velocity."""
     nesterov: bool = False
+    """Look ahead along the velocity."""
     weight_decay: NonNegative = 0.0
+    """Added to the gradient, times the weights."""
 
 
 Inner = Annotated[InnerAdam | InnerSgd, Field(discriminator="name")]

@@ -48,7 +48,9 @@ class ChainConfig(ObjectiveConfig):
     """`buffers`: what becomes of running statistics met along the chain (see `dilkit.meta.first_order`)."""
 
     inner: Inner = InnerAdam()
+    """The virtual update."""
     buffers: Literal["commit_last", "isolate"] = "commit_last"
+    """What becomes of running statistics met on the way (see `dilkit.meta`)."""
 
 
 class Chained(Objective):
@@ -115,6 +117,7 @@ class DilPf(Chained):
         """
 
         steps: Annotated[int, Field(ge=2)] = 4
+        """Pooled virtual steps; one alone would be ERM up to scale."""
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         pooled = {label: on(self.loss, batch) for label, batch in episode.batches().items()}
@@ -133,10 +136,15 @@ class SecondOrderConfig(ObjectiveConfig):
     """
 
     inner: Inner = InnerSgd(lr=1e-2)
+    """The virtual update."""
     hvp: Literal["rr", "auto"] = "auto"
+    """No longer used: products are exact by double backward. Kept so that older recipes can be read."""
     keep: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    """Virtual steps whose graphs are kept instead of recomputed: time for memory."""
     buffers: Literal["isolate", "commit_last", "commit_mean", "frozen"] = "commit_mean"
+    """What becomes of running statistics met on the way (see `dilkit.meta`)."""
     backend: Literal["native", "higher", "learn2learn"] = "native"
+    """What computes the meta-gradient."""
 
 
 class Exact(Objective):
@@ -167,7 +175,9 @@ class DilSs(Exact):
         """
 
         trajectory: Literal["star", "chain"] = "star"
+        """`star`: one virtual step from theta for each distortion (Eq. 3); `chain`: one chain through all."""
         outer: Literal["all", "others", "same"] = "all"
+        """Whose loss is taken after the step on d: all distortions (Eq. 4), the others, or d itself."""
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         from dilkit.meta.api import Meta

@@ -43,6 +43,7 @@ class Erm(Objective):
         """
 
         together: bool = False
+        """Take one pass over all distortions at once instead of one each; the same gradient, more memory."""
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         if self.config.together:

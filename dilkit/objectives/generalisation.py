@@ -98,6 +98,7 @@ class GroupDro(Risk):
         """Group DRO: the weights of the distortions follow their losses, multiplicatively."""
 
         eta: Rate = 1e-2
+        """Step size of the weights of the distortions."""
 
     _q: Tensor | None = None
 
@@ -129,7 +130,9 @@ class VRex(Risk):
         """
 
         beta: NonNegative = 10.0
+        """Weight of the variance of the losses."""
         after: After = 0
+        """Steps of plain ERM before the penalty is switched on."""
 
     def risk(self, losses: Tensor, step: int) -> Tensor:
         mean = losses.mean()
@@ -154,7 +157,9 @@ class Eqrm(Risk):
         """EQRM: the alpha-quantile of the losses over the distortions. `after`: steps of ERM before it."""
 
         alpha: Annotated[float, Field(gt=0, lt=1)] = 0.75
+        """The quantile of the losses that is minimised."""
         after: After = 0
+        """Steps of plain ERM before the penalty is switched on."""
 
     def risk(self, losses: Tensor, step: int) -> Tensor:
         spread = losses.double().std() if len(losses) > 1 else losses.double().sum() * 0
@@ -193,6 +198,7 @@ class Tilted(Risk):
         """The criterion with P(d_i) re-weighted by loss: the worst prior within a KL ball."""
 
         tau: Rate = 0.02
+        """Temperature: small values weigh the worst distortion most."""
 
     def risk(self, losses: Tensor, step: int) -> Tensor:
         tau = self.config.tau
@@ -256,6 +262,7 @@ class AndMask(Objective):
         """AND-mask: components of the gradient whose sign the distortions share, and no others."""
 
         tau: Annotated[float, Field(gt=0, le=1)] = 1.0
+        """Share of the distortions that must agree on the sign of an entry."""
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         import torch
@@ -299,7 +306,9 @@ class InvariantGradients(Objective):
         """
 
         penalty: NonNegative = 1.0
+        """Weight of the penalty."""
         after: After = 0
+        """Steps of plain ERM before the penalty is switched on."""
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         import torch
@@ -381,6 +390,7 @@ class Fish(DilSf):
         """Fish: the chain of dil_sf, with an outer step of its own: optim.name=sgd optim.lr=0.5."""
 
         inner: Inner = InnerAdam(lr=1e-3, betas=(0.9, 0.999))
+        """The virtual update."""
 
 
 class Mldg(Objective):
@@ -410,9 +420,13 @@ class Mldg(Objective):
         """
 
         inner: Inner = InnerSgd(lr=1e-2)
+        """The virtual update."""
         beta: NonNegative = 1.0
+        """Weight of the held-out loss."""
         held_out: Annotated[int, Field(ge=1)] = 1
+        """Distortions kept for the outer loss at each step."""
         order: Literal["exact", "first"] = "exact"
+        """`exact` differentiates through the virtual step, `first` does not."""
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         from dilkit.meta.api import Meta
@@ -478,7 +492,9 @@ class Irm(Objective):
         """IRM (v1): one scale of the output fits all distortions. `after`: steps before the penalty."""
 
         penalty: NonNegative = 1.0
+        """Weight of the penalty."""
         after: After = 0
+        """Steps of plain ERM before the penalty is switched on."""
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         import torch
@@ -589,7 +605,9 @@ class Fishr(Matching):
         """Fishr: variances of the gradients over samples are matched. `after`: steps before the penalty."""
 
         penalty: NonNegative = 1000.0
+        """Weight of the penalty."""
         after: After = 0
+        """Steps of plain ERM before the penalty is switched on."""
 
     def observed(self, net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         import torch
@@ -626,7 +644,9 @@ class Coral(Matching):
         """CORAL: means and covariances of features are matched. `after`: steps before the penalty."""
 
         penalty: NonNegative = 1.0
+        """Weight of the penalty."""
         after: After = 0
+        """Steps of plain ERM before the penalty is switched on."""
 
     def observed(self, net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         import torch
@@ -662,6 +682,7 @@ class Mixup(Objective):
         """Mixup: batches that blend two distortions."""
 
         alpha: Rate = 0.2
+        """Parameter of the Beta distribution that mixing weights are drawn from."""
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         labels = episode.labels
