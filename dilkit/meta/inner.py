@@ -132,7 +132,7 @@ class Sgd:
                 new["momentum_buffer"] = v
                 d = d + self.momentum * v if self.nesterov else v
             lr = rate_of(self.lr, name)
-            out.append(p - lr * d if isinstance(lr, Tensor) else torch.sub(p, d, alpha=lr))
+            out.append(p - lr * d)
             states.append(new)
         return out, states
 
