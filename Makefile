@@ -9,7 +9,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 export NO_ALBUMENTATIONS_UPDATE := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup test test-gpu test-zoo lint docs clean
+.PHONY: help setup test fuzz test-gpu test-zoo lint docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9_-]+):.*## /  \1|/' | column -t -s '|'
@@ -47,6 +47,9 @@ foreign:
 
 test: $(READY)  ## run every test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+fuzz: $(READY)  ## a night of fuzzing: expressions, recipes, checkpoints and datasets, DILKIT_FUZZ of each (5000)
+	DILKIT_FUZZ=$${DILKIT_FUZZ:-5000} $(BIN)/python -m pytest -n $(JOBS) --timeout 36000 tests/security
 
 test-gpu: $(READY)  ## run what needs a CUDA device; says so where there is none
 	@$(BIN)/python -c 'import torch; torch.cuda.is_available() or print("no CUDA device here: every test will be skipped")'

@@ -248,18 +248,19 @@ class Store:
         return Window(y, x, min(bottom, height) - y, min(right, width) - x)
 
     def _stored_view(self, label: str) -> StoredView:
-        by_label: dict[str, StoredView] = self.__dict__.setdefault(
-            "_by_label", {view.label: view for view in self.header.views}
-        )
         try:
-            return by_label[label]
+            return self._by_label[label]
         except KeyError:
             raise UsageError(
                 f"the dataset has no confounder {label!r}",
                 where=self.path,
-                expected=", ".join(by_label),
-                nearest=nearest(label, by_label),
+                expected=", ".join(self._by_label),
+                nearest=nearest(label, self._by_label),
             ) from None
+
+    @cached_property
+    def _by_label(self) -> dict[str, StoredView]:
+        return {view.label: view for view in self.header.views}
 
     @cached_property
     def _shards(self) -> tuple[list[int], list[Store]]:
@@ -311,13 +312,16 @@ class Store:
         found = {name: region for name, region in self.header.regions.items() if is_pixels(name)}
         return {name: self._mapped.array(region) for name, region in found.items()}
 
+    @cached_property
+    def _starts(self) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]]:
+        return {}
+
     def _start(self, name: str, item: int, scale: int) -> int:
         """Where an item begins in an array, in pixels."""
-        starts = self.__dict__.setdefault("_all_starts", {})
-        if name not in starts:
+        if name not in self._starts:
             present = self.header.present.get(name.split("/", 2 if name.startswith("draws/") else 1)[-1])
-            starts[name] = (item_offsets(self.index["h"], self.index["w"], scale, present), present)
-        offsets, present = starts[name]
+            self._starts[name] = item_offsets(self.index["h"], self.index["w"], scale, present), present
+        offsets, present = self._starts[name]
         if present is not None and not present[item]:
             raise UsageError(
                 f"item {item} has no such view", where=self.path, found=name.rpartition("/")[2],
