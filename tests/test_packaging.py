@@ -92,6 +92,8 @@ def test_the_wheel_has_one_top_level_name_and_every_module(wheel: Path) -> None:
             for p in (ROOT / folder).rglob("*")
             if p.suffix in {".py", ".yaml"} and "__pycache__" not in p.parts
         }
+    zoo = [p for p in (ROOT / "dilkit" / "zoo").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    expected |= {f"dilkit/{p.relative_to(ROOT / 'dilkit')}" for p in zoo}
     assert expected <= set(names)
 
 
