@@ -36,6 +36,7 @@ from dilkit.inference.foreign import Function
 from dilkit.inference.nets import Net, find_checkpoint, open_net
 from dilkit.metrics import psnr
 from dilkit.recipe import Recipe, resolved, to_yaml
+from dilkit.training.assemble import open_store
 
 Image = npt.NDArray[np.float32]
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,6 +170,7 @@ def pack(name: str, source: str, rows: list[Path]) -> None:
     loaded = checkpoint.load(find_checkpoint(source))
     notes = {key: value for key, value in loaded.metadata.items() if key not in ("format", "weights")}
     notes["versions"] = {**notes["versions"], "platform": MACHINE}
+    notes["images"] = open_store(loaded.recipe).seen_images(loaded.recipe.data.split).to_json()
     checkpoint.save_weights(folder / "net.safetensors", loaded.net, None, loaded.recipe, notes)
     (folder / "net.safetensors").chmod(0o644)
     (folder / "recipe.yaml").write_text(to_yaml(resolved(loaded.recipe)), encoding="utf-8")

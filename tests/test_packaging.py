@@ -10,6 +10,8 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,3 +132,8 @@ def test_the_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: P
     dilkit("augment", "deadleaves:4@64", "--tile=64", "--out=store.h5", "--distort=awgn[5, 20] >> clip")
     dilkit("train", "denoise-gaussian-small", "data.store=store.h5", "steps=10", "--out", "run")
     assert list((tmp_path / "run" / "checkpoints").glob("*.safetensors"))
+    assert "zoo:denoise" in dilkit("ls", "nets")
+    (tmp_path / "photo.png").write_bytes(
+        cv2.imencode(".png", np.full((40, 48, 3), 90, np.uint8))[1].tobytes()
+    )
+    assert dilkit("restore", "photo.png").split() == ["restored/photo.png"]
