@@ -29,11 +29,13 @@ import torch
 from skimage.restoration import denoise_tv_chambolle, denoise_wavelet
 
 from dilkit import checkpoint
+from dilkit.checkpoint import Provenance
+from dilkit.confounders.duplicates import SeenImages, perceptual_hash
 from dilkit.confounders.images import expand
 from dilkit.distortions import SampleKey, as_float, confounder_set, pixel_hash
 from dilkit.evaluation import evaluate
 from dilkit.inference.foreign import Function
-from dilkit.inference.nets import Net, find_checkpoint, open_net
+from dilkit.inference.nets import Net, open_net
 from dilkit.metrics import psnr
 from dilkit.recipe import Recipe, resolved, to_yaml
 from dilkit.training.assemble import open_store
@@ -167,10 +169,16 @@ def pack(name: str, source: str, rows: list[Path]) -> None:
     run = Path(source)
     folder = ZOO / name
     folder.mkdir(parents=True, exist_ok=True)
-    loaded = checkpoint.load(find_checkpoint(source))
+    loaded = checkpoint.load(source)
     notes = {key: value for key, value in loaded.metadata.items() if key not in ("format", "weights")}
     notes["versions"] = {**notes["versions"], "platform": MACHINE}
-    notes["images"] = open_store(loaded.recipe).seen_images(loaded.recipe.data.split).to_json()
+    if notes.get("images") is None:  # a run that looked at no image to note it
+        seen = open_store(loaded.recipe).seen_images(loaded.recipe.data.split)
+        chosen = SeenImages.of(
+            [perceptual_hash(i.load("refuse")) for i in expand(loaded.recipe.validation.images)]
+        )
+        known = Provenance.from_metadata({**notes, "images": seen.to_json(), "selection": chosen.to_json()})
+        notes |= known.to_metadata()
     checkpoint.save_weights(folder / "net.safetensors", loaded.net, None, loaded.recipe, notes)
     (folder / "net.safetensors").chmod(0o644)
     (folder / "recipe.yaml").write_text(to_yaml(resolved(loaded.recipe)), encoding="utf-8")
