@@ -7,7 +7,7 @@
 
 Every third image of the set is taken. The strength of each classical method is the best for the very
 distortion on scikit-image's two test photographs (so it is told what the net has to find out for itself);
-times are of one image on one thread. `pack` puts a run into dilkit/zoo and writes its card; `table` writes
+times are CPU seconds of one image on one thread. `pack` puts a run into dilkit/zoo and writes its card; `table` writes
 docs/zoo.md from what is packed. Wavelets need PyWavelets.
 """
 
@@ -71,8 +71,9 @@ OUTSIDE = {
 }
 """What its card says besides: clean images, and what it was not trained for."""
 LIMITS = {
-    "denoise": "Impulses, JPEG blocks and blur are not noise of its kinds: they stay, or are taken for "
-    "texture. Above sigma 60 it oversmooths fine texture. Grain that is meant is removed as well.",
+    "denoise": "Impulses, JPEG blocks and blur are not noise of its kinds: they stay, or are taken for\n"
+    "texture. Above sigma 60 it oversmooths fine texture. Grain that is meant is removed as well. A clean image\n"
+    "loses a little: see the first line below.",
     "artifacts": "Images compressed twice on different grids, enlarged after compression, or by another "
     "codec. Colours lost to chroma subsampling come back only in part.",
     "deblur": "Blur wider than sigma 4, defocus with hard-edged discs, and blur that varies over the image. "
@@ -119,14 +120,14 @@ SHARPENERS: dict[str, Callable[[Image, float], Image]] = {"unsharp masking": uns
 
 
 def measure(nets: Iterable[Net], data: list[Path], word: str) -> pd.DataFrame:
-    """Rows of an evaluation, with the mean seconds of a forward pass."""
+    """Rows of an evaluation, with the median CPU seconds of a forward pass."""
     found: dict[str, list[float]] = {}
     nets = list(nets)
     for net in nets:
         if net.module is not None:
             seconds = found.setdefault(net.label, [])
-            net.module.register_forward_pre_hook(lambda *_, s=seconds: s.append(-time.perf_counter()))
-            net.module.register_forward_hook(lambda *_, s=seconds: s.append(s.pop() + time.perf_counter()))
+            net.module.register_forward_pre_hook(lambda *_, s=seconds: s.append(-time.thread_time()))
+            net.module.register_forward_hook(lambda *_, s=seconds: s.append(s.pop() + time.thread_time()))
     rows = evaluate(nets, data, word, clip=True, quantize=False, device="cpu", workers=1)
     rows["seconds"] = [float(np.median(found[n])) if n in found else 0.0 for n in rows["net"]]
     return rows
@@ -169,7 +170,7 @@ def pack(name: str, source: str, rows: list[Path]) -> None:
     run = Path(source)
     folder = ZOO / name
     folder.mkdir(parents=True, exist_ok=True)
-    loaded = checkpoint.load(source)
+    loaded = checkpoint.load(checkpoint.find_checkpoint(source))
     notes = {key: value for key, value in loaded.metadata.items() if key not in ("format", "weights")}
     notes["versions"] = {**notes["versions"], "platform": MACHINE}
     if notes.get("images") is None:  # a run that looked at no image to note it
@@ -281,7 +282,7 @@ def table(name: str) -> str:
         lines.append(f"| `{label}` | " + " | ".join(cells) + " |")
     spent = rows.groupby("net")["seconds"].median()
     cells = [f"{spent[net]:.2f}" if spent[net] else "-" for net in order]
-    return "\n".join([*lines, "| seconds an image | " + " | ".join(cells) + " |"])
+    return "\n".join([*lines, "| CPU seconds an image | " + " | ".join(cells) + " |"])
 
 
 def write_page() -> None:
