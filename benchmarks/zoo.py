@@ -7,8 +7,8 @@
 
 Every third image of the set is taken. The strength of each classical method is the best for the very
 distortion on scikit-image's two test photographs (so it is told what the net has to find out for itself);
-times are CPU seconds of one image on one thread. `pack` puts a run into dilkit/zoo and writes its card; `table` writes
-docs/zoo.md from what is packed. Wavelets need PyWavelets.
+times are CPU seconds of one image on one thread. `pack` puts a run into dilkit/zoo and writes its card;
+`table` writes docs/zoo.md from what is packed. Wavelets need PyWavelets.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ OUTSIDE = {
 """What its card says besides: clean images, and what it was not trained for."""
 LIMITS = {
     "denoise": "Impulses, JPEG blocks and blur are not noise of its kinds: they stay, or are taken for\n"
-    "texture. Above sigma 60 it oversmooths fine texture. Grain that is meant is removed as well. A clean image\n"
-    "loses a little: see the first line below.",
+    "texture. Above sigma 60 it oversmooths fine texture. Grain that is meant is removed as well. A clean\n"
+    "image loses a little: see the first line below.",
     "artifacts": "Images compressed twice on different grids, enlarged after compression, or by another "
     "codec. Colours lost to chroma subsampling come back only in part.",
     "deblur": "Blur wider than sigma 4, defocus with hard-edged discs, and blur that varies over the image. "
@@ -81,6 +81,12 @@ LIMITS = {
     "derain": "Drops on the lens, mist and snow; streaks that are no straight lines. Its rain was drawn.",
     "real": "Strong noise or blur, and what other processing than JPEG leaves (sharpening, denoising).",
 }
+MADE = {
+    "denoise": " The run was paused and resumed, with a development\n"
+    "version in which every tile of an image had one draw of each distortion; the recipe now draws afresh\n"
+    "at every epoch, so it makes a like net and not these very bits.",
+}
+"""What else is to be said of a run."""
 EVERY = 3
 STRENGTHS = (2.0, 4.0, 7.0, 11.0, 16.0, 23.0, 33.0, 47.0, 66.0)
 
@@ -223,7 +229,7 @@ Removes {facts["about"]}.
 
 ## What it saw
 
-Distortions, drawn afresh for every crop:
+Distortions:
 
 {chr(10).join(f"- `{word}`" for word in confounder_set(recipe.data.distort))}
 
@@ -260,7 +266,7 @@ Seed {recipe.seed}; {recipe.steps} steps in {log["seconds"].iloc[-1] / 60:.0f} m
 ({MACHINE}, bfloat16 forward passes). On two photographs that no net of the zoo is trained on, the mean over
 its distortions went from {first["val/seen"]:.2f} dB at step {first["step"]:.0f}
 to {last["val/seen"]:.2f} dB at step {last["step"]:.0f} (`log.csv`).
-The last checkpoint is shipped; nothing was chosen on CBSD68.
+The last checkpoint is shipped; nothing was chosen on CBSD68.{MADE.get(name, "")}
 
 ## Licence
 
