@@ -23,8 +23,10 @@ from dilkit.distortions import SampleKey, as_float, confounder_set, parse
 from dilkit.errors import UsageError
 from dilkit.inference.nets import open_net, open_nets
 from dilkit.metrics import psnr
+from dilkit.models import from_config
 from dilkit.recipe import compose, resolved, validate
 from dilkit.recipe.layers import read_layer
+from dilkit.training.assemble import initialise
 from dilkit.zoo import DEFAULT, PREFIX, resolve, shipped_net, shipped_nets
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,6 +121,22 @@ def test_a_name_of_the_zoo_stands_wherever_a_checkpoint_does() -> None:
     assert set(checkpoint.read(named)[0]) == set(dilkit.load(named).net.state_dict())
     [net] = open_nets(named)
     assert net.label == named
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_starts_from_one_of_the_zoo_and_keeps_its_past(name: str) -> None:
+    recipe = compose([f"zoo/{name}", f"init={PREFIX}{name}"]).recipe
+    net, shipped = from_config(recipe.model), dilkit.load(PREFIX + name)
+    past = initialise(net, recipe.init)
+    assert all((value == net.state_dict()[key]).all() for key, value in shipped.net.state_dict().items())
+    assert past.images is not None
+    assert not past.unknown
+    [astronaut] = expand(["samples:free"], limit=1)
+    assert past.holds(astronaut.load("refuse")) is True
+    [chelsea] = [each for each in expand(["samples:test"]) if "chelsea" in each.name]
+    assert past.selection is not None
+    assert past.selection.holds(chelsea.load("refuse"))
+    assert not past.images.holds(chelsea.load("refuse"))
 
 
 def test_what_is_not_of_the_zoo_is_left_alone(tmp_path: Path) -> None:
