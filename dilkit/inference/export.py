@@ -116,11 +116,11 @@ def describe(net: Net) -> dict[str, str]:
 def _copy_checkpoint(net: str | Path | nn.Module, out: Path, trust_code: bool) -> tuple[Net, Runner]:
     if not isinstance(net, str | Path):
         raise UsageError("a module without a recipe cannot be written as a checkpoint", where=out)
-    loaded = checkpoint.load(find_checkpoint(net))
+    loaded = checkpoint.load(find_checkpoint(net), trust_code=trust_code)
     notes = {name: value for name, value in loaded.metadata.items() if name not in ("format", "versions")}
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save_weights(out, loaded.net, None, loaded.recipe, notes)
-    return Net("net", loaded.net), checkpoint.load(out).net
+    return Net("net", loaded.net), checkpoint.load(out, trust_code=trust_code).net
 
 
 def random_shapes(seed: int, count: int = 5, multiple: int = 1) -> list[tuple[int, int, int]]:

@@ -283,6 +283,7 @@ def meta_needs_torch_alone(house: House) -> Iterator[Offence]:
 
 
 SINGLE_PLACES = {
+    "a virtual update": (r"\.descend\(|carrier\.update\(", {"meta.trajectory"}),
     "a reader of safetensors": (r"\bsafe_open\(", {"checkpoint"}),
     "a chooser of the device": (r"torch\.(cuda|backends\.mps)\.is_available\(\)", {"devices"}),
     "a progress view": (r"\brich\.(progress|live)\b", {"cli.progress"}),
@@ -293,7 +294,7 @@ SINGLE_PLACES = {
 
 
 def one_place(house: House, sources: Callable[[Module], str] | None = None) -> Iterator[Offence]:
-    """Law 3: one reader of checkpoints, one device chooser, one clock, one progress view, one likeness."""
+    """Law 3: one place for virtual updates, one reader of checkpoints, one device chooser, one clock, one progress view, one likeness."""
     for what, (pattern, homes) in SINGLE_PLACES.items():
         for module in house.modules.values():
             if module.name in homes:

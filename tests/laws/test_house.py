@@ -107,6 +107,11 @@ BREAKS: list[tuple[str, dict[str, str], str]] = [
         {"dilkit/report/page.py": "def f(p):\n    return safe_open(p)"},
         "page.py:2: a reader of safetensors",
     ),
+    (
+        "one place",
+        {"dilkit/objectives/dil.py": "def f(c, t):\n    c.descend(t)"},
+        "dil.py:2: a virtual update",
+    ),
     ("one place", {"dilkit/training/engine.py": "x = torch.cuda.is_available()"}, "a chooser of the device"),
     ("one place", {"cli/eval.py": "from rich.progress import Progress"}, "a progress view"),
     ("one place", {"dilkit/report/page.py": "def clock(s): return s"}, "a clock"),

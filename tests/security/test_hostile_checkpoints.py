@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from dilkit.checkpoint import Folder, load
 from dilkit.errors import DilkitError, UsageError
+from dilkit.inference.export import export
 
 SIDE_EFFECT = """
 from pathlib import Path
@@ -78,6 +79,15 @@ def test_trusted_code_is_loaded_by_flag_or_by_name(stranger: Path, tmp_path: Pat
     assert load(path, trust_code=("stranger_module:Net",)).net.weight.shape == (3, 3, 1, 1)
     assert stranger.exists()
     assert load(path, trust_code=True).recipe.model.name == "stranger_module:Net"
+
+
+def test_a_copy_for_export_runs_what_is_trusted_and_nothing_else(stranger: Path, tmp_path: Path) -> None:
+    tensors = {"weight": torch.ones(3, 3, 1, 1), "bias": torch.zeros(3)}
+    path = write(tmp_path / "mine.safetensors", {"name": "stranger_module:Net"}, tensors)
+    with pytest.raises(UsageError, match="stranger_module"):
+        export(path, tmp_path / "copy.safetensors")
+    assert not stranger.exists()
+    assert export(path, tmp_path / "copy.safetensors", trust_code=True) == 0
 
 
 def test_the_check_command_refuses_it_and_exits_2(
