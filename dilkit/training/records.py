@@ -84,11 +84,14 @@ Row = dict[str, float | int | str | None]
 
 
 def write_header(out: Path, composed: Composed, command: Sequence[str]) -> None:
-    """`recipe.yaml` (resolved: it starts the same run again), `recipe.raw.yaml` (as composed), `run.json`."""
-    write_text(out / "recipe.yaml", to_yaml(resolved(composed.recipe)))
-    write_text(out / "recipe.raw.yaml", to_yaml(composed.layer.tree))
+    """`run.json`, `recipe.yaml` (resolved: it starts the same run again), `recipe.raw.yaml` (as composed).
+
+    `run.json` comes first: it is what marks a folder as a run's, wherever the run is killed.
+    """
     header = {"command": list(command), "words": list(composed.words), "versions": versions()}
     write_text(out / "run.json", json.dumps(header, indent=2) + "\n")
+    write_text(out / "recipe.yaml", to_yaml(resolved(composed.recipe)))
+    write_text(out / "recipe.raw.yaml", to_yaml(composed.layer.tree))
 
 
 class Metrics:

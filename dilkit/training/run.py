@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 Log = Callable[[Mapping[str, Any]], None]
 """Called with each row of the metrics, and with `{"note": text}` for what a person should know."""
 
-_OWN = ("recipe.yaml", "recipe.raw.yaml", "run.json", "metrics.jsonl", "metrics.csv")
+_FIRST = {".writable", ".run.json.tmp"}
+"""What a run that was killed at its very start can leave without its `run.json`."""
+_OWN = {"recipe.yaml", "recipe.raw.yaml", "run.json", "metrics.jsonl", "metrics.csv", *_FIRST}
 """What a run writes before its first checkpoint."""
 
 
@@ -121,8 +123,8 @@ def train(
         past = past | resume_from(folder, trainee, composed, accelerator, allow_changes, log)
     metrics = None
     if accelerator.first:
-        metrics = Metrics(out, [make(out) for make in sinks], resume_at=trainee.step)
         write_header(out, composed, command)
+        metrics = Metrics(out, [make(out) for make in sinks], resume_at=trainee.step)
     provenance = _Provenance(store, recipe, labels, validation, past)
     run = Callbacks(recipe, accelerator, budget, folder, metrics, validation, provenance, log, stop)
     if not run.done(trainee):
@@ -174,10 +176,14 @@ def claim_output(out: Path, *, resume: bool) -> None:
             )
         return
     files = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
-    started = (out / "run.json").is_file() and all(
-        path.name in _OWN or path.name.startswith("nonfinite-") or "tensorboard" in path.parts
+    own = all(
+        path.name in _OWN
+        or path.name.startswith("nonfinite-")
+        or "tensorboard" in path.parts
+        or (path.name.startswith(".") and path.suffix == ".tmp")
         for path in files
     )
+    started = own and ((out / "run.json").is_file() or {path.name for path in files} <= _FIRST)
     if files and not started:
         raise UsageError(
             "the output folder is not empty",

@@ -7,6 +7,7 @@ import fcntl
 import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
 import time
@@ -196,8 +197,15 @@ def kill_a_worker(phase: str, done: int, total: int) -> None:
 
 def test_a_lost_worker_is_named_and_the_run_goes_on(build: Build, whole: bytes, tmp_path: Path) -> None:
     out = tmp_path / "x.h5"
-    with pytest.raises(DilkitError, match=r"died(.|\n)*repeat the command"):
-        build(out, workers=2, progress=kill_a_worker)
+    for _ in range(20):  # on a busy machine all work may be done before the worker is killed
+        try:
+            build(out, workers=2, progress=kill_a_worker)
+        except DilkitError as error:
+            assert re.search(r"died(.|\n)*repeat the command", str(error))
+            break
+        out.unlink()
+    else:
+        pytest.fail("no worker could be killed at work")
     assert build(out, workers=2).resumed and out.read_bytes() == whole
 
 

@@ -294,7 +294,9 @@ SINGLE_PLACES = {
 
 
 def one_place(house: House, sources: Callable[[Module], str] | None = None) -> Iterator[Offence]:
-    """Law 3: one place for virtual updates, one reader of checkpoints, one device chooser, one clock, one progress view, one likeness."""
+    """Law 3: one place for virtual updates, one reader of checkpoints, one device chooser, one clock, one
+    progress view, one likeness.
+    """
     for what, (pattern, homes) in SINGLE_PLACES.items():
         for module in house.modules.values():
             if module.name in homes:

@@ -183,3 +183,8 @@ def test_every_registry_is_a_door(house: House) -> None:
     made = registries(house)
     unknown = {kind: f"{module.file}:{line}" for kind, (module, line) in made.items() if kind not in DOORS}
     assert not {k: v for k, v in unknown.items() if k not in ("exporter", "thing")}, unknown
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names)), "pytest imports test files by name"

@@ -155,9 +155,12 @@ def test_an_objective_of_a_third_party_is_built_and_validated() -> None:
             strength: float = 1.0
 
     OBJECTIVES.add(Mine, origin="a test")
-    check_objective("mine", strength=2.0)
-    with pytest.raises(UsageError, match="did you mean: strength"):
-        make_objective("mine", loss=lambda n, b: b[0].mean(), strenght=2.0)
+    try:
+        check_objective("mine", strength=2.0)
+        with pytest.raises(UsageError, match="did you mean: strength"):
+            make_objective("mine", loss=lambda n, b: b[0].mean(), strenght=2.0)
+    finally:
+        del OBJECTIVES._entries["mine"]
 
 
 def test_the_table_of_the_documentation_states_what_the_classes_do() -> None:

@@ -30,6 +30,18 @@ def test_a_run_that_saved_nothing_does_not_block_its_folder(tiny: list[str], tmp
         train([*tiny, "steps=2"], out)
 
 
+@pytest.mark.parametrize(
+    "left", [".run.json.tmp", ".writable", "run.json|checkpoints/.step-00000003.safetensors.tmp"]
+)
+def test_a_run_killed_before_its_first_checkpoint_does_not_block_its_folder(
+    tiny: list[str], tmp_path: Path, left: str
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in left.split("|"):
+        (tmp_path / name).write_text("{}")
+    assert train([*tiny, "steps=2"], tmp_path).step == 2
+
+
 def test_files_of_ones_own_block_a_folder_and_stay(tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("mine")
     with pytest.raises(UsageError, match="not empty"):
