@@ -18,7 +18,7 @@ Examples:
 
 `dilkit restore photo.jpg`
 
-`dilkit restore photo.jpg --net deblur --preview`
+`dilkit restore photo.jpg --net denoise --preview`
 
 `dilkit restore runs/dil/checkpoints/last.safetensors photos --out restored`
 

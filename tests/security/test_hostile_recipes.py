@@ -1,7 +1,11 @@
-"""A recipe runs only what the user's own command line allows, and is read in bounded time."""
+"""A recipe runs only what the user's own command line allows, and is read in bounded time.
+
+`DILKIT_FUZZ=5000 pytest tests/security/test_hostile_recipes.py` tries as many.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import suppress
@@ -98,7 +102,7 @@ def test_a_file_that_never_ends_is_read_only_so_far(tmp_path: Path) -> None:
         compose([str(file)])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=int(os.environ.get("DILKIT_FUZZ", "150")), deadline=None)
 @given(st.text(alphabet=st.sampled_from(list("ab:&*!<>[]{}-,#|?%@`'\"\\\n 1.e0~")), max_size=60))
 def test_no_text_does_more_than_be_refused(text: str) -> None:
     with suppress(UsageError):
@@ -117,7 +121,7 @@ _VALUES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=int(os.environ.get("DILKIT_FUZZ", "150")), deadline=None)
 @given(st.lists(st.tuples(_KEYS, _VALUES), max_size=3))
 def test_no_override_does_more_than_be_refused(pairs: list[tuple[str, str]]) -> None:
     try:
