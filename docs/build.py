@@ -29,7 +29,7 @@ OUT = ROOT / "build" / "docs"
 SECTIONS: dict[str, list[str]] = {
     "": ["index.md"],
     "Tutorials": ["tutorials/your-own-net.md", "tutorials/your-camera.md", "tutorials/settle-an-argument.md"],
-    "How to": ["how-to/*.md"],
+    "How to": ["how-to/*.md", "from-*.md"],
     "Concepts": [
         "method.md",
         "distortions.md",
@@ -37,6 +37,8 @@ SECTIONS: dict[str, list[str]] = {
         "datasets.md",
         "training.md",
         "evaluation.md",
+        "results.md",
+        "reliability.md",
         "*.md",
     ],
     "Reference": ["reference/*.md", "glossary.md"],

@@ -178,7 +178,11 @@ _RECIPE = st.fixed_dictionaries({"model": _MODEL | _JSON, "steps": st.just(1) | 
 _META = st.fixed_dictionaries({"format": st.just(1) | _JSON, "recipe": _RECIPE | _JSON})
 
 
-@settings(max_examples=int(os.environ.get("DILKIT_FUZZ", "150")), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=int(os.environ.get("DILKIT_FUZZ", "150")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(meta=_META)
 def test_no_metadata_does_more_than_be_refused(meta: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "x.safetensors"
@@ -187,7 +191,11 @@ def test_no_metadata_does_more_than_be_refused(meta: Any, tmp_path_factory: pyte
         load(path)
 
 
-@settings(max_examples=int(os.environ.get("DILKIT_FUZZ", "100")), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=int(os.environ.get("DILKIT_FUZZ", "100")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(at=st.integers(0, 400), byte=st.integers(0, 255), cut=st.integers(0, 400))
 def test_no_damaged_bytes_do_more_than_be_refused_or_loaded(
     at: int, byte: int, cut: int, tmp_path_factory: pytest.TempPathFactory
