@@ -46,10 +46,10 @@ def check_loss(name: str) -> None:
         refuse("returns no scalar", f"{tuple(value.shape)} {value.dtype}")
     if not torch.isfinite(value):
         refuse("is not finite", float(value))
-    (grad,) = torch.autograd.grad(value, output, allow_unused=True)
+    (grad,) = torch.autograd.grad(value, output, allow_unused=True) if value.requires_grad else (None,)
     if grad is None or not torch.isfinite(grad).all() or not grad.any():
         refuse("has no usable gradient for the output", None if grad is None else "zero or not finite")
-    if float(loss(target.clone(), target)) > float(value):
+    if float(loss(target.clone(), target)) > float(value.detach()):
         refuse("is larger for a perfect output than for a noisy one", float(value))
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from dilkit.distortions import REGISTRY, Param, PrimitiveKind, register
 from dilkit.errors import DilkitError
-from dilkit.testing import check_distortion
+from dilkit.losses import LOSSES
+from dilkit.testing import check_distortion, check_loss
 
 COUNT = iter(range(10**6))
 
@@ -88,3 +89,10 @@ def test_a_distortion_of_dilkit_passes(name: str) -> None:
     settings |= {"jpeg": {"quality": 30}, "rain": {"density": 0.005}}
     known = {param.name for param in kind.params}
     check_distortion(name, **{k: v for k, v in settings.get(name, {}).items() if k in known})
+
+
+def test_a_loss_that_passes_no_gradient_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LOSSES, "_entries", dict(LOSSES._entries))
+    LOSSES.add(lambda output, target: (output.detach() - target).abs().mean(), "mute")
+    with pytest.raises(DilkitError, match="no usable gradient"):
+        check_loss("mute")
