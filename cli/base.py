@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from dilkit import __version__
+from dilkit._version import __version__
 from dilkit.registry import PLUGINS, load_plugin
 
 PANELS = {

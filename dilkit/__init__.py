@@ -11,6 +11,8 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from dilkit._version import __version__
+
 if TYPE_CHECKING:
     from dilkit import meta as meta
     from dilkit import report as report
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from dilkit.recipe.compose import compose as compose
     from dilkit.training.run import train as train
 
-__version__ = "0.1.0"
 
 _PUBLIC = {
     "DilkitError": "dilkit.errors",

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from dilkit import __version__
+from dilkit._version import __version__
 from dilkit.confounders.duplicates import SeenImages
 from dilkit.distortions import ConfounderSet, confounder_set
 from dilkit.errors import DilkitError, UsageError, reason

@@ -33,7 +33,7 @@ import threadpoolctl
 import xxhash
 from PIL import Image
 
-from dilkit import __version__
+from dilkit._version import __version__
 from dilkit.confounders import format as layout
 from dilkit.confounders.duplicates import hashes_of, perceptual_hash, refuse_duplicates
 from dilkit.confounders.format import Regions, cut, pixels_of, regions, to_blocks, write_all

@@ -48,7 +48,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dilkit import __version__
+from dilkit._version import __version__
 from dilkit.confounders.plan import COUPLINGS, STORAGES, Plan, PlannedView, Shard, item_offsets, settings_json
 from dilkit.distortions import ConfounderSet, confounder_set, pixel_hash
 from dilkit.distortions.randomness import Window

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dilkit import __version__
+from dilkit._version import __version__
 from dilkit.confounders.build import plan_for
 from dilkit.confounders.duplicates import SeenImages, perceptual_hash
 from dilkit.confounders.format import Array, Header, StoredView

@@ -13,7 +13,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from dilkit import __version__
+from dilkit._version import __version__
 from dilkit.confounders.images import (
     ALPHAS,
     Alpha,

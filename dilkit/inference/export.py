@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dilkit import __version__, checkpoint
+from dilkit import checkpoint
+from dilkit._version import __version__
 from dilkit.checkpoint import find_checkpoint
 from dilkit.errors import DilkitError, UsageError
 from dilkit.inference.nets import Net, open_net

@@ -19,7 +19,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from dilkit import __version__
+from dilkit._version import __version__
 from dilkit.devices import pick_device
 from dilkit.errors import UsageError
 from dilkit.evaluation.bootstrap import collapse_degrees, scores
