@@ -37,6 +37,7 @@ SECTIONS: dict[str, list[str]] = {
         "datasets.md",
         "training.md",
         "evaluation.md",
+        "generalisation.md",
         "results.md",
         "reliability.md",
         "*.md",
