@@ -150,6 +150,7 @@ def test_a_wrong_second_derivative_of_a_custom_function_is_found():
         ("unet", {"width": 6, "depth": 2}),
         ("nafnet", {"width": 4, "middle": 1, "encoder": (1, 1), "decoder": (1, 1)}),
         ("rrdb", {"width": 8, "growth": 4, "blocks": 1}),
+        ("resunet", {"widths": (4, 6), "down": (1, 1), "up": (1,)}),
         ("swinir", {"width": 12, "depths": [2], "heads": [2], "window": 4}),
     ],
 )
@@ -161,6 +162,24 @@ def test_every_built_in_model_passes(name, settings):
     torch.manual_seed(0)
     net = build_model(name, **settings)
     found = list(examine(net.train(), (1, 3, 8, 8) if settings else (1, 3, 4, 4)))
+    assert all(f.verdict != "fail" for f in found), [f for f in found if f.verdict == "fail"]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    ["demo", "denoise-degrees", "denoise-ood-15"]
+    + [
+        f"{t}-small"
+        for t in ("denoise-gaussian", "deblur-gaussian", "derain", "hybrid", "real-denoise", "real-sr")
+    ],
+)
+def test_the_net_of_every_recipe_for_a_cpu_passes(recipe):
+    from dilkit.models import from_config
+    from dilkit.recipe import compose
+
+    torch.manual_seed(0)
+    net = from_config(compose([recipe, "data.store=some.h5"]).recipe.model)
+    found = list(examine(net.train(), (1, 3, 8, 8)))
     assert all(f.verdict != "fail" for f in found), [f for f in found if f.verdict == "fail"]
 
 
