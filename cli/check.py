@@ -15,6 +15,8 @@ from .output import show_table
 if TYPE_CHECKING:
     from torch import nn
 
+    from dilkit.meta.check import Finding
+
 EPILOG = """
 Examples:
 
@@ -75,7 +77,7 @@ def check(
     torch.manual_seed(seed)
     net = _load(model, settings or [], trust_code).train(train)
     shape = (batch, channels, size, size)
-    findings = list(examine(net, shape, seed=seed))
+    findings = [*examine(net, shape, seed=seed), *_sizes(net, channels)]
     trusted = all(f.verdict != "fail" for f in findings)
     units, table = _costs(net, shape, confounders) if costs and trusted else (None, [])
     if as_json:
@@ -95,6 +97,22 @@ def check(
     else:
         _show(findings, units, table, confounders)
     raise typer.Exit(0 if trusted else 1)
+
+
+def _sizes(net: nn.Module, channels: int) -> list[Finding]:
+    """Which image sizes the net takes, where it is a net of RGB images."""
+    from copy import deepcopy
+
+    from dilkit.meta.check import Finding
+    from dilkit.models.sizes import find_multiple
+
+    multiple = find_multiple(deepcopy(net).eval()) if channels == 3 else None
+    if multiple is None:
+        return []
+    if multiple == 1:
+        return [Finding("sizes", "ok", "images of any size")]
+    padded = "eval and restore pad others by reflection and crop the result"
+    return [Finding("sizes", "note", f"sides that are multiples of {multiple}; {padded}")]
 
 
 def _check_plugin(kind: str, words: list[str]) -> None:

@@ -83,6 +83,21 @@ def test_a_size_the_net_refuses_is_a_finding():
     assert [f.verdict for f in found] == ["fail"]
 
 
+def test_the_sizes_a_net_takes_are_found(tmp_path, monkeypatch):
+    (tmp_path / "eights.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Conv2d):\n"
+        "    def __init__(self):\n        super().__init__(3, 3, 1)\n"
+        "    def forward(self, x):\n"
+        "        assert not (x.shape[2] % 8 or x.shape[3] % 8)\n        return super().forward(x)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = {f["name"]: f for f in json.loads(check("eights:Net", "--no-costs", *SMALL))["findings"]}
+    assert "multiples of 8" in found["sizes"]["found"]
+    found = {f["name"]: f for f in json.loads(check("dncnn", "depth=3", "--no-costs", *SMALL))["findings"]}
+    assert found["sizes"]["found"] == "images of any size"
+
+
 @pytest.mark.parametrize("args", [["dncn"], ["dncnn", "depth"], ["dncnn", "dept=3"], ["no.such:Net"]])
 def test_mistakes_are_usage_errors(args):
     result = CliRunner().invoke(app, ["check", *args])
