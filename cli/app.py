@@ -9,10 +9,13 @@ import traceback
 
 from dilkit.errors import DilkitError
 
-from .base import PANELS, Terminated, app
+from .base import Terminated, app
 
-for _name in [name for names in PANELS.values() for name in names]:
-    importlib.import_module(f".{_name}", __package__)  # each registers its command on `app`
+COMMANDS = "augment check compare data doctor eval export invariance ls recipes report restore runs train"
+"""The files of this folder that add a command, or several, to `app`."""
+
+for _name in COMMANDS.split():
+    importlib.import_module(f".{_name}", __package__)
 
 
 def main() -> None:

@@ -13,41 +13,31 @@ import typer
 
 from dilkit.errors import DilkitError, UsageError
 
-from .base import app, panel, terminate
-from .options import complete_distortion
+from .base import app, examples, panel, terminate
+from .options import complete_distortion, grouped
 from .progress import Progress, clock, count, quiet, say
 
 if TYPE_CHECKING:
     from dilkit.confounders.build import Built
-    from dilkit.confounders.inspect import Estimate
     from dilkit.confounders.plan import Plan
 
-EPILOG = """
-Examples:
-
-`dilkit augment photos/ --distort "awgn[5, 10, 15, 20]" --out train.h5`
-
-`dilkit augment "scans/*.tif" a.png --distort "gaussian_blur(2) >> awgn(25) | jpeg(30)" --out mixed.h5`
-
-`dilkit augment samples:train deadleaves:100 -d "awgn[5:20:5] >> clip" --tile 128 -o demo.h5 --exclude Set5`
-
-`dilkit augment photos/ -d "poisson(2) >> clip >> quantize" --storage virtual --out small.h5 --dry-run`
-
-`dilkit augment photos/ -d "awgn[5, 25] | jpeg(30)" --preview look.png`
-
-`dilkit augment photos/ -d "awgn[5, 25]" --out train.h5 --shard 3/8`, on 8 machines, then
-`dilkit augment --merge --out train.h5`
-
-`dilkit augment --pairs rain=Rain100L/clean:Rain100L/rain photos/ -d "rain(0.5)" --out rain.h5`
-
-`dilkit augment train.h5 --add "jpeg[10, 30]"`, `dilkit augment train.h5 --drop "awgn(5)"`
-"""
+EPILOG = examples("""
+dilkit augment photos/ --distort "awgn[5, 10, 15, 20]" --out train.h5
+dilkit augment "scans/*.tif" a.png --distort "gaussian_blur(2) >> awgn(25) | jpeg(30)" --out mixed.h5
+dilkit augment samples:train deadleaves:100 -d "awgn[5:20:5] >> clip" --tile 128 -o demo.h5 --exclude Set5
+dilkit augment photos/ -d "poisson(2) >> clip >> quantize" --storage virtual --out small.h5 --dry-run
+dilkit augment photos/ -d "awgn[5, 25] | jpeg(30)" --preview look.png
+dilkit augment photos/ -d "awgn[5, 25]" --out train.h5 --shard 3/8
+dilkit augment --merge --out train.h5
+dilkit augment --pairs rain=Rain100L/clean:Rain100L/rain photos/ -d "rain(0.5)" --out rain.h5
+dilkit augment train.h5 --add "jpeg[10, 30]"
+dilkit augment train.h5 --drop "awgn(5)"
+""")
 
 
-_IMAGES = "Images"
-_DISTORTIONS = "Distortions"
-_FILE = "The file and the run"
-_OTHER = "Instead of making a dataset"
+_images, _distortions, _file, _instead = map(
+    grouped, ("Images", "Distortions", "The file and the run", "Instead of making a dataset")
+)
 
 
 @app.command("augment", epilog=EPILOG, rich_help_panel=panel("augment"))
@@ -64,128 +54,67 @@ def augment_command(
     ] = None,
     distort: Annotated[
         list[str] | None,
-        typer.Option(
+        _distortions(
             "--distort",
             "-d",
             help="The confounder set; given again, their union.",
-            rich_help_panel=_DISTORTIONS,
             autocompletion=complete_distortion,
         ),
     ] = None,
     pairs: Annotated[
         list[str] | None,
-        typer.Option(
+        _distortions(
             metavar="NAME=CLEAN:DEGRADED",
             help="Real pairs as a confounder: folders, patterns, NAME=LIST.csv, LMDB, HDF5; repeatable.",
-            rich_help_panel=_DISTORTIONS,
         ),
     ] = None,
-    draws: Annotated[
-        int, typer.Option(help="Draws stored of each random distortion.", rich_help_panel=_DISTORTIONS)
-    ] = 1,
-    seed: Annotated[int, typer.Option(help="Root of all randomness.", rich_help_panel=_DISTORTIONS)] = 0,
+    draws: Annotated[int, _distortions(help="Draws stored of each random distortion.")] = 1,
+    seed: Annotated[int, _distortions(help="Root of all randomness.")] = 0,
     coupling: Annotated[
         Literal["independent", "common"],
-        typer.Option(
-            help="common gives all degrees of a distortion one random field.", rich_help_panel=_DISTORTIONS
-        ),
+        _distortions(help="common gives all degrees of a distortion one random field."),
     ] = "independent",
-    tile: Annotated[
-        int,
-        typer.Option(
-            help="Side of the square tiles in pixels; 0 keeps images whole.", rich_help_panel=_IMAGES
-        ),
-    ] = 256,
+    tile: Annotated[int, _images(help="Side of the square tiles in pixels; 0 keeps images whole.")] = 256,
     stride: Annotated[
-        int | None,
-        typer.Option(
-            help="Pixels from tile to tile; by default the tile.", show_default=False, rich_help_panel=_IMAGES
-        ),
+        int | None, _images(help="Pixels from tile to tile; by default the tile.", show_default=False)
     ] = None,
-    small: Annotated[
-        Literal["keep", "skip"], typer.Option(help="Images smaller than a tile.", rich_help_panel=_IMAGES)
-    ] = "keep",
-    crop_multiple: Annotated[
-        int, typer.Option(help="Cut the sides of images to multiples of it.", rich_help_panel=_IMAGES)
-    ] = 1,
+    small: Annotated[Literal["keep", "skip"], _images(help="Images smaller than a tile.")] = "keep",
+    crop_multiple: Annotated[int, _images(help="Cut the sides of images to multiples of it.")] = 1,
     alpha: Annotated[
         Literal["refuse", "black", "grey", "white"],
-        typer.Option(help="Transparent images: refuse, or a background.", rich_help_panel=_IMAGES),
+        _images(help="Transparent images: refuse, or a background."),
     ] = "refuse",
-    validation: Annotated[
-        float, typer.Option(help="Share of images marked validation.", rich_help_panel=_IMAGES)
-    ] = 0.0,
-    licence: Annotated[
-        str, typer.Option(help="Licence of the files, recorded with each.", rich_help_panel=_IMAGES)
-    ] = "",
-    limit: Annotated[
-        int | None, typer.Option(help="Take only so many images.", rich_help_panel=_IMAGES)
-    ] = None,
+    validation: Annotated[float, _images(help="Share of images marked validation.")] = 0.0,
+    licence: Annotated[str, _images(help="Licence of the files, recorded with each.")] = "",
+    limit: Annotated[int | None, _images(help="Take only so many images.")] = None,
     exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A test set that no image may look like; may be given again.", rich_help_panel=_IMAGES
-        ),
+        list[str] | None, _images(help="A test set that no image may look like; may be given again.")
     ] = None,
     allow_duplicates: Annotated[
-        bool,
-        typer.Option(
-            "--allow-duplicates", help="Accept images that look like each other.", rich_help_panel=_IMAGES
-        ),
+        bool, _images("--allow-duplicates", help="Accept images that look like each other.")
     ] = False,
     allow_misaligned: Annotated[
-        bool,
-        typer.Option(
-            "--allow-misaligned",
-            help="Accept pairs that are shifted or show different things.",
-            rich_help_panel=_IMAGES,
-        ),
+        bool, _images("--allow-misaligned", help="Accept pairs that are shifted or show different things.")
     ] = False,
     allow_missing: Annotated[
-        bool,
-        typer.Option(
-            "--allow-missing", help="Exit with 0 although images were left out.", rich_help_panel=_IMAGES
-        ),
+        bool, _images("--allow-missing", help="Exit with 0 although images were left out.")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The HDF5 file to make.", rich_help_panel=_FILE)
-    ] = None,
+    out: Annotated[Path | None, _file("--out", "-o", help="The HDF5 file to make.")] = None,
     storage: Annotated[
         Literal["stored", "virtual"],
-        typer.Option(
-            help="virtual keeps clean images and recipe; distorted ones are made when read.",
-            rich_help_panel=_FILE,
-        ),
+        _file(help="virtual keeps clean images and recipe; distorted ones are made when read."),
     ] = "stored",
-    workers: Annotated[
-        int, typer.Option("--workers", "-j", help="Processes; 0 takes every core.", rich_help_panel=_FILE)
-    ] = 0,
+    workers: Annotated[int, _file("--workers", "-j", help="Processes; 0 takes every core.")] = 0,
     shard: Annotated[
-        str | None,
-        typer.Option(metavar="K/N", help="Make only part K of N, as OUT.K-of-N.h5.", rich_help_panel=_FILE),
+        str | None, _file(metavar="K/N", help="Make only part K of N, as OUT.K-of-N.h5.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing file.", rich_help_panel=_FILE)
-    ] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Forget an unfinished run.", rich_help_panel=_FILE)
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Say how many tiles, bytes and minutes.", rich_help_panel=_OTHER),
-    ] = False,
-    preview: Annotated[
-        Path | None, typer.Option(help="Draw a contact sheet of what would be made.", rich_help_panel=_OTHER)
-    ] = None,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Join the shards SOURCE... (or OUT.*).", rich_help_panel=_OTHER)
-    ] = False,
-    add: Annotated[
-        str | None, typer.Option(help="Add confounders to the dataset SOURCE.", rich_help_panel=_OTHER)
-    ] = None,
-    drop: Annotated[
-        str | None, typer.Option(help="Drop confounders from the dataset SOURCE.", rich_help_panel=_OTHER)
-    ] = None,
+    overwrite: Annotated[bool, _file("--overwrite", help="Replace an existing file.")] = False,
+    restart: Annotated[bool, _file("--restart", help="Forget an unfinished run.")] = False,
+    dry_run: Annotated[bool, _instead("--dry-run", help="Say how many tiles, bytes and minutes.")] = False,
+    preview: Annotated[Path | None, _instead(help="Draw a contact sheet of what would be made.")] = None,
+    merge: Annotated[bool, _instead("--merge", help="Join the shards SOURCE... (or OUT.*).")] = False,
+    add: Annotated[str | None, _instead(help="Add confounders to the dataset SOURCE.")] = None,
+    drop: Annotated[str | None, _instead(help="Drop confounders from the dataset SOURCE.")] = None,
 ) -> None:
     """Make a confounder dataset: every clean tile under every distortion, in one HDF5 file.
 
@@ -281,24 +210,32 @@ def _make(
 
 
 def _look(plan: Plan, failed: int, preview: Path | None, dry_run: bool, out: Path, workers: int) -> None:
-    if preview is not None:
-        from dilkit.confounders.inspect import draw, rows_of_plan, spare_sources
+    """Draw or estimate what would be made; the estimate is the answer, on stdout."""
+    from dilkit.confounders.inspect import draw, estimate, rows_of_plan, spare_sources
 
+    if preview is not None:
         spare_sources(plan, preview)
         draw(rows_of_plan(plan), preview)
         say(f"{preview}: drawn")
-    if dry_run:
-        from dilkit.confounders.inspect import estimate
-
-        _show_estimate(estimate(plan, out, workers), failed, len(plan.skipped), workers)
+    if not dry_run:
+        return
+    found, small = estimate(plan, out, workers), len(plan.skipped)
+    print(f"images     {found.images}" + (f", {failed} unreadable" if failed else ""))
+    print(f"items      {found.items}" + (f", {count(small, 'image')} too small" if small else ""))
+    for name, nbytes in found.nbytes.items():
+        print(f"  {name}  {nbytes / 1e9:.3f} GB")
+    lacking = "" if found.total <= found.free else ": too little"
+    print(f"on disk    {found.total / 1e9:.3f} GB of {found.free / 1e9:.1f} GB free{lacking}")
+    print(f"time       about {clock(found.seconds)} with {count(workers, 'worker')}")
 
 
 def join_shards(sources: list[str], out: Path, allow_duplicates: bool, overwrite: bool) -> None:
-    from dilkit.confounders.combine import merge as join
-    from dilkit.confounders.combine import shards_of
+    from dilkit.confounders import combine
     from dilkit.confounders.store import Store
 
-    made = join(sources or shards_of(out), out, allow_duplicates=allow_duplicates, overwrite=overwrite)
+    made = combine.merge(
+        sources or combine.shards_of(out), out, allow_duplicates=allow_duplicates, overwrite=overwrite
+    )
     store = Store(made)
     say(f"{made}: {len(store)} items in {len(store.header.shards)} shards joined")
 
@@ -360,14 +297,3 @@ def _report(built: Built) -> None:
         f"{built.path}: {made}, {count(len(built.labels), 'confounder')}, "
         f"{built.nbytes / 1e6:.1f} MB, {built.seconds:.1f} s{failed}"
     )
-
-
-def _show_estimate(found: Estimate, failures: int, skipped: int, workers: int) -> None:
-    """The answer of --dry-run, on stdout."""
-    print(f"images     {found.images}" + (f", {failures} unreadable" if failures else ""))
-    print(f"items      {found.items}" + (f", {count(skipped, 'image')} too small" if skipped else ""))
-    for name, nbytes in found.nbytes.items():
-        print(f"  {name}  {nbytes / 1e9:.3f} GB")
-    lacking = "" if found.total <= found.free else ": too little"
-    print(f"on disk    {found.total / 1e9:.3f} GB of {found.free / 1e9:.1f} GB free{lacking}")
-    print(f"time       about {clock(found.seconds)} with {count(workers, 'worker')}")

@@ -18,7 +18,7 @@ PANELS = {
     "Measure": ["eval", "compare", "study", "report", "invariance"],
     "Use": ["restore", "export", "card", "ls", "doctor"],
 }
-"""Headings of the help, in the order of the work, and the commands under them; a module here each."""
+"""Headings of the help, in the order of the work, and the commands under them."""
 
 EVERYWHERE = {"-q": 0, "--quiet": 0, "--debug": 0, "--plugin": 1}
 """Options that hold for every command and may stand anywhere on the line, with the number of their values."""
@@ -71,6 +71,11 @@ def group(name: str, help: str) -> typer.Typer:
     )
     app.add_typer(made, rich_help_panel=panel(name))
     return made
+
+
+def examples(lines: str) -> str:
+    """An end of a command's help: command lines to copy, one a line."""
+    return "Examples:\n\n" + "\n\n".join(f"`{line}`" for line in lines.strip().splitlines())
 
 
 def panel(name: str) -> str | None:

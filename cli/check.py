@@ -9,27 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .base import app, panel
-from .output import show_table
+from .base import app, examples, panel
+from .options import Json, choice
+from .output import show_json, show_table
 
 if TYPE_CHECKING:
     from torch import nn
 
     from dilkit.meta.check import Finding
 
-EPILOG = """
-Examples:
-
-`dilkit check dncnn depth=8 width=32`
-
-`dilkit check runs/dil/checkpoints/last.safetensors --size 64`
-
-`dilkit check mypackage.nets:Restorer depth=4 --train --json`
-
-`dilkit check distortion vhs_noise strength=0.3 --plugin mine.py`
-
-`dilkit check objective dil_sf`
-"""
+EPILOG = examples("""
+dilkit check dncnn depth=8 width=32
+dilkit check runs/dil/checkpoints/last.safetensors --size 64
+dilkit check mypackage.nets:Restorer depth=4 --train --json
+dilkit check distortion vhs_noise strength=0.3 --plugin mine.py
+dilkit check objective dil_sf
+""")
 
 KINDS = ("distortion", "objective", "loss", "model", "metric", "protocol", "sink")
 """What `dilkit check KIND NAME` takes: the kinds of `dilkit.testing.CHECKS`."""
@@ -43,7 +38,7 @@ def check(
             metavar="MODEL | KIND NAME",
             help="A built-in name, package.module:Class, or a checkpoint; or a kind of plug-in and its name: "
             f"{', '.join(KINDS)}.",
-            autocompletion=lambda incomplete: [k for k in KINDS if k.startswith(incomplete)],
+            autocompletion=choice(KINDS),
         ),
     ],
     settings: Annotated[
@@ -60,7 +55,7 @@ def check(
         bool,
         typer.Option("--trust-code", help="Run code that the checkpoint, or package.module:name, names."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say whether a net can be trusted with virtual updates, and what each objective would cost on it.
 
@@ -81,19 +76,13 @@ def check(
     trusted = all(f.verdict != "fail" for f in findings)
     units, table = _costs(net, shape, confounders) if costs and trusted else (None, [])
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "model": model,
-                    "mode": "train" if train else "eval",
-                    "trusted": trusted,
-                    "findings": [asdict(f) for f in findings],
-                    "units": asdict(units) if units else None,
-                    "costs": [asdict(c) for c in table],
-                },
-                indent=1,
-            )
-        )
+        show_json(
+            {
+                "model": model, "mode": "train" if train else "eval", "trusted": trusted,
+                "findings": [asdict(f) for f in findings], "units": asdict(units) if units else None,
+                "costs": [asdict(c) for c in table],
+            }
+        )  # fmt: skip
     else:
         _show(findings, units, table, confounders)
     raise typer.Exit(0 if trusted else 1)
@@ -142,7 +131,10 @@ def _arguments(settings: list[str]) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise UsageError("a setting is KEY=VALUE", found=item)
-        arguments[key] = _value(value)
+        try:
+            arguments[key] = json.loads(value)
+        except json.JSONDecodeError:
+            arguments[key] = value
     return arguments
 
 
@@ -161,13 +153,6 @@ def _load(model: str, settings: list[str], trust_code: bool) -> nn.Module:
     if ":" in model:
         return build(model, args=arguments, trust_code=trust_code)
     return build(model, **arguments)
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _costs(net: nn.Module, shape: tuple[int, ...], n: int) -> tuple[Any, list[Any]]:

@@ -1,4 +1,4 @@
-"""`dilkit compare`."""
+"""`dilkit compare`, and `dilkit study`: several comparisons."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .base import app, panel
-from .options import Clip, Data, Distort, RecipeCommand, Words, union
+from .base import app, examples, group, panel
+from .options import Baseline, Clip, Data, Device, Distort, On, RecipeCommand, Words, union
 from .output import show_table
 from .progress import UnitsProgress, clock, say, size
 
-EPILOG = """
-Examples:
+EPILOG = examples("""
+dilkit compare denoise-gaussian-small data.store=bsd400.h5 --arms erm,dil_sf,lookahead --seeds 2 --data CBSD68 --distort "awgn[5, 10, 15, 20, 30, 40, 50]" --out runs/compare
+dilkit compare denoise-gaussian-small --arms erm,dil_sf+equivariant,specialist --sweep 3e-4 --sweep 1e-3 --select BSD400 --data CBSD68 --distort "awgn(50)" --out runs/sweep
+dilkit compare mine.yaml passes=8000 --arms erm --arm "wide: objective.name=dil_sf model.width=64" --protocol denoise-awgn --out runs/mine
+dilkit compare denoise-gaussian-small --arms erm,dil_sf,fish --trials 20 --rule held_out --held-out "speckle(20)" --select BSD400 --data CBSD68 --distort "awgn(50)" --on local:2 --max-hours 6 --out runs/search
+""")  # noqa: E501
 
-`dilkit compare denoise-gaussian-small data.store=bsd400.h5 --arms erm,dil_sf,lookahead --seeds 2 --data CBSD68 --distort "awgn[5, 10, 15, 20, 30, 40, 50]" --out runs/compare`
-
-`dilkit compare denoise-gaussian-small --arms erm,dil_sf+equivariant,specialist --sweep 3e-4 --sweep 1e-3 --select BSD400 --data CBSD68 --distort "awgn(50)" --out runs/sweep`
-
-`dilkit compare mine.yaml passes=8000 --arms erm --arm "wide: objective.name=dil_sf model.width=64" --protocol denoise-awgn --out runs/mine`
-
-`dilkit compare denoise-gaussian-small --arms erm,dil_sf,fish --trials 20 --rule held_out --held-out "speckle(20)" --select BSD400 --data CBSD68 --distort "awgn(50)" --on local:2 --max-hours 6 --out runs/search`
-"""  # noqa: E501
-
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take: passes, hours, disk.")]
 _Rule = Literal["last", "seen", "held_out", "leave_one_out", "oracle"]
 _Weights = Literal["last", "best"]
 _Arms = typer.Option(
@@ -46,19 +42,17 @@ def compare(
     distort: Distort = None,
     protocol: Annotated[str | None, typer.Option(help="Or a protocol by name.")] = None,
     clip: Clip = None,
-    baseline: Annotated[str | None, typer.Option(help="Differences are to this arm [the first].")] = None,
+    baseline: Baseline = None,
     trials: Annotated[int, typer.Option(min=0, help="Settings to draw at random for every arm.")] = 0,
     rule: Annotated[_Rule, typer.Option(help="How settings are chosen.")] = "seen",
     held_out: Annotated[str | None, typer.Option(help="The distortion of --rule held_out.")] = None,
     weights: Annotated[_Weights, typer.Option(help="Which checkpoint is measured.")] = "last",
-    on: Annotated[str, typer.Option(help="local:N, dask://HOST:PORT, or slurm[:key=value,...].")] = "local:1",
+    on: On = "local:1",
     max_hours: Annotated[
         float | None, typer.Option(min=0, help="Take as many training seeds as fit into it.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would take: passes, hours, disk.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="Device of the measurements.")] = "auto",
+    dry_run: _DryRun = False,
+    device: Device = "auto",
 ) -> None:
     """Train several arms at equal passes and measure them alike, with intervals and costs."""
     from dilkit.experiments.compare import compare as run
@@ -89,20 +83,64 @@ def compare(
 
 def show_price(price: Any, workers: int) -> None:
     """What a comparison takes, by arm and in all."""
+    total = price[["runs", "passes", "hours", "bytes"]].sum()
     lines = [
         [
             str(row["arm"]),
-            str(row["runs"]),
-            f"{row['passes']:,}",
+            f"{row['runs']:.0f}",
+            f"{row['passes']:,.0f}",
             clock(3600 * row["hours"]),
             size(row["bytes"]),
         ]
-        for row in price.to_dict("records")
+        for row in [*price.to_dict("records"), {"arm": "in all", **total}]
     ]
-    total = price[["runs", "passes", "hours", "bytes"]].sum()
-    lines.append(
-        ["in all", str(int(total["runs"])), f"{int(total['passes']):,}", clock(3600 * total["hours"]),
-         size(total["bytes"])]
-    )  # fmt: skip
     show_table(["arm", "runs", "passes", "time of one worker", "disk"], lines)
     print(f"\n{clock(3600 * total['hours'] / workers)} with {workers} at a time; measuring comes on top")
+
+
+study = group("study", "Studies: several comparisons that answer one question, a tier at a time.")
+
+_STUDY = examples("""
+dilkit study run smoke --out runs/smoke
+dilkit study run ladder --data images --out runs/ladder --dry-run
+dilkit study run ladder --data images --out runs/ladder --on local:2 --max-hours 6
+dilkit study run paper-size --data images --out runs/paper --on slurm:gpus_per_node=1 --tier degree
+""")
+
+
+@study.command("ls", epilog="Example: `dilkit study ls`")
+def ls() -> None:
+    """List the studies that come with dilkit."""
+    from dilkit.experiments.studies import shipped_studies
+
+    show_table(["study", "about"], list(map(list, shipped_studies().items())), numbers=False)
+
+
+@study.command("run", epilog=_STUDY)
+def run(
+    name: Annotated[str, typer.Argument(help="A study by name, or a YAML file.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The folder of the study; given again, it goes on.")],
+    data: Annotated[Path | None, typer.Option(help="The folder its images are in.")] = None,
+    tier: Annotated[list[str] | None, typer.Option(help="Only this tier; may be given again.")] = None,
+    on: On = "local:1",
+    max_hours: Annotated[float | None, typer.Option(min=0, help="Run what fits into it.")] = None,
+    dry_run: _DryRun = False,
+    device: Device = "auto",
+) -> None:
+    """Run a study's tiers in order; what is done is not done again."""
+    from dilkit.experiments.compare import comparison_markdown
+    from dilkit.experiments.executors import workers_of
+    from dilkit.experiments.studies import load_study, plan_study, price_study, run_study
+
+    made = load_study(name)
+    if dry_run:
+        table = price_study(plan_study(made, out, data, tier or ()))
+        show_price(table.assign(arm=table["tier"] + "/" + table["arm"]), workers_of(on))
+        return
+    with UnitsProgress() as progress:
+        found = run_study(
+            made, out, data=data, tiers=tier or (), on=on, max_hours=max_hours, device=device, tell=say,
+            watch=progress,
+        )  # fmt: skip
+    for tier_name, result in found.items():
+        print(f"## {tier_name}\n\n{comparison_markdown(result)}")

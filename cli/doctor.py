@@ -54,17 +54,21 @@ def doctor(
 
     Exit code 1 where something that dilkit cannot do without is missing.
     """
+    from dilkit.devices import pick_device
+
     required, optional = _requirements()
-    rows = [_row(name, "required", "") for name in sorted(required)]
+    rows = [_row(name, "required", f"pip install {name}") for name in sorted(required)]
     for name in sorted({*optional, *PURPOSES}):
-        command = LEARN2LEARN if name == "learn2learn" else f'pip install "{_extra(name, optional)}"'
+        package = f"dilkit[{optional[name]}]" if name in optional else name
+        command = LEARN2LEARN if name == "learn2learn" else f'pip install "{package}"'
         rows.append(_row(name, PURPOSES.get(name, f"extra {optional.get(name, '')}"), command))
-    lacking = [row["package"] for row in rows if row["for"] == "required" and not row["version"]]
+    missing = [row for row in rows if not row["version"]]
+    lacking = [row["package"] for row in missing if row["for"] == "required"]
     facts = {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "dilkit": importlib.metadata.version("dilkit"),
-        "device": _device(),
+        "device": str(pick_device("auto")),
         "data": os.environ.get("DILKIT_DATA"),
     }
     if as_json:
@@ -75,11 +79,11 @@ def doctor(
     print(f"device     {facts['device']}")
     print(f"data       {facts['data'] or 'DILKIT_DATA is not set: test sets are found by path alone'}")
     print()
-    shown = [row for row in rows if everything or not row["version"]]
     lines = [
-        [r["package"], r["version"] or "missing", r["for"], "" if r["version"] else r["add"]] for r in shown
+        [r["package"], r["version"] or "missing", r["for"], "" if r["version"] else r["add"]]
+        for r in (rows if everything else missing)
     ]
-    title = f"{len(rows) - sum(not r['version'] for r in rows)} of {len(rows)} packages are installed"
+    title = f"{len(rows) - len(missing)} of {len(rows)} packages are installed"
     show_table(["package", "version", "for", "to add it"], lines, title=title, numbers=False)
     if lacking:
         print(f"\ndilkit cannot work without {', '.join(lacking)}: pip install dilkit", file=sys.stderr)
@@ -100,20 +104,9 @@ def _requirements() -> tuple[set[str], dict[str, str]]:
     return required, optional
 
 
-def _extra(name: str, optional: dict[str, str]) -> str:
-    return f"dilkit[{optional[name]}]" if name in optional else name
-
-
 def _row(name: str, purpose: str, command: str) -> dict[str, str]:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         version = ""
-    return {"package": name, "version": version, "for": purpose, "add": command or f"pip install {name}"}
-
-
-def _device() -> str:
-    """What `--device auto` takes here."""
-    from dilkit.devices import pick_device
-
-    return str(pick_device("auto"))
+    return {"package": name, "version": version, "for": purpose, "add": command}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .base import app, panel
-from .options import Data, Device, Distort, TrustCode, complete_run, union
+from .base import app, examples, panel
+from .options import Data, Device, Distort, TrustCode, complete_run, grouped, union
 from .output import show_json, show_table
 from .progress import Progress
 
@@ -21,26 +21,18 @@ if TYPE_CHECKING:
     from dilkit.evaluation.references import Printed
 
 
-EPILOG = """
-Examples:
+EPILOG = examples("""
+dilkit eval runs/erm/checkpoints/last.safetensors --data CBSD68 --distort "awgn[5, 10, 15, 20, 30, 40, 50]"
+dilkit eval erm=a.safetensors dil=b.safetensors --data Set5 --distort "awgn(50) | jpeg(30)" --baseline erm
+dilkit eval a.safetensors --protocol denoise-awgn --data CBSD68 --csv rows.csv
+dilkit eval runs/erm --protocol denoise-awgn --reference paper --plot psnr
+dilkit eval runs/erm "spandrel:drunet.pth@sigma=true" --data CBSD68 --distort "awgn[15, 25, 50]"
+dilkit eval --data CBSD68 --distort "awgn[15, 25, 50]" --no-clip --noise legacy-numpy
+""")
 
-`dilkit eval runs/erm/checkpoints/last.safetensors --data CBSD68 --distort "awgn[5, 10, 15, 20, 30, 40, 50]"`
-
-`dilkit eval erm=a.safetensors dil=b.safetensors --data Set5 --distort "awgn(50) | jpeg(30)" --baseline erm`
-
-`dilkit eval a.safetensors --protocol denoise-awgn --data CBSD68 --csv rows.csv`
-
-`dilkit eval runs/erm --protocol denoise-awgn --reference paper --plot psnr`
-
-`dilkit eval runs/erm "spandrel:drunet.pth@sigma=true" --data CBSD68 --distort "awgn[15, 25, 50]"`
-
-`dilkit eval --data CBSD68 --distort "awgn[15, 25, 50]" --no-clip --noise legacy-numpy`
-"""
-
-_TEST = "The test"
-_INPUT = "The nets' input"
-_COMPARISON = "The comparison"
-_OUTPUT = "What is written"
+_test, _input, _comparison, _output = map(
+    grouped, ("The test", "The nets' input", "The comparison", "What is written")
+)
 
 
 @app.command("eval", epilog=EPILOG, rich_help_panel=panel("eval"))
@@ -49,8 +41,8 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="[[LABEL=]NET...]",
-            help="Checkpoints, run folders, spandrel:FILE, onnx:FILE, module:pkg.mod:Class(weights=FILE);"
-            " none measures the input alone.",
+            help="Checkpoints, run folders, zoo:NAME, spandrel:FILE, onnx:FILE, "
+            "module:pkg.mod:Class(weights=FILE); none measures the input alone.",
             autocompletion=complete_run,
         ),
     ] = None,
@@ -59,101 +51,55 @@ def evaluate(
     device: Device = "auto",
     batch: Annotated[int | None, typer.Option(min=1, help="Inputs of one shape per forward pass.")] = None,
     protocol: Annotated[
-        str | None,
-        typer.Option(
-            help="A protocol by name (see `dilkit ls protocols`) or from a .yaml file.", rich_help_panel=_TEST
-        ),
+        str | None, _test(help="A protocol by name (see `dilkit ls protocols`) or from a .yaml file.")
     ] = None,
     inputs: Annotated[
-        Path | None,
-        typer.Option(
-            help="Real distorted images, named as the clean ones, instead of --distort.",
-            rich_help_panel=_TEST,
-        ),
+        Path | None, _test(help="Real distorted images, named as the clean ones, instead of --distort.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the distortions' randomness.", rich_help_panel=_TEST)
-    ] = None,
+    seed: Annotated[int | None, _test(min=0, help="Seed of the distortions' randomness.")] = None,
     noise: Annotated[
         Literal["keyed", "legacy-numpy"] | None,
-        typer.Option(
-            help="Keyed by image (default), or that of common benchmark scripts (awgn only).",
-            rich_help_panel=_TEST,
-        ),
+        _test(help="Keyed by image (default), or that of common benchmark scripts (awgn only)."),
     ] = None,
-    draws: Annotated[
-        int | None, typer.Option(min=1, help="Draws of each random distortion.", rich_help_panel=_TEST)
-    ] = None,
+    draws: Annotated[int | None, _test(min=1, help="Draws of each random distortion.")] = None,
     clip: Annotated[
-        bool | None,
-        typer.Option(
-            "--clip/--no-clip", help="Clamp the nets' input to [0, 1] (default).", rich_help_panel=_INPUT
-        ),
+        bool | None, _input("--clip/--no-clip", help="Clamp the nets' input to [0, 1] (default).")
     ] = None,
     quantize: Annotated[
-        bool | None,
-        typer.Option(
-            "--quantize/--no-quantize", help="Round the nets' input to 8 bits.", rich_help_panel=_INPUT
-        ),
+        bool | None, _input("--quantize/--no-quantize", help="Round the nets' input to 8 bits.")
     ] = None,
     channel: Annotated[
-        Literal["rgb", "y"] | None,
-        typer.Option(help="Compare colours (default), or luma.", rich_help_panel=_COMPARISON),
+        Literal["rgb", "y"] | None, _comparison(help="Compare colours (default), or luma.")
     ] = None,
-    border: Annotated[
-        int | None, typer.Option(min=0, help="Pixels left out at every side.", rich_help_panel=_COMPARISON)
-    ] = None,
+    border: Annotated[int | None, _comparison(min=0, help="Pixels left out at every side.")] = None,
     measure: Annotated[
         Literal["uint8", "clipped", "float"] | None,
-        typer.Option(
-            help="Compare images rounded to 8 bits (default), clamped only, or as they are.",
-            rich_help_panel=_COMPARISON,
-        ),
+        _comparison(help="Compare images rounded to 8 bits (default), clamped only, or as they are."),
     ] = None,
     metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A further metric of `dilkit ls metrics`; again for more.", rich_help_panel=_COMPARISON
-        ),
+        list[str] | None, _comparison(help="A further metric of `dilkit ls metrics`; again for more.")
     ] = None,
     baseline: Annotated[
-        str | None,
-        typer.Option(
-            help="Also print scores, and differences to this net, with intervals.",
-            rich_help_panel=_COMPARISON,
-        ),
+        str | None, _comparison(help="Also print scores, and differences to this net, with intervals.")
     ] = None,
     reference: Annotated[
-        str | None,
-        typer.Option(
-            help="Printed numbers to show beside: paper, idf, classic or all.", rich_help_panel=_COMPARISON
-        ),
+        str | None, _comparison(help="Printed numbers to show beside: paper, idf, classic or all.")
     ] = None,
     trust_code: TrustCode = False,
-    csv: Annotated[
-        Path | None, typer.Option(help="Write the per-image rows.", rich_help_panel=_OUTPUT)
-    ] = None,
-    parquet: Annotated[
-        Path | None, typer.Option(help="Write the per-image rows.", rich_help_panel=_OUTPUT)
-    ] = None,
+    csv: Annotated[Path | None, _output(help="Write the per-image rows.")] = None,
+    parquet: Annotated[Path | None, _output(help="Write the per-image rows.")] = None,
     json_file: Annotated[
         str | None,
-        typer.Option(
+        _output(
             "--json",
             metavar="FILE",
-            rich_help_panel=_OUTPUT,
             help="Write settings, means and rows; - prints them instead of the table.",
         ),
     ] = None,
-    table: Annotated[
-        Path | None, typer.Option(help="Write the table as Markdown.", rich_help_panel=_OUTPUT)
-    ] = None,
+    table: Annotated[Path | None, _output(help="Write the table as Markdown.")] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(
-            help="Draw PSNR against the degree (.png, .svg, .pdf; without an ending, .png and .svg).",
-            rich_help_panel=_OUTPUT,
-        ),
+        _output(help="Draw PSNR against the degree (.png, .svg, .pdf; without an ending, .png and .svg)."),
     ] = None,
 ) -> None:
     """Measure nets on distorted images: PSNR and SSIM, seen and unseen distortions told apart.

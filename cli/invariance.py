@@ -7,17 +7,14 @@ from typing import Annotated
 
 import typer
 
-from .base import app, panel
+from .base import app, examples, panel
 from .options import Device, TrustCode, complete_distortion, complete_run, union
 from .output import show_table
 
-EPILOG = """
-Examples:
-
-`dilkit invariance runs/erm/checkpoints/last.safetensors --data CBSD68 --distort "awgn[5, 20, 50]"`
-
-`dilkit invariance a.safetensors b.safetensors --data CBSD68 --distort "awgn[10, 50]" --plot layers.png`
-"""
+EPILOG = examples("""
+dilkit invariance runs/erm/checkpoints/last.safetensors --data CBSD68 --distort "awgn[5, 20, 50]"
+dilkit invariance a.safetensors b.safetensors --data CBSD68 --distort "awgn[10, 50]" --plot layers.png
+""")
 
 
 @app.command("invariance", epilog=EPILOG, rich_help_panel=panel("invariance"))

@@ -5,32 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from textwrap import shorten
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 import typer
 
-from .base import app, panel
-from .options import Json
+from .base import app, examples, panel
+from .options import Json, choice
 from .output import show_json, show_table
 
-Kind = Literal["distortions", "metrics", "models", "nets", "objectives", "presets", "protocols"]
+KINDS = ("distortions", "metrics", "models", "nets", "objectives", "presets", "protocols")
+"""What can be listed; below, a function of that name each."""
 
-
-EPILOG = """
-Examples:
-
-`dilkit ls protocols`
-
-`dilkit ls protocols denoise-awgn`
-
-`dilkit ls distortions`
-
-`dilkit ls distortions awgn`
-
-`dilkit ls presets bsrgan --json`
-
-`dilkit ls nets denoise`
-"""
+EPILOG = examples("""
+dilkit ls protocols
+dilkit ls protocols denoise-awgn
+dilkit ls distortions
+dilkit ls distortions awgn
+dilkit ls presets bsrgan --json
+dilkit ls nets denoise
+""")
 
 
 @app.command("ls", epilog=EPILOG, rich_help_panel=panel("ls"))
@@ -38,9 +31,7 @@ def ls(
     kind: Annotated[
         str,
         typer.Argument(
-            metavar="KIND",
-            help=f"What to list: {', '.join(get_args(Kind))}.",
-            autocompletion=lambda incomplete: [k for k in get_args(Kind) if k.startswith(incomplete)],
+            metavar="KIND", help=f"What to list: {', '.join(KINDS)}.", autocompletion=choice(KINDS)
         ),
     ],
     name: Annotated[str | None, typer.Argument(help="The one to explain in full.")] = None,
@@ -48,40 +39,27 @@ def ls(
 ) -> None:
     """List distortions, metrics, models, nets that ship with dilkit, objectives, presets or protocols; or
     explain one of them."""
-    from dilkit.errors import UsageError
+    from dilkit.errors import UsageError, nearest
 
-    what = _kind(kind)
+    if kind not in KINDS:
+        raise UsageError(
+            f"there is no list of {kind!r}", where="dilkit ls", expected=", ".join(KINDS),
+            nearest=nearest(kind, KINDS),
+        )  # fmt: skip
     if name is not None:
-        if what not in _EXPLAINED:
-            raise UsageError(f"of {what}, none is explained on its own", found=f"ls {what} {name}")
-        _EXPLAINED[what](name, as_json)
+        if kind not in _EXPLAINED:
+            raise UsageError(f"of {kind}, none is explained on its own", found=f"ls {kind} {name}")
+        _EXPLAINED[kind](name, as_json)
         return
-    header, lines = _LISTS[what]()
+    header, lines = _LISTS[kind]()
     if as_json:
         show_json([dict(zip(header, line, strict=True)) for line in lines])
         return
-    shown = [[_cut(*cell) for cell in zip(header, line, strict=True)] for line in lines]
-    show_table(header, shown, numbers=False)
-
-
-def _cut(name: str, cell: str) -> str:
-    """Distortions can be of any length."""
-    return shorten(cell, 48, placeholder=" ...") if name == "distortions" else cell
-
-
-def _kind(name: str) -> Kind:
-    from dilkit.errors import UsageError, nearest
-
-    kinds: tuple[Kind, ...] = get_args(Kind)
-    for kind in kinds:
-        if kind == name:
-            return kind
-    raise UsageError(
-        f"there is no list of {name!r}",
-        where="dilkit ls",
-        expected=", ".join(kinds),
-        nearest=nearest(name, kinds),
-    )
+    wide = header.index("distortions") if "distortions" in header else None  # these can be of any length
+    lines = [
+        [shorten(c, 48, placeholder=" ...") if i == wide else c for i, c in enumerate(ln)] for ln in lines
+    ]
+    show_table(header, lines, numbers=False)
 
 
 _Listing = tuple[Sequence[str], Sequence[Sequence[str]]]
@@ -136,7 +114,7 @@ def _protocols() -> _Listing:
     return ("name", "", "sets", "distortions", "about"), table(map(PROTOCOLS.get, PROTOCOLS))
 
 
-_LISTS: dict[Kind, Callable[[], _Listing]] = {
+_LISTS: dict[str, Callable[[], _Listing]] = {
     "distortions": _distortions,
     "metrics": _metrics,
     "models": _models,
@@ -148,10 +126,13 @@ _LISTS: dict[Kind, Callable[[], _Listing]] = {
 
 
 def _explain_distortion(name: str, as_json: bool) -> None:
-    from dilkit.distortions import REGISTRY, describe_preset
+    from dilkit.distortions import REGISTRY
     from dilkit.distortions.presets import PRESETS
 
-    _show_facts(describe_preset(name) if name in PRESETS else REGISTRY.get(name).describe(), as_json)
+    if name in PRESETS:
+        _explain_preset(name, as_json)
+    else:
+        _show_facts(REGISTRY.get(name).describe(), as_json)
 
 
 def _explain_preset(name: str, as_json: bool) -> None:
@@ -189,7 +170,7 @@ def _show_facts(facts: dict[str, Any], as_json: bool) -> None:
             print(f"{key:10} {value}")
 
 
-_EXPLAINED: dict[Kind, Callable[[str, bool], None]] = {
+_EXPLAINED: dict[str, Callable[[str, bool], None]] = {
     "distortions": _explain_distortion,
     "nets": _explain_net,
     "presets": _explain_preset,

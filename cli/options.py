@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,12 +43,8 @@ def complete_distortion(incomplete: str) -> list[str]:
     from dilkit.distortions.presets import PRESETS
 
     start = max(incomplete.rfind(c) for c in " >|(,*-") + 1
-    names = sorted({*(str(name) for name in _names(REGISTRY)), *PRESETS})
+    names = sorted({*REGISTRY, *PRESETS})
     return [incomplete[:start] + name for name in names if name.startswith(incomplete[start:])]
-
-
-def _names(registry: Any) -> Any:
-    return registry.kinds if hasattr(registry, "kinds") else registry.names
 
 
 def complete_recipe(incomplete: str) -> list[str]:
@@ -80,7 +78,12 @@ def recipe_keys(schema: dict[str, Any]) -> list[str]:
     return [key for key in found if not any(other.startswith(f"{key}.") for other in found)]
 
 
-def complete_from(names: list[str]) -> Any:
+def grouped(title: str) -> Callable[..., Any]:
+    """`typer.Option`, for the options that stand under a heading of their own in the help."""
+    return partial(typer.Option, rich_help_panel=title)
+
+
+def choice(names: Iterable[str]) -> Callable[[str], list[str]]:
     """Completion from a fixed list."""
     return lambda incomplete: [name for name in names if name.startswith(incomplete)]
 
@@ -119,6 +122,9 @@ TrustCode = Annotated[
         help="Let a checkpoint import and run the class that it names. Only for files you trust.",
     ),
 ]
+Workers = Annotated[int, typer.Option("--workers", "-j", min=0, help="Processes; 0 takes every core.")]
+Baseline = Annotated[str | None, typer.Option(help="Differences are to this net or arm [the first].")]
+On = Annotated[str, typer.Option(help="local:N, dask://HOST:PORT, or slurm[:key=value,...].")]
 Clip = Annotated[bool | None, typer.Option("--clip/--no-clip", help="Clamp the nets' input to [0, 1].")]
 Data = Annotated[
     list[str] | None,

@@ -9,19 +9,15 @@ from typing import Annotated
 
 import typer
 
-from .base import app, panel
-from .options import Clip, Device, Distort, TrustCode, complete_run, union
+from .base import app, examples, panel
+from .options import Baseline, Clip, Device, Distort, TrustCode, complete_run, union
 from .progress import Progress
 
-EPILOG = """
-Examples:
-
-`dilkit report runs/erm runs/dil --data CBSD68 --distort "awgn[5, 10, 15, 20, 30, 40, 50]" --out report.html`
-
-`dilkit report runs/compare --data CBSD68 --out report.html`
-
-`dilkit report runs/erm runs/dil --rows rows.json --out report.html`
-"""
+EPILOG = examples("""
+dilkit report runs/erm runs/dil --data CBSD68 --distort "awgn[5, 10, 15, 20, 30, 40, 50]" --out report.html
+dilkit report runs/compare --data CBSD68 --out report.html
+dilkit report runs/erm runs/dil --rows rows.json --out report.html
+""")
 
 
 @app.command("report", epilog=EPILOG, rich_help_panel=panel("report"))
@@ -42,7 +38,7 @@ def report(
     rows: Annotated[
         Path | None, typer.Option(help="Rows of `dilkit eval` [default: what lies beside the runs].")
     ] = None,
-    baseline: Annotated[str | None, typer.Option(help="Differences are to this net [the first].")] = None,
+    baseline: Baseline = None,
     reference: Annotated[
         str | None, typer.Option(help="Printed numbers to show beside: paper, idf, classic or all.")
     ] = None,

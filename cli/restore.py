@@ -9,23 +9,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from .base import app, panel
+from .base import app, examples, panel
 from .options import Device, TrustCode, complete_run
 from .progress import Progress
 
-EPILOG = """
-Examples:
-
-`dilkit restore photo.jpg`
-
-`dilkit restore photo.jpg --net denoise --preview`
-
-`dilkit restore runs/dil/checkpoints/last.safetensors photos --out restored`
-
-`dilkit restore net.safetensors scan.tif --out restored --tile 1024 --halo 64`
-
-`dilkit restore net.safetensors photos --out restored --existing skip --processes 4`
-"""
+EPILOG = examples("""
+dilkit restore photo.jpg
+dilkit restore photo.jpg --net denoise --preview
+dilkit restore runs/dil/checkpoints/last.safetensors photos --out restored
+dilkit restore net.safetensors scan.tif --out restored --tile 1024 --halo 64
+dilkit restore net.safetensors photos --out restored --existing skip --processes 4
+""")
 
 
 @app.command("restore", epilog=EPILOG, rich_help_panel=panel("restore"))

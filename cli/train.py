@@ -11,24 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from .base import app, panel
+from .base import app, examples, panel
 from .options import RecipeCommand, Words
 from .progress import TrainProgress, clock, size
 
 if TYPE_CHECKING:
     from dilkit.recipe import Composed
 
-EPILOG = """
-Examples:
-
-`dilkit train denoise-gaussian-small data.store=bsd400.h5 objective.name=dil_sf seed=1 --out runs/sf-1`
-
-`dilkit train denoise-gaussian swinir dil_ps gpu data.store=df2k.h5 --out runs/swin --procs 4`
-
-`dilkit train deblur-gaussian-small dil_pf trial --dry-run`
-
-`dilkit train mine.yaml optim.lr=1e-4 --out runs/mine --resume`
-"""
+EPILOG = examples("""
+dilkit train denoise-gaussian-small data.store=bsd400.h5 objective.name=dil_sf seed=1 --out runs/sf-1
+dilkit train denoise-gaussian swinir dil_ps gpu data.store=df2k.h5 --out runs/swin --procs 4
+dilkit train deblur-gaussian-small dil_pf trial --dry-run
+dilkit train mine.yaml optim.lr=1e-4 --out runs/mine --resume
+""")
 
 
 @app.command("train", cls=RecipeCommand, epilog=EPILOG, rich_help_panel=panel("train"))
