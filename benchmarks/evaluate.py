@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 import torch
 
+from dilkit import evaluate
 from dilkit.checkpoint import save_weights
 from dilkit.confounders.images import dead_leaves
-from dilkit.evaluation import evaluate
 from dilkit.evaluation.testsets import find_images
 from dilkit.inference.forward import to_tensor
 from dilkit.inference.nets import Net

@@ -28,12 +28,11 @@ import pandas as pd
 import torch
 from skimage.restoration import denoise_tv_chambolle, denoise_wavelet
 
-from dilkit import checkpoint
+from dilkit import checkpoint, evaluate
 from dilkit.checkpoint import Provenance
 from dilkit.confounders.duplicates import SeenImages, perceptual_hash
 from dilkit.confounders.images import expand
 from dilkit.distortions import SampleKey, as_float, confounder_set, pixel_hash
-from dilkit.evaluation import evaluate
 from dilkit.inference.foreign import Function
 from dilkit.inference.nets import Net, open_net
 from dilkit.metrics import psnr

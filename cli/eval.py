@@ -114,8 +114,8 @@ def evaluate(
     }  # fmt: skip
     how, sources = plan_protocol(protocol, changes, data, inputs)
 
-    from dilkit.evaluation import evaluate as run
     from dilkit.evaluation.bootstrap import check_arm
+    from dilkit.evaluation.grid import evaluate as run
     from dilkit.evaluation.protocols import missing_sets
     from dilkit.evaluation.references import find_references
     from dilkit.evaluation.rows import SETTINGS, as_json, write_rows
@@ -202,35 +202,20 @@ def plan_protocol(
 def _show(rows: pd.DataFrame, printed: Sequence[Printed] = ()) -> None:
     from dilkit.evaluation.protocols import check_manifest
     from dilkit.evaluation.references import reference_notes
-    from dilkit.evaluation.rows import by_distortion, by_novelty
-    from dilkit.evaluation.tables import MARKS, extra_metrics
+    from dilkit.evaluation.tables import extra_metrics, shortened, tables
 
-    means, checked, extras = by_distortion(rows), check_manifest(rows), extra_metrics(rows)
-    for name, part in means.groupby("set", sort=False):
-        nets = [net for net in dict.fromkeys(part["net"]) if net != "input"]
-        beside = [each for each in printed if name in each.values]
-        lines = []
-        for label, cells in part.groupby("distortion", sort=False):
-            by_net = cells.set_index("net")
-            marked = [_cell(by_net.loc[n], extras) + MARKS[by_net.loc[n, "novelty"]] for n in nets]
-            own = [each.values[str(name)].get(str(label)) for each in beside]
-            said = ["" if value is None else f"{value:.2f}" for value in own]
-            lines.append([str(label), _cell(by_net.iloc[0], extras, "input_"), *marked, *said])
-        for kind, psnr in by_novelty(rows[rows["set"] == name]).items():
-            own_means = (f"{psnr[net]:.2f}" if net in psnr else "" for net in nets)
-            lines.append([f"mean, {kind}", "", *own_means, *("" for _ in beside)])
-        images = int(part["images"].iloc[0])
-        what = ", ".join(["PSNR in dB", "SSIM", *extras])
-        title = f"{name} ({images} image{'s' * (images != 1)}; {checked[str(name)]}): {what}"
-        head = ["distortion", "input", *nets, *(each.title for each in beside)]
+    checked, metrics = check_manifest(rows), ("psnr", "ssim", *extra_metrics(rows))
+
+    def cell(row: Any, prefix: str) -> str:
+        return " ".join(f"{row[prefix + name]:.4f}" for name in metrics)
+
+    what = ", ".join(["PSNR in dB", "SSIM", *metrics[2:]])
+    for name, images, head, lines in tables(rows, printed, cell):
+        title = f"{name} ({images} image{'s' * (images != 1)}; {checked[name]}): {what}"
         show_table(head, lines, title=title)
         print()
-    for line in [*_notes(rows), *reference_notes(printed)]:
+    for line in [*_notes(rows), *shortened(rows), *reference_notes(printed)]:
         print(line)
-
-
-def _cell(row: Any, extras: Sequence[str], prefix: str = "") -> str:
-    return " ".join(f"{row[prefix + name]:.4f}" for name in ("psnr", "ssim", *extras))
 
 
 def _notes(rows: pd.DataFrame) -> list[str]:

@@ -87,7 +87,7 @@ def restore(
     for job in done:
         print(job.target)
     if preview:
-        from dilkit.inference.preview import write_preview
+        from dilkit.inference.restore import write_preview
 
         label = chosen.removeprefix(PREFIX).replace("/", "-") if chosen.startswith(PREFIX) else "net"
         for job in done:

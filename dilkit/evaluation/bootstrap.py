@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from dilkit.errors import UsageError, nearest
+from dilkit.evaluation.rows import by_distortion
 
 Floats = npt.NDArray[np.float64]
 WORST_SHARE = 0.1
@@ -76,11 +77,21 @@ distortion. `worst 10 %`: the mean over the worst tenth of all images under all 
 what is left of a clean image (do no harm)."""
 
 
+GAPS = {
+    "worst-case gap": "distorted",
+    "worst gap, unseen degree": "degree",
+    "worst gap, unseen type": "type",
+    "mean gap": "distorted",
+}
+"""What is said of the gap to the best of several arms, and over which distortions; in dB, lower is better."""
+
+
 def scores(
     rows: pd.DataFrame,
     *,
     baseline: str | None = None,
     specialists: Mapping[str, str] | None = None,
+    gap_to: Sequence[str] = (),
     by: str = "net",
     seeds: str | None = None,
     resamples: int = 1000,
@@ -94,6 +105,9 @@ def scores(
         baseline: the arm that differences are taken to (`seen` minus that of ERM is the seen cost).
         specialists: by distortion label of the rows, the arm trained for it; adds `worst-case gap`,
             `max_d PSNR_specialist(d) - PSNR(d)` (lower is better).
+        gap_to: or arms of which the best under each distortion takes the specialist's place; adds the worst
+            gap over all, over unseen degrees and over unseen types, and the mean gap. No such arm need be
+            near what a specialist would reach: name them where you quote the gap.
         by: the column that names arms.
         seeds: the column that names training seeds, resampled too; without it each arm is one seed.
         resamples, level, seed: of the bootstrap.
@@ -109,7 +123,7 @@ def scores(
         if column not in rows:
             raise UsageError("no such column", found=column, nearest=nearest(column, rows.columns))
     arms = [str(arm) for arm in dict.fromkeys(rows[by])]
-    for arm in [*((specialists or {}).values()), *([baseline] if baseline else [])]:
+    for arm in [*((specialists or {}).values()), *gap_to, *([baseline] if baseline else [])]:
         check_arm(arm, arms)
     labels = [str(label) for label in dict.fromkeys(rows["distortion"])]
     for label in specialists or {}:
@@ -120,12 +134,9 @@ def scores(
     found = []
     for name, part in rows.groupby("set", sort=False):
         blocks = {arm: _block(part[part[by] == arm], seeds, arm) for arm in arms}
-        found += [
-            {"set": name, **line}
-            for line in _of_set(
-                blocks, baseline, specialists or {}, resamples, level, np.random.default_rng(seed)
-            )
-        ]
+        random = np.random.default_rng(seed)
+        lines = _of_set(blocks, baseline, specialists or {}, gap_to, resamples, level, random)
+        found += [{"set": name, **line} for line in lines]
     columns = ["arm", "set", "score", "value", "low", "high"]
     more = ["difference", "difference_low", "difference_high"] if baseline else []
     return pd.DataFrame(found, columns=[*columns, *more])
@@ -145,8 +156,6 @@ def collapse_degrees(rows: pd.DataFrame) -> pd.DataFrame:
 
     Degrees are ordered by how far the input is from the clean image, so that a low JPEG quality is strong.
     """
-    from dilkit.evaluation.rows import by_distortion
-
     means = by_distortion(rows.dropna(subset=["degree"]))
     found = []
     for (net, name, kind), part in means.groupby(["net", "set", "type"], sort=False):
@@ -190,6 +199,7 @@ def _of_set(
     blocks: Mapping[str, Block],
     baseline: str | None,
     specialists: Mapping[str, str],
+    gap_to: Sequence[str],
     resamples: int,
     level: float,
     random: np.random.Generator,
@@ -199,9 +209,9 @@ def _of_set(
         raise UsageError("the arms were measured on different images, so they cannot be compared")
     images = shapes.pop()
     most = max(len(block.psnr) for block in blocks.values())
-    whole = _values(blocks, specialists)
+    whole = _values(blocks, specialists, gap_to)
     drawn = [
-        _values({arm: b.take(s, i) for arm, b in blocks.items()}, specialists)
+        _values({arm: b.take(s, i) for arm, b in blocks.items()}, specialists, gap_to)
         for s, i in (
             (random.integers(most, size=most), random.integers(images, size=images)) for _ in range(resamples)
         )
@@ -221,13 +231,24 @@ def _of_set(
     return lines
 
 
-def _values(blocks: Mapping[str, Block], specialists: Mapping[str, str]) -> dict[tuple[str, str], float]:
+def _values(
+    blocks: Mapping[str, Block], specialists: Mapping[str, str], gap_to: Sequence[str]
+) -> dict[tuple[str, str], float]:
     found = {(arm, name): score(block) for arm, block in blocks.items() for name, score in SCORES.items()}
-    if specialists:
-        means = {arm: dict(zip(b.labels, b.psnr.mean(axis=(0, 1)), strict=True)) for arm, b in blocks.items()}
-        for arm in blocks:
-            gaps = [means[specialist][d] - means[arm][d] for d, specialist in specialists.items()]
-            found[arm, "worst-case gap"] = float(max(gaps))
+    if not specialists and not gap_to:
+        return found
+    means = {arm: dict(zip(b.labels, b.psnr.mean(axis=(0, 1)), strict=True)) for arm, b in blocks.items()}
+    for arm, block in blocks.items():
+        if specialists:
+            own = [means[specialist][d] - means[arm][d] for d, specialist in specialists.items()]
+            found[arm, "worst-case gap"] = float(max(own))
+        if gap_to:
+            best = [max(means[each].get(d, -math.inf) for each in gap_to) for d in block.labels]
+            gap = np.array(best) - [means[arm][d] for d in block.labels]
+            for name, kind in GAPS.items():
+                over = gap[block.masks[kind]]
+                if len(over):
+                    found[arm, name] = float(over.mean() if name == "mean gap" else over.max())
     return found
 
 

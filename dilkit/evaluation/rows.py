@@ -95,7 +95,6 @@ def read_rows(path: str | Path) -> pd.DataFrame:
 
 def as_json(rows: pd.DataFrame) -> dict[str, Any]:
     """Settings, means and rows, JSON-able."""
-
     settings, means = rows.attrs.get(SETTINGS, {}), by_distortion(rows)
     held = {SETTINGS: settings, "means": means.to_dict("records"), "rows": rows.to_dict("records")}
     return {key: plain(value) for key, value in held.items()}
@@ -177,13 +176,3 @@ def by_novelty(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
         if len(part):
             found[name] = {str(net): float(v) for net, v in part.groupby("net")["psnr"].mean().items()}
     return found
-
-
-def wide(rows: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
-    """One line per (set, distortion): a column per net, and first that of the distorted input."""
-    means = by_distortion(rows)
-    index = ["set", "distortion"]
-    table = means.pivot(index=index, columns="net", values=value)
-    table = table[[net for net in dict.fromkeys(means["net"]) if net != "input"]]
-    table.insert(0, "input", means.groupby(index)[f"input_{value}"].first())
-    return table.reindex(pd.MultiIndex.from_frame(means[index].drop_duplicates()))

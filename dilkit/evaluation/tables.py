@@ -1,13 +1,15 @@
-"""Tables in Markdown, from evaluation rows, and the words that stand under them."""
+"""Tables of evaluation rows, and the words that stand under them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from dilkit.distortions import confounder_set
+from dilkit.errors import UsageError
 from dilkit.evaluation.references import Printed, reference_notes
 from dilkit.evaluation.rows import SETTINGS, by_distortion, by_novelty, metrics_of
 
@@ -31,34 +33,80 @@ def legend(rows: pd.DataFrame) -> list[str]:
     return [f"{text}." for text in said.values()]
 
 
+def short_labels(rows: pd.DataFrame) -> dict[str, str]:
+    """By label of a distortion, the label of at most 28 characters that tables and plots print."""
+    found: dict[str, str] = {}
+    for expression in (rows.attrs.get(SETTINGS, {}).get("distort"), *rows["distortion"].unique()):
+        if not expression or len(expression) <= 28 or expression in found:
+            continue
+        try:
+            found |= {word.label: word.short_label for word in confounder_set(expression)}
+        except UsageError:  # a label that was cut, or a kind of a plug-in that is not loaded
+            continue
+    return {str(label): found.get(label, label) for label in rows["distortion"].unique()}
+
+
+def shortened(rows: pd.DataFrame) -> list[str]:
+    """What each short label stands for, where it is another than the distortion's own."""
+    return [f"{short}: {label}" for label, short in short_labels(rows).items() if short != label]
+
+
+def tables(
+    rows: pd.DataFrame, printed: Sequence[Printed], cell: Callable[[Mapping[Any, Any], str], str]
+) -> Iterator[tuple[str, int, list[str], list[list[str]]]]:
+    """Per test set: its name, the number of its images, a head, and a line per distortion and group of them.
+
+    Args:
+        printed: numbers of papers, in columns of their own.
+        cell: the text of a mean (see `by_distortion`); with the prefix `input_`, of the input's.
+    """
+    short = short_labels(rows)
+    for name, part in by_distortion(rows).groupby("set", sort=False):
+        nets = [str(net) for net in dict.fromkeys(part["net"]) if net != "input"]
+        beside = [each for each in printed if name in each.values]
+        lines = []
+        for label, cells in part.groupby("distortion", sort=False):
+            by_net = {row["net"]: row for row in cells.to_dict("records")}
+            own = [by_net.get(net) for net in nets]
+            values = [each.values[str(name)].get(str(label)) for each in beside]
+            lines.append(
+                [
+                    short[str(label)],
+                    cell(next(iter(by_net.values())), "input_"),
+                    *("" if row is None else cell(row, "") + MARKS[row["novelty"]] for row in own),
+                    *("" if value is None else f"{value:.2f}" for value in values),
+                ]
+            )
+        for what, psnr in by_novelty(rows[rows["set"] == name]).items():
+            means = [f"{psnr[net]:.2f}" if net in psnr else "" for net in nets]
+            lines.append([f"mean, {what}", "", *means, *("" for _ in beside)])
+        head = ["distortion", "input", *nets, *(each.title for each in beside)]
+        yield str(name), int(part["images"].max()), head, lines
+
+
 def markdown(rows: pd.DataFrame, printed: Sequence[Printed] = ()) -> str:
     """PSNR and SSIM by distortion and net, a table per test set, and the settings of the measurement.
 
     Args:
         printed: numbers of papers to show in columns of their own.
     """
-    means = by_distortion(rows)
     extras, parts = extra_metrics(rows), []
-    for name, part in means.groupby("set", sort=False):
-        nets = [net for net in dict.fromkeys(part["net"]) if net != "input"]
-        beside = [each for each in printed if name in each.values]
-        lines = []
-        for label, cells in part.groupby("distortion", sort=False):
-            own = [each.values[str(name)].get(str(label)) for each in beside]
-            lines.append(
-                [*_line(str(label), cells, nets, extras), *("" if v is None else f"{v:.2f}" for v in own)]
-            )
-        for what, psnr in by_novelty(rows[rows["set"] == name]).items():
-            best = best_of(psnr.values())
-            cells_ = [_bold(psnr[net], best) if net in psnr else "" for net in nets]
-            lines.append([f"mean, {what}", "", *cells_, *("" for _ in beside)])
-        images = int(part["images"].max())
-        parts.append(
-            f"**{name}**, {images} images, {' / '.join(['PSNR (dB)', 'SSIM', *extras])}\n\n"
-            + grid(["distortion", "input", *nets, *(each.title for each in beside)], lines)
-        )
+
+    def cell(row: Mapping[Any, Any], prefix: str) -> str:
+        more = [f"{row[prefix + name]:.4f}" for name in ("ssim", *extras)]
+        return " / ".join([decibel(row[f"{prefix}psnr"]), *more])
+
+    for name, images, head, lines in tables(rows, printed, cell):
+        for line in lines:
+            if line[0].startswith("mean, "):
+                best = f"{best_of(float(text) for text in line[2:] if text):.2f}"
+                line[2:] = [f"**{text}**" if text == best else text for text in line[2:]]
+            else:
+                line[0] = f"`{line[0]}`"
+        what = " / ".join(["PSNR (dB)", "SSIM", *extras])
+        parts.append(f"**{name}**, {images} images, {what}\n\n{grid(head, lines)}")
     said = [text.replace("*", "\\*", 1) for text in legend(rows)]
-    notes = [f"{note}." for note in reference_notes(printed)]
+    notes = [f"{note}." for note in (*shortened(rows), *reference_notes(printed))]
     return "\n\n".join([*parts, *remarks(rows), " ".join([*said, settings_line(rows)]), *notes]) + "\n"
 
 
@@ -66,10 +114,6 @@ def best_of(values: Iterable[float], *, lower: bool = False) -> float:
     """The best of some values in dB as printed, with two digits: what is bold must be best there too."""
     finite = [round(float(value), 2) for value in values if not math.isnan(value)]
     return (min if lower else max)(finite, default=math.nan)
-
-
-def _bold(value: float, best: float) -> str:
-    return f"**{value:.2f}**" if round(value, 2) == best else f"{value:.2f}"
 
 
 def settings_line(rows: pd.DataFrame) -> str:
@@ -150,17 +194,3 @@ def signed(value: float) -> str:
 def extra_metrics(rows: pd.DataFrame) -> list[str]:
     """The metrics beside PSNR and SSIM."""
     return [name for name in metrics_of(rows) if name not in ("psnr", "ssim")]
-
-
-def _line(label: str, cells: pd.DataFrame, nets: Sequence[str], extras: Sequence[str]) -> list[str]:
-    by_net = cells.set_index("net")
-    found = [f"`{label}`", _values(by_net.iloc[0], extras, "input_")]
-    for net in nets:
-        cell: Any = by_net.loc[net]
-        found.append(_values(cell, extras) + MARKS[cell["novelty"]])
-    return found
-
-
-def _values(cell: Any, extras: Sequence[str], prefix: str = "") -> str:
-    more = [f"{cell[prefix + name]:.4f}" for name in ("ssim", *extras)]
-    return " / ".join([decibel(cell[f"{prefix}psnr"]), *more])

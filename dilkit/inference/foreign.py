@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -66,6 +67,14 @@ class Adaptation:
         return ", ".join(said)
 
 
+_EXPECTED = {
+    "sigma": "a noise level on the 0..255 scale, estimate, or true",
+    "range": "the value of white, such as 255",
+    "order": "rgb or bgr",
+    "multiple": "a whole number from 1",
+}
+
+
 def parse_adaptation(text: str, where: str) -> Adaptation:
     """`sigma=25,range=255,order=bgr,multiple=8` as an adaptation.
 
@@ -75,35 +84,25 @@ def parse_adaptation(text: str, where: str) -> Adaptation:
     values: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
-        known = ("sigma", "range", "order", "multiple")
-        if key not in known:
+        if key not in _EXPECTED:
             raise UsageError(
-                "unknown adaptation",
-                where=where,
-                found=key,
-                expected=", ".join(known),
-                nearest=nearest(key, known),
-            )
+                "unknown adaptation", where=where, found=key, expected=", ".join(_EXPECTED),
+                nearest=nearest(key, _EXPECTED),
+            )  # fmt: skip
         try:
             values[key] = _read_value(key, value)
         except ValueError:
-            expected = {
-                "sigma": "a noise level on the 0..255 scale, estimate, or true",
-                "range": "the value of white, such as 255",
-                "order": "rgb or bgr",
-                "multiple": "a whole number from 1",
-            }[key]
-            raise UsageError(f"wrong value for {key}", where=where, found=value, expected=expected) from None
+            raise UsageError(
+                f"wrong value for {key}", where=where, found=value, expected=_EXPECTED[key]
+            ) from None
     return Adaptation(**values)
 
 
 def _read_value(key: str, value: str) -> Any:
-    if key == "order" or (key == "sigma" and value in ("estimate", "true")):
-        if key == "order" and value not in get_args(Order):
-            raise ValueError(value)
+    if value in {"sigma": ("estimate", "true"), "order": get_args(Order)}.get(key, ()):
         return value
     number = int(value) if key == "multiple" else float(value)
-    if not 0 <= number < 1e6 or (key != "sigma" and number == 0):
+    if key == "order" or not 0 <= number < 1e6 or (key != "sigma" and number == 0):
         raise ValueError(value)
     return number
 
@@ -122,7 +121,8 @@ class Adapted(nn.Module):
         super().__init__()
         self.net, self.adaptation = net, adaptation
         self.known_sigma: float | None = None
-        self._takes_two = adaptation.sigma is not None and _arguments(net) >= 2
+        takes = getattr(net, "takes_level", None)
+        self._takes_two = _arguments(net) >= 2 if takes is None else bool(takes)
         multiple = adaptation.multiple or int(getattr(net, "multiple", 0))
         if multiple:
             self.multiple = multiple
@@ -206,11 +206,9 @@ class OnnxNet(nn.Module):
             import onnxruntime
         except ImportError as error:
             raise UsageError(
-                "an ONNX net needs onnxruntime",
-                where=path,
-                found=str(error),
+                "an ONNX net needs onnxruntime", where=path, found=str(error),
                 remedy="pip install onnxruntime (the extra dilkit[onnx])",
-            ) from None
+            ) from None  # fmt: skip
         try:
             self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exceptions have no common base
@@ -220,40 +218,19 @@ class OnnxNet(nn.Module):
         self.inputs = [(i.name, len(i.shape)) for i in self.session.get_inputs()]
         if not 1 <= len(self.inputs) <= 2:
             raise UsageError(
-                "a restorer has one input, or two with the noise level",
-                where=path,
+                "a restorer has one input, or two with the noise level", where=path,
                 found=f"{len(self.inputs)} inputs",
-            )
-        if len(self.inputs) == 2:
-            self.forward = self._with_level  # type: ignore[assignment, method-assign]
+            )  # fmt: skip
+        self.takes_level = len(self.inputs) == 2
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._run(x, {})
-
-    def _with_level(self, x: Tensor, level: Tensor) -> Tensor:
-        name, rank = self.inputs[1]
-        shape = (len(x), *(1,) * (rank - 1))
-        values = level.reshape(shape)
-        if rank == 4:
-            values = values.expand(-1, 1, *x.shape[2:])
-        return self._run(x, {name: values.contiguous().cpu().numpy()})
-
-    def _run(self, x: Tensor, more: Mapping[str, Any]) -> Tensor:
-        fed = {self.inputs[0][0]: x.contiguous().cpu().numpy(), **more}
+    def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:
+        fed = {self.inputs[0][0]: x.contiguous().cpu().numpy()}
+        if level is not None:
+            name, rank = self.inputs[1]
+            values = level.reshape(len(x), *(1,) * (rank - 1))
+            values = values.expand(-1, 1, *x.shape[2:]) if rank == 4 else values
+            fed[name] = values.contiguous().cpu().numpy()
         return torch.from_numpy(np.asarray(self.session.run(None, fed)[0])).to(x)
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """Attributes:
-    module: (B, 3, H, W) in [0, 1] -> (B, 3, s H, s W).
-    label: a short name for tables.
-    digest: of the file of weights, or empty.
-    """
-
-    module: Adapted
-    label: str
-    digest: str
 
 
 def is_foreign(text: str) -> bool:
@@ -261,8 +238,8 @@ def is_foreign(text: str) -> bool:
     return text.partition(":")[0] in SCHEMES and ":" in text
 
 
-def open_foreign(text: str, *, trust_code: bool = False) -> Foreign:
-    """The net that a text names; see the head of this module.
+def open_foreign(text: str, *, trust_code: bool = False) -> tuple[Adapted, str]:
+    """The net that a text names (see the head of this module), and the digest of its file of weights, or "".
 
     Args:
         trust_code: whether `module:` may import and run what it names.
@@ -275,14 +252,13 @@ def open_foreign(text: str, *, trust_code: bool = False) -> Foreign:
     scheme, _, rest = whole.partition(":")
     adaptation = parse_adaptation(adaptations, text)
     if scheme == "module":
-        net, label, digest = _open_class(rest, trust_code)
+        net, path = _open_class(rest, trust_code)
     else:
         path = Path(rest).expanduser()
         if not path.is_file():
             raise UsageError("no such file", where=text, found=rest)
-        digest, label = _digest(path), path.stem
         net = OnnxNet(path) if scheme == "onnx" else _open_spandrel(path, adaptation)
-    return Foreign(Adapted(net, adaptation), label, digest)
+    return Adapted(net, adaptation), "" if path is None else _digest(path)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -302,12 +278,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # any reader may raise anything on a damaged or hostile file
         raise UsageError(
-            "the file cannot be read as weights alone",
-            where=path,
+            "the file cannot be read as weights alone", where=path,
             found=str(error).partition("\n")[0][:200],
             expected="tensors by name, as torch.save(net.state_dict()) or safetensors write them",
             remedy="save the state dict of the net, not the net itself; dilkit runs no code of such a file",
-        ) from error
+        ) from error  # fmt: skip
     for key in _WRAPPERS:
         if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
             held = held[key]
@@ -319,7 +294,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return names
 
 
-def _open_class(text: str, trust_code: bool) -> tuple[nn.Module, str, str]:
+def _open_class(text: str, trust_code: bool) -> tuple[nn.Module, Path | None]:
     try:
         name, arguments = _parse_call(text)
     except (SyntaxError, ValueError):
@@ -329,10 +304,9 @@ def _open_class(text: str, trust_code: bool) -> tuple[nn.Module, str, str]:
         ) from None  # fmt: skip
     if not trust_code:
         raise UsageError(
-            f"{name} would be imported and run",
-            where=f"module:{text}",
+            f"{name} would be imported and run", where=f"module:{text}",
             remedy="--trust-code (trust_code=True), if you trust that package",
-        )
+        )  # fmt: skip
     make = import_named(name, f"module:{text}")
     if not (isinstance(make, type) and issubclass(make, nn.Module)):
         raise UsageError(f"{name} is no torch.nn.Module class", where=f"module:{text}", found=repr(make)[:80])
@@ -344,7 +318,7 @@ def _open_class(text: str, trust_code: bool) -> tuple[nn.Module, str, str]:
             f"{name}: {error}", where=f"module:{text}", expected=f"{make.__name__}{inspect.signature(make)}"
         ) from error
     if weights is None:
-        return net, make.__name__, ""
+        return net, None
     path = Path(str(weights)).expanduser()
     try:
         net.load_state_dict(read_weights(path))
@@ -352,46 +326,24 @@ def _open_class(text: str, trust_code: bool) -> tuple[nn.Module, str, str]:
         raise UsageError(
             f"the weights are not those of {name}", where=path, found=" ".join(str(error).split())[:200]
         ) from error
-    return net, make.__name__, _digest(path)
+    return net, path
 
 
 def _parse_call(text: str) -> tuple[str, dict[str, Any]]:
     """(`package.module:Class`, keyword arguments); the path of `weights` needs no quotes."""
     name, bracket, rest = text.partition("(")
     module, _, attribute = name.partition(":")
-    if not module or not attribute.isidentifier() or (bracket and not rest.endswith(")")):
+    if not module or not attribute.isidentifier():
         raise ValueError(text)
-    arguments: dict[str, Any] = {}
-    for part in _split(rest[:-1]) if bracket else ():
-        key, _, value = part.partition("=")
-        if not key.strip().isidentifier():
-            raise ValueError(part)
-        try:
-            arguments[key.strip()] = ast.literal_eval(value.strip())
-        except (SyntaxError, ValueError):
-            if key.strip() != "weights":
-                raise
-            arguments["weights"] = value.strip()
-    return name, arguments
-
-
-def _split(text: str) -> Iterator[str]:
-    """At commas outside brackets and quotes."""
-    depth, quote, start = 0, "", 0
-    for i, c in enumerate(text):
-        if quote:
-            quote = "" if c == quote else quote
-        elif c in "'\"":
-            quote = c
-        elif c in "([{":
-            depth += 1
-        elif c in ")]}":
-            depth -= 1
-        elif c == "," and not depth:
-            yield text[start:i]
-            start = i + 1
-    if text[start:].strip():
-        yield text[start:]
+    quoted = re.sub(
+        r"""([(,]\s*weights\s*=\s*)([^\s'"(),][^'"(),]*)""",
+        lambda found: f"{found[1]}{found[2].strip()!r}",
+        bracket + rest or "()",
+    )
+    call = ast.parse(f"call{quoted}", mode="eval").body
+    if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
+        raise ValueError(text)
+    return name, {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
 
 
 def _open_spandrel(path: Path, adaptation: Adaptation) -> nn.Module:
@@ -400,11 +352,9 @@ def _open_spandrel(path: Path, adaptation: Adaptation) -> nn.Module:
             from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
     except ImportError as error:
         raise UsageError(
-            "this net needs spandrel",
-            where=path,
-            found=str(error),
+            "this net needs spandrel", where=path, found=str(error),
             remedy="pip install spandrel (the extra dilkit[spandrel])",
-        ) from None
+        ) from None  # fmt: skip
     try:
         found = ModelLoader().load_from_state_dict(read_weights(path))
     except UnsupportedModelError:
@@ -414,10 +364,9 @@ def _open_spandrel(path: Path, adaptation: Adaptation) -> nn.Module:
         ) from None  # fmt: skip
     if not isinstance(found, ImageModelDescriptor) or (found.input_channels, found.output_channels) != (3, 3):
         raise UsageError(
-            "not a net from RGB to RGB",
-            where=path,
+            "not a net from RGB to RGB", where=path,
             found=f"{found.architecture.name}: {found.input_channels} to {found.output_channels} channels",
-        )
+        )  # fmt: skip
     if adaptation.sigma is not None:
         net: nn.Module = found.model
         net.multiple = found.size_requirements.multiple_of
@@ -465,8 +414,5 @@ def importable_torchvision() -> Iterator[None]:
 
 
 def _digest(path: Path) -> str:
-    state = blake2b(digest_size=16)
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()
+        return file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()

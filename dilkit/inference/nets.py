@@ -26,7 +26,6 @@ INPUT = "input"
 _OLD = {True: "contrast"}
 """The wrapper of checkpoints that did not name its group."""
 _LABELLED = re.compile(r"([^=:(@]+)=(.+)", re.DOTALL)
-_USUAL = "a checkpoint: RUN/checkpoints/last.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +161,13 @@ def origin(net: Net) -> dict[str, Any]:
     """Where a net comes from, JSON-able."""
     past, unknown = past_of(net.metadata) if net.module is not None else ([], False)
     if net.module is not None and not net.metadata:
-        past, unknown = [_no_record(net)], True
+        foreign = is_foreign(net.source)
+        what = (
+            f"foreign weights ({net.source.partition(':')[0]})"
+            if foreign
+            else net.source or "a net in memory"
+        )
+        past, unknown = [f"{what}: what {'they' if foreign else 'it'} saw is not recorded"], True
     return {
         "source": net.source,
         "weights": net.fingerprint,
@@ -179,12 +184,6 @@ def past_of(metadata: Mapping[str, Any]) -> tuple[list[str], bool]:
     said = [f"initialised from {printable(parent)}" for parent in past.parents]
     said += [f"not known: {printable(each)}" for each in past.unknown]
     return said, bool(past.unknown)
-
-
-def _no_record(net: Net) -> str:
-    if is_foreign(net.source):
-        return f"foreign weights ({net.source.partition(':')[0]}): what they saw is not recorded"
-    return f"{net.source or 'a net in memory'}: what it saw is not recorded"
 
 
 def _of(label: str, net: Any, trust_code: bool | Collection[str]) -> Net:
@@ -205,17 +204,12 @@ def _open(label: str, source: str | Path, trust_code: bool | Collection[str]) ->
     if str(source) == INPUT:
         return Net(INPUT, None)
     if is_foreign(str(source)):
-        found = open_foreign(str(source), trust_code=trust_code is True)
-        return Net(label, found.module, source=str(source), digest=found.digest)
+        module, digest = open_foreign(str(source), trust_code=trust_code is True)
+        return Net(label, module, source=str(source), digest=digest)
     loaded = checkpoint.load(checkpoint.find_checkpoint(source), trust_code=trust_code)
     recipe = loaded.recipe.model_dump(mode="json")
-    return Net(
-        label,
-        loaded.net,
-        trained_on(recipe, loaded.metadata),
-        str(source),
-        {**loaded.metadata, "recipe": recipe},
-    )
+    metadata = {**loaded.metadata, "recipe": recipe}
+    return Net(label, loaded.net, trained_on(recipe, metadata), str(source), metadata)
 
 
 def labels_of(sources: Iterable[str | Path]) -> list[str]:

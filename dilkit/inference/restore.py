@@ -26,8 +26,6 @@ from dilkit.inference.nets import open_net
 
 Existing = Literal["refuse", "skip", "replace"]
 Progress = Callable[[int, int], None]
-
-
 TILING = Tiling()
 
 
@@ -229,3 +227,29 @@ def _start(net: str, device: str, threads: int, trust_code: bool) -> None:
 
 def _in_process(job: Job, tiling: Tiling | None) -> Outcome:
     return _restore_file(_process["net"], job, tiling, _process["device"])
+
+
+def write_preview(path: Path, before: Path, after: Path, side: int = 640) -> Path:
+    """The middle of both images at their own pixels, beside each other, as a PNG file.
+
+    Args:
+        before, after: image files; where the second is larger (super-resolution), the first is enlarged.
+        side: the most pixels of a panel's side.
+
+    Raises:
+        UnreadableImage: one of them cannot be read.
+    """
+    old, new = (read_picture(each).part(slice(None), slice(None)).clip(0, 1) for each in (before, after))
+    if old.shape != new.shape:
+        old = np.asarray(cv2.resize(old, new.shape[1::-1], interpolation=cv2.INTER_NEAREST), np.float32)
+    h, w = (min(side, n) for n in new.shape[:2])
+    y, x = (new.shape[0] - h) // 2, (new.shape[1] - w) // 2
+    line, gap = 22, 8  # pixels of the text above the panels, and between them
+    sheet = np.full((h + line, 2 * w + gap, 3), 255, np.uint8)
+    for left, name, image in ((0, "before", old), (w + gap, "after", new)):
+        sheet[line:, left : left + w] = np.rint(255 * image[y : y + h, x : x + w, ::-1])
+        where, font = (left + 2, line - 7), cv2.FONT_HERSHEY_SIMPLEX
+        cv2.putText(sheet, name, where, font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", sheet)[1].tobytes())
+    return path

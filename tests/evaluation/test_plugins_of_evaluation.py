@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from dilkit import evaluate
 from dilkit.errors import DilkitError, UsageError
-from dilkit.evaluation import METRICS, PROTOCOLS, evaluate
-from dilkit.evaluation.extra_metrics import Compare, Levels, Metric, check_metric
-from dilkit.evaluation.protocols import Protocol, check_protocol, find_protocol
-from dilkit.inference import EXPORTERS
-from dilkit.inference.export import Exporter, Runner, check_exporter, export
+from dilkit.evaluation.extra_metrics import METRICS, Compare, Levels, Metric, check_metric
+from dilkit.evaluation.protocols import PROTOCOLS, Protocol, check_protocol, find_protocol
+from dilkit.inference.export import EXPORTERS, Exporter, Runner, check_exporter, export
 
 
 def mean_error() -> Compare:

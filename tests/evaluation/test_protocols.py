@@ -13,10 +13,10 @@ from dilkit.cli.app import app
 from torch import nn
 from typer.testing import CliRunner
 
+from dilkit import evaluate
 from dilkit.confounders.duplicates import SeenImages, perceptual_hash
 from dilkit.distortions import confounder_set, parse
 from dilkit.errors import UsageError
-from dilkit.evaluation import evaluate
 from dilkit.evaluation.bootstrap import scores
 from dilkit.evaluation.protocols import (
     PROTOCOLS,

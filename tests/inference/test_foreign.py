@@ -13,8 +13,8 @@ from dilkit.cli.app import app
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from dilkit import evaluate
 from dilkit.errors import DilkitError, UsageError
-from dilkit.evaluation import evaluate
 from dilkit.evaluation.protocols import PROTOCOLS
 from dilkit.evaluation.tables import markdown
 from dilkit.inference.foreign import (

@@ -9,8 +9,9 @@ import torch
 from dilkit.cli.app import app
 from typer.testing import CliRunner
 
+from dilkit import evaluate
 from dilkit.checkpoint import save_weights
-from dilkit.evaluation import evaluate, write_rows
+from dilkit.evaluation.rows import write_rows
 from dilkit.models import from_config
 from dilkit.recipe import Recipe
 

@@ -18,11 +18,11 @@ import torch
 from dilkit.cli.app import app
 from typer.testing import CliRunner
 
+from dilkit import evaluate
 from dilkit.checkpoint import save_weights
 from dilkit.errors import DilkitError, UsageError
-from dilkit.evaluation import evaluate, write_rows
 from dilkit.evaluation.bootstrap import scores
-from dilkit.evaluation.rows import by_distortion
+from dilkit.evaluation.rows import by_distortion, write_rows
 from dilkit.evaluation.tables import signed
 from dilkit.models import from_config
 from dilkit.recipe import Recipe, resolved, to_yaml
