@@ -227,7 +227,7 @@ def _notes(rows: pd.DataFrame) -> list[str]:
     said = remarks(rows)
     said += [f"{net}: trained on {about['trained']}" for net, about in s["nets"].items() if about["trained"]]
     said += [text.rstrip(".") for text in legend(rows)]
-    return [*said, *([f"protocol {s['protocol']}"] if s["protocol"] else []), settings_line(rows)]
+    return [*said, *([f"protocol {s['protocol']}"] if s["protocol"] else []), settings_line(s)]
 
 
 def _show_scores(rows: pd.DataFrame, baseline: str) -> None:

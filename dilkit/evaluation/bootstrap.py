@@ -114,7 +114,7 @@ def scores(
 
     Returns:
         Columns arm, set, score, value, low, high; with a baseline also difference, difference_low,
-        difference_high.
+        difference_high, and p: twice the share of resamples in which the difference has the other sign.
 
     Raises:
         UsageError: no such arm or column, or an arm that lacks some image or distortion.
@@ -138,7 +138,7 @@ def scores(
         lines = _of_set(blocks, baseline, specialists or {}, gap_to, resamples, level, random)
         found += [{"set": name, **line} for line in lines]
     columns = ["arm", "set", "score", "value", "low", "high"]
-    more = ["difference", "difference_low", "difference_high"] if baseline else []
+    more = ["difference", "difference_low", "difference_high", "p"] if baseline else []
     return pd.DataFrame(found, columns=[*columns, *more])
 
 
@@ -227,6 +227,7 @@ def _of_set(
             line["difference"] = value - whole[baseline, score]
             differences = [d[arm, score] - d[baseline, score] for d in drawn]
             line["difference_low"], line["difference_high"] = _percentiles(differences, tails)
+            line["p"] = math.nan if arm == baseline else _p_value(differences)
         lines.append(line)
     return lines
 
@@ -258,6 +259,13 @@ def _percentiles(values: list[float], tails: list[float]) -> tuple[float, float]
         return math.nan, math.nan
     low, high = np.percentile(finite, tails)
     return float(low), float(high)
+
+
+def _p_value(differences: list[float]) -> float:
+    """Twice the share of resamples on the smaller side of nought, one added to both counts; at most 1."""
+    finite = np.asarray(differences)[np.isfinite(differences)]
+    fewer = min(int((finite <= 0).sum()), int((finite >= 0).sum()))
+    return min(1.0, 2 * (fewer + 1) / (len(finite) + 1))
 
 
 def _block(rows: pd.DataFrame, seeds: str | None, arm: str) -> Block:

@@ -107,7 +107,12 @@ def markdown(rows: pd.DataFrame, printed: Sequence[Printed] = ()) -> str:
         parts.append(f"**{name}**, {images} images, {what}\n\n{grid(head, lines)}")
     said = [text.replace("*", "\\*", 1) for text in legend(rows)]
     notes = [f"{note}." for note in (*shortened(rows), *reference_notes(printed))]
-    return "\n\n".join([*parts, *remarks(rows), " ".join([*said, settings_line(rows)]), *notes]) + "\n"
+    return (
+        "\n\n".join(
+            [*parts, *remarks(rows), " ".join([*said, settings_line(rows.attrs.get(SETTINGS, {}))]), *notes]
+        )
+        + "\n"
+    )
 
 
 def best_of(values: Iterable[float], *, lower: bool = False) -> float:
@@ -116,10 +121,9 @@ def best_of(values: Iterable[float], *, lower: bool = False) -> float:
     return (min if lower else max)(finite, default=math.nan)
 
 
-def settings_line(rows: pd.DataFrame) -> str:
-    """How the rows were measured, in words; empty where that is not recorded."""
-    s = rows.attrs.get(SETTINGS)
-    if not s:
+def settings_line(s: Mapping[str, Any]) -> str:
+    """How rows of these settings were measured, in words; empty where that is not recorded."""
+    if "clip" not in s:
         return ""
     clipped = "clipped" if s["clip"] else "not clipped"
     rounded = "rounded to 8 bits" if s["quantize"] else "not rounded"

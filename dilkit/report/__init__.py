@@ -5,28 +5,14 @@ The room is called like a function: `dilkit.report(runs, out)` is `dilkit.report
 
 from __future__ import annotations
 
-import importlib
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from dilkit.report.plots import psnr_against_degree as psnr_against_degree
-
-_HOMES = {"psnr_against_degree": "dilkit.report.plots", "build_report": "dilkit.report.page"}
-
-__all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+from typing import Any
 
 
 class _CallableModule(ModuleType):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        from dilkit.report.page import build_report
+        from dilkit.report.page import build_report  # jinja2 and matplotlib stay out of start-up
 
         return build_report(*args, **kwargs)
 

@@ -29,14 +29,17 @@ RULE = (
 
 @dataclass(frozen=True)
 class Crop:
-    """One place of one image: the clean one, the input, and each net's output, as PNG data URIs with PSNR."""
+    """One place of one image.
+
+    Attributes:
+        rank: among the test images: best, median or worst.
+        tiles: the clean one, the input and each net's output: a name, a PNG as a data URI, and its PSNR.
+    """
 
     rank: str
     image: str
     distortion: str
-    clean: str
-    given: tuple[str, float]
-    outputs: dict[str, tuple[str, float]]
+    tiles: list[tuple[str, str, float | None]]
 
 
 def choose_crops(
@@ -70,9 +73,10 @@ def choose_crops(
             net.label: restore_image(net.module, given, net.device) for net in nets if net.module is not None
         }
         box = _median_box(as_float(clean), list(outputs.values()), side)
-        before = (_png(given[box]), psnr(given[box], clean[box]))
-        after = {label: (_png(out[box]), psnr(out[box], clean[box])) for label, out in outputs.items()}
-        made.append(Crop(rank, "/".join(key), worst, _png(as_float(clean)[box]), before, after))
+        tiles: list[tuple[str, str, float | None]] = [("clean", _png(as_float(clean)[box]), None)]
+        for label, image in {"input": given, **outputs}.items():
+            tiles.append((label, _png(image[box]), psnr(image[box], clean[box])))
+        made.append(Crop(rank, "/".join(key), worst, tiles))
     return made
 
 

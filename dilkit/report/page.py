@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -18,21 +18,30 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from dilkit._version import __version__
 from dilkit.devices import pick_device
-from dilkit.errors import UsageError
-from dilkit.evaluation.bootstrap import collapse_degrees, scores
+from dilkit.evaluation.bootstrap import check_arm, collapse_degrees, scores
 from dilkit.evaluation.grid import evaluate
 from dilkit.evaluation.protocols import Protocol
 from dilkit.evaluation.references import Printed, find_references, reference_notes
 from dilkit.evaluation.rows import SETTINGS, by_distortion
-from dilkit.evaluation.tables import MARKS, best_of, decibel, legend, remarks, settings_line, signed
+from dilkit.evaluation.tables import (
+    MARKS,
+    best_of,
+    decibel,
+    legend,
+    remarks,
+    settings_line,
+    short_labels,
+    signed,
+)
 from dilkit.evaluation.testsets import Data
 from dilkit.inference.nets import Net, open_nets
 from dilkit.recipe import to_yaml
 from dilkit.report.crops import RULE, Crop, choose_crops
-from dilkit.report.plots import DARK, LIGHT, as_data_uri, psnr_against_degree, training_curves
+from dilkit.report.plots import DARK, LIGHT, Style, as_data_uri, psnr_against_degree, training_curves
 from dilkit.report.runfolders import Material, RunRecord, collect
 
 _CURVE_POINTS = 240
@@ -88,8 +97,7 @@ def build_report(
         material = replace(material, rows=measured, by="net", seeds=None, settings=measured.attrs[SETTINGS])
     crops: list[Crop] = []
     if data is not None and material.rows is not None and "distort" in material.settings:
-        shown = [net for net in _shown(material, trust_code) if net.label in set(material.rows["net"])]
-        opened = open_nets(shown, pick_device(device))
+        opened = open_nets(_shown(material, trust_code), pick_device(device))
         crops = choose_crops(material.rows, opened, data, dict(material.settings))
     missing = _missing(material, crops)
     page = render(material, crops=crops, title=title, baseline=baseline, reference=reference, missing=missing)
@@ -110,31 +118,23 @@ def render(
     today: date | None = None,
 ) -> str:
     """The page as text; see `build_report`."""
-    rows, measured = material.rows, {}
-    if rows is not None and len(rows):
-        measured = _measured(material, baseline, reference)
-    runs = {run.label: _thinned(run) for run in material.runs if run.metrics}
-    training = []
-    if runs:
-        draw = partial(training_curves, runs)
-        training = [_chart(draw, "Training loss of every run")] if draw() is not None else []
-    context = {
+    context: dict[str, Any] = {
         "title": title,
         "date": (today or date.today()).isoformat(),
         "version": __version__,
         "verdict": ["Nothing was measured, so nothing can be said of how these runs restore."],
-        "warnings": [],
-        "scores": [],
-        "curves": [],
-        "results": [],
-        **measured,
-        "crops": [_crop(crop) for crop in crops],
+        **dict.fromkeys(("warnings", "scores", "curves", "results", "training"), ()),
+        "crops": crops,
         "crops_rule": RULE,
-        "cards": [_card(run, material) for run in material.runs],
-        "training": training,
-        **_again(material),
+        "cards": [_card(run) for run in material.runs],
         "missing": missing,
+        **_again(material),
     }
+    if material.rows is not None and len(material.rows):
+        context |= _measured(material, baseline, reference)
+    runs = {run.label: _thinned(run) for run in material.runs if run.metrics}
+    if runs and training_curves(runs) is not None:
+        context["training"] = [_chart(partial(training_curves, runs), "Training loss of every run")]
     titles = {
         "scores": "Scores", "curves": "PSNR against degree", "crops": "Before and after",
         "results": "Every distortion", "cards": "What was trained on what", "training": "Training",
@@ -146,6 +146,7 @@ def render(
     ]
     context |= {name: Markup(_file(f"page.{name}")) for name in ("css", "js")}
     environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {"decibel": decibel, "signed": signed, "best_of": best_of}
     return environment.from_string(_file("page.html.j2")).render(context) + "\n"
 
 
@@ -157,28 +158,33 @@ def _measured(material: Material, baseline: str | None, reference: str | None) -
     """Everything that follows from rows."""
     assert material.rows is not None
     named = material.rows.assign(net=material.rows[material.by])
-    named.attrs = dict(material.rows.attrs)
-    arms = [str(arm) for arm in dict.fromkeys(named["net"]) if arm != "input"]
-    if baseline is not None and baseline not in arms:
-        raise UsageError(f"no arm {baseline!r} in the rows", expected=", ".join(arms))
-    base = baseline or (arms[0] if arms else None)
+    named.attrs = {SETTINGS: dict(material.settings)}
+    own = named[named["net"] != "input"]
+    arms = [str(arm) for arm in dict.fromkeys(own["net"])]
+    if baseline is not None:
+        check_arm(baseline, arms, "baseline")
+    base = baseline or next(iter(arms), None)
     printed: tuple[Printed, ...] = ()
     if reference is not None:
         printed = find_references(reference, named["set"].unique(), named["distortion"].unique())
     found = None
     if base is not None:
         found = _comparison_scores(material, base)
-        if found is None:
-            own = named[named["net"] != "input"]
-            found = scores(own, baseline=base, seeds=material.seeds)
+        found = scores(own, baseline=base, seeds=material.seeds) if found is None else found
+    collapsed = collapse_degrees(own).dropna().to_dict("records")
+    seeds = own[material.seeds].nunique() if material.seeds else 0
     return {
-        "verdict": verdict(found, named, base),
+        "verdict": verdict(found, named, base, seeds),
         "warnings": remarks(named),
-        "scores": [] if found is None else _score_tables(found, str(base)),
+        "scores": () if found is None else _score_tables(found, str(base)),
         "scores_note": f"Mean PSNR in dB; in brackets 95 % intervals by a paired bootstrap over images"
         f"{' and training seeds' if material.seeds else ''}. Second line: the difference to {base}. "
         "Bold: the best of a column.",
-        "collapses": _collapses(named),
+        "collapses": [
+            f"{row['net']} on {row['set']}: from {row['type']}({row['collapse']:g}) on, the output is worse"
+            " than the input."
+            for row in collapsed
+        ],
         "curves": _curves(named, material.seeds),
         "results": _results(named, printed),
         "results_note": " ".join(
@@ -188,64 +194,68 @@ def _measured(material: Material, baseline: str | None, reference: str | None) -
                 *(f"{note}." for note in reference_notes(printed)),
             ]
         ),
-    }  # fmt: skip
+    }
 
 
-def verdict(table: pd.DataFrame | None, rows: pd.DataFrame, baseline: str | None) -> list[str]:
+_UNSEEN = {"unseen degree": "unseen degrees", "unseen type": "unseen types", "seen": "seen distortions"}
+"""The scores that a verdict may be about, the first that was measured, and their names in a sentence."""
+
+
+def verdict(
+    table: pd.DataFrame | None, rows: pd.DataFrame, baseline: str | None, seeds: int = 0
+) -> list[str]:
     """What the rows say, in a sentence per test set: the arm that differs most from the baseline where it
     matters most (unseen degrees, else unseen types, else seen ones), its interval, and at what seen cost.
 
     Args:
         table: what `dilkit.evaluation.bootstrap.scores` returns, with differences to the baseline.
+        seeds: of training, where there are several to an arm.
     """
     if table is None or baseline is None:
         return ["Only the input was measured."]
     said = []
     for name, part in table.groupby("set", sort=False):
-        images = rows.loc[rows["set"] == name, "image"].nunique()
+        there = rows[rows["set"] == name]
+        images = there["image"].nunique()
         where = f"{name}, {images} image{'s' * (images != 1)}"
-        kinds = [k for k in ("unseen degree", "unseen type", "seen") if k in set(part["score"])]
-        kind = kinds[0] if kinds else str(part["score"].iloc[0])
+        where += f", {seeds} training seed{'s' * (seeds != 1)}" if seeds else ""
+        kind = next((each for each in _UNSEEN if each in set(part["score"])), str(part["score"].iloc[0]))
+        what = _UNSEEN.get(kind, kind)
         own = {row["arm"]: row for row in part[part["score"] == kind].to_dict("records")}
         others = [row for arm, row in own.items() if arm != baseline and math.isfinite(row["difference"])]
-        words = {"unseen degree": "unseen degrees", "unseen type": "unseen types", "seen": "seen distortions"}
-        what = words.get(kind, kind)
-        if not others:
-            if baseline not in own:
-                continue
-            row = own[baseline]
-            given = rows[(rows["set"] == name) & rows["novelty"].isin(_kinds_of(kind))]["input_psnr"].mean()
-            gain = f", {row['value'] - given:+.2f} dB to the input" if math.isfinite(given) else ""
-            said.append(f"{baseline} restores {what} to {row['value']:.2f} dB{gain} ({where}).")
-            continue
-        row = max(others, key=lambda each: float(each["difference"]))
-        best = row["arm"]
-        interval = f"{signed(row['difference_low'])} to {signed(row['difference_high'])}"
-        if row["difference_low"] <= 0:
-            chance = " beyond chance" if row["difference_high"] >= 0 else ""
-            said.append(
-                f"No arm is better than {baseline} on {what}{chance}: the closest, {best}, is at "
-                f"{signed(row['difference'])} dB, 95 % interval {interval} ({where})."
-            )
-            continue
-        text = f"{best} is {signed(row['difference'])} dB ({interval}) over {baseline} on {what}"
-        seen = part[(part["score"] == "seen") & (part["arm"] == best)]
-        if kind != "seen" and len(seen):
-            cost: dict[Any, Any] = seen.to_dict("records")[0]
-            low, high = cost["difference_low"], cost["difference_high"]
-            text += (
-                ", at no seen cost"
-                if low <= 0 <= high or cost["difference"] > 0
-                else f", at {signed(cost['difference'])} dB ({signed(low)} to {signed(high)}) on seen ones"
-            )
-        said.append(f"{text} ({where}; 95 % intervals).")
+        if others:
+            seen = part[part["score"] == "seen"] if kind != "seen" else part.head(0)
+            best = max(others, key=lambda each: float(each["difference"]))
+            said.append(_best_arm(best, seen, baseline, what, where))
+        elif baseline in own:
+            words = {"unseen degree": ("degree", "reached"), "unseen type": ("type",), "seen": ("seen",)}
+            given = there.loc[there["novelty"].isin(words.get(kind, ())), "input_psnr"].mean()
+            value = own[baseline]["value"]
+            gain = f", {value - given:+.2f} dB to the input" if math.isfinite(given) else ""
+            said.append(f"{baseline} restores {what} to {value:.2f} dB{gain} ({where}).")
     return said
 
 
-def _kinds_of(score: str) -> tuple[str, ...]:
-    return {"unseen degree": ("degree", "reached"), "unseen type": ("type",), "seen": ("seen",)}.get(
-        score, ()
-    )
+def _best_arm(best: Mapping[Any, Any], seen: pd.DataFrame, baseline: str, what: str, where: str) -> str:
+    """The sentence about the arm that differs most from the baseline."""
+    low, high = best["difference_low"], best["difference_high"]
+    difference, interval = signed(best["difference"]), f"{signed(low)} to {signed(high)}"
+    p = best.get("p", math.nan)
+    chance = "" if not math.isfinite(p) else ", p < 0.01" if p < 0.01 else f", p = {p:.2f}"
+    if low <= 0:
+        beyond = " beyond chance" if high >= 0 else ""
+        return (
+            f"No arm is better than {baseline} on {what}{beyond}: the closest, {best['arm']}, is at "
+            f"{difference} dB, 95 % interval {interval}{chance} ({where})."
+        )
+    text = f"{best['arm']} is {difference} dB ({interval}{chance}) over {baseline} on {what}"
+    for cost in seen[seen["arm"] == best["arm"]].to_dict("records"):
+        low, high = cost["difference_low"], cost["difference_high"]
+        if low <= 0 <= high or cost["difference"] > 0:
+            text += ", at no seen cost"
+        else:
+            text += f", at {signed(cost['difference'])} dB ({signed(low)} to {signed(high)}) on seen ones"
+    return f"{text} ({where}; 95 % intervals)."
 
 
 def _comparison_scores(material: Material, baseline: str) -> pd.DataFrame | None:
@@ -263,41 +273,17 @@ def _score_tables(table: pd.DataFrame, baseline: str) -> list[dict[str, Any]]:
     for name, part in table.groupby("set", sort=False):
         kinds = list(dict.fromkeys(part["score"]))
         best = {
-            kind: best_of(part.loc[part["score"] == kind, "value"], lower=kind == "worst-case gap")
-            for kind in kinds
+            kind: best_of(part.loc[part["score"] == kind, "value"], lower="gap" in kind) for kind in kinds
         }
         rows = []
         for arm, cells in part.groupby("arm", sort=False):
-            by_kind = {row["score"]: row for row in cells.to_dict("records")}
-            made_cells = [
-                None if kind not in by_kind else _score_cell(by_kind[kind], best[kind], arm == baseline)
-                for kind in kinds
-            ]
-            rows.append({"name": arm, "cells": made_cells})
+            own = {row["score"]: row for row in cells.to_dict("records")}
+            for kind, cell in own.items():
+                cell["best"] = round(cell["value"], 2) == best[kind]
+                cell["differs"] = arm != baseline and math.isfinite(cell.get("difference", math.nan))
+            rows.append({"name": arm, "cells": [own.get(kind) for kind in kinds]})
         made.append({"caption": f"{name}: PSNR in dB", "columns": kinds, "rows": rows})
     return made
-
-
-def _score_cell(row: Mapping[Any, Any], best: float, is_baseline: bool) -> dict[str, Any]:
-    cell = {
-        "value": row["value"], "text": decibel(row["value"]),
-        "interval": f"[{decibel(row['low'])}, {decibel(row['high'])}]",
-        "best": round(row["value"], 2) == best, "difference": "", "difference_interval": "",
-    }  # fmt: skip
-    if not is_baseline and math.isfinite(row.get("difference", math.nan)):
-        low, high = signed(row["difference_low"]), signed(row["difference_high"])
-        cell["difference"] = signed(row["difference"])
-        cell["difference_interval"] = f"[{low}, {high}]"
-    return cell
-
-
-def _collapses(rows: pd.DataFrame) -> list[str]:
-    found = collapse_degrees(rows[rows["net"] != "input"]).dropna()
-    return [
-        f"{row['net']} on {row['set']}: from {row['type']}({row['collapse']:g}) on, the output is worse"
-        " than the input."
-        for row in found.to_dict("records")
-    ]
 
 
 def _curves(rows: pd.DataFrame, seeds: str | None) -> list[dict[str, str]]:
@@ -311,85 +297,53 @@ def _curves(rows: pd.DataFrame, seeds: str | None) -> list[dict[str, str]]:
     return made
 
 
-def _chart(draw: Any, title: str) -> dict[str, str]:
-    def drawn(style: Any) -> Any:
+def _chart(draw: Callable[..., Figure | None], title: str) -> dict[str, str]:
+    def drawn(style: Style) -> Figure | None:
         return draw(style=style)
 
     return {"title": title, "light": as_data_uri(drawn, LIGHT), "dark": as_data_uri(drawn, DARK)}
 
 
 def _results(rows: pd.DataFrame, printed: Sequence[Printed]) -> list[dict[str, Any]]:
-    made = []
+    """Per set, a line per distortion, the seen ones first: of the input, of each net, and as printed."""
+    made, short = [], short_labels(rows)
     for name, part in by_distortion(rows).groupby("set", sort=False):
         nets = [str(net) for net in dict.fromkeys(part["net"]) if net != "input"]
-        beside = [p for p in printed if name in p.values]
-        first = part.groupby("distortion", sort=False)["novelty"].agg(
-            lambda v: min(_ORDER.get(x, 9) for x in v)
-        )
+        beside = [each for each in printed if name in each.values]
+        order = part["novelty"].map(_ORDER).groupby(part["distortion"], sort=False).min()
         lines = []
-        for label in first.sort_values(kind="stable").index:
-            cells = part[part["distortion"] == label]
-            by_net = {row["net"]: row for row in cells.to_dict("records")}
-            given = cells.iloc[0]
+        for label in order.sort_values(kind="stable").index:
+            by_net = {row["net"]: row for row in part[part["distortion"] == label].to_dict("records")}
+            given = next(iter(by_net.values()))
             best = best_of([given["input_psnr"], *(by_net[net]["psnr"] for net in nets if net in by_net)])
-            line: list[dict[str, Any] | None] = [_result_cell(given["input_psnr"], given["input_ssim"], best)]
-            for net in nets:
-                row = by_net.get(net)
-                mark = "" if row is None else MARKS.get(row["novelty"], "")
-                line.append(None if row is None else _result_cell(row["psnr"], row["ssim"], best, mark))
+            cells = [_cell(given["input_psnr"], given["input_ssim"], best)]
+            for row in map(by_net.get, nets):
+                mark = MARKS.get(row["novelty"], "") if row else ""
+                cells.append(_cell(row["psnr"], row["ssim"], best, mark) if row else None)
             for each in beside:
                 value = each.values[str(name)].get(str(label))
-                line.append(
-                    None
-                    if value is None
-                    else {
-                        "value": value,
-                        "text": f"{value:.2f}",
-                        "classes": "printed",
-                        "shade": "",
-                        "more": "",
-                    }
-                )
-            lines.append({"name": str(label), "cells": line})
+                cells.append(None if value is None else {"value": value, "printed": True})
+            lines.append({"name": short[str(label)], "whole": label, "cells": cells})
         images = int(part["images"].max())
-        made.append(
-            {
-                "caption": f"{name}, {images} image{'s' * (images != 1)}: PSNR in dB, SSIM below",
-                "columns": ["input", *nets, *(p.title for p in beside)],
-                "rows": lines,
-            }
-        )
+        caption = f"{name}, {images} image{'s' * (images != 1)}: PSNR in dB, SSIM below"
+        columns = ["input", *nets, *(each.title for each in beside)]
+        made.append({"caption": caption, "columns": columns, "rows": lines})
     return made
 
 
-_PRINTED = {"classes": "printed", "shade": "", "more": ""}
-
-
-def _result_cell(psnr: float, ssim: float, best: float, mark: str = "") -> dict[str, Any]:
-    is_best = math.isfinite(psnr) and round(psnr, 2) == best
+def _cell(psnr: float, ssim: float, best: float, mark: str = "") -> dict[str, Any] | None:
     gap = best - psnr if math.isfinite(psnr) and math.isfinite(best) else 0.0
-    depth = min(1.0, gap / 6)
-    return {
-        "value": psnr, "text": decibel(psnr) + mark, "more": f"{ssim:.4f}",
-        "classes": "best" if is_best else "far" if depth > 0.01 else "",
-        "shade": "" if is_best or depth <= 0.01 else f"{0.5 * depth:.2f}",
-    }  # fmt: skip
+    is_best = math.isfinite(psnr) and round(psnr, 2) == best
+    far = 0.0 if is_best or gap <= 0.06 else 0.5 * min(1.0, gap / 6)
+    return {"value": psnr, "ssim": ssim, "mark": mark, "best": is_best, "far": far, "printed": False}
 
 
-def _crop(crop: Crop) -> dict[str, Any]:
-    top = best_of([crop.given[1], *(value for _, value in crop.outputs.values())])
-    tiles = [{"name": "clean", "source": crop.clean, "psnr": "", "best": False}]
-    for name, (source, value) in {"input": crop.given, **crop.outputs}.items():
-        psnr = f"{decibel(value)} dB"
-        tiles.append({"name": name, "source": source, "psnr": psnr, "best": round(value, 2) == top})
-    return {"rank": crop.rank, "image": crop.image, "distortion": crop.distortion, "tiles": tiles}
-
-
-def _card(run: RunRecord, material: Material) -> dict[str, Any]:
+def _card(run: RunRecord) -> dict[str, Any]:
     recipe = run.recipe
     model = dict(recipe.get("model", {}))
     name = model.pop("name", "")
     shape = ", ".join(f"{key} {value}" for key, value in model.items() if value not in (None, False))
+    minutes, seconds = divmod(round(run.seconds), 60) if math.isfinite(run.seconds) else (0, 0)
     facts = {
         "model": f"{name} ({shape})" if shape else str(name),
         "parameters": f"{run.parameters:,}",
@@ -398,7 +352,7 @@ def _card(run: RunRecord, material: Material) -> dict[str, Any]:
         "pairing": str(recipe.get("data", {}).get("pairing", "")),
         "learning rate": f"{recipe['optim']['lr']:g}" if "lr" in recipe.get("optim", {}) else "",
         "passes": f"{run.passes:,}",
-        "time": _time(run.seconds),
+        "time": f"{minutes} min {seconds} s" if minutes else f"{seconds} s" if seconds else "",
         "seed": str(recipe.get("seed", "")),
     }
     said = [(key, value) for key, value in facts.items() if value]
@@ -406,30 +360,23 @@ def _card(run: RunRecord, material: Material) -> dict[str, Any]:
 
 
 def _thinned(run: RunRecord) -> list[tuple[float, float]]:
-    step = max(1, len(run.metrics) // _CURVE_POINTS)
-    kept = run.metrics[::step]
+    kept = run.metrics[:: max(1, len(run.metrics) // _CURVE_POINTS)]
     return [(float(m.get("passes", m["step"])), float(m["loss"])) for m in kept]
 
 
 def _again(material: Material) -> dict[str, Any]:
+    """The commands that make it again, and how it was measured."""
     commands = [shlex.join(run.command) for run in material.runs if run.command]
     s = material.settings
     if s.get("distort") and s.get("nets"):
-        nets = " ".join(
-            shlex.quote(f"{label}={about['source']}")
-            for label, about in s["nets"].items()
-            if about.get("source")
-        )
-        options = [
-            f"--distort {shlex.quote(s['distort'])}",
-            f"--seed {s['seed']}",
-            "--clip" if s["clip"] else "--no-clip",
-        ]
-        options += ["--quantize"] if s["quantize"] else []
-        options += [f"--noise {s['noise']}", f"--channel {s['channel']}", f"--border {s['border']}"]
-        commands.append(f"dilkit eval {nets} --data DIR " + " ".join(options))
+        sources = {label: about["source"] for label, about in s["nets"].items() if about.get("source")}
+        words = ["dilkit", "eval", *(f"{label}={source}" for label, source in sources.items())]
+        words += ["--data", "DIR", "--distort", s["distort"], "--seed", str(s["seed"])]
+        words += ["--clip" if s["clip"] else "--no-clip", *(["--quantize"] if s["quantize"] else [])]
+        words += ["--noise", s["noise"], "--channel", s["channel"], "--border", str(s["border"])]
+        commands.append(shlex.join(words))
     versions = {f"{name} {value}" for run in material.runs for name, value in run.versions.items()}
-    settings = "" if material.rows is None else settings_line(material.rows)
+    settings = settings_line(material.settings)
     return {
         "commands": commands,
         "settings": settings or "How the rows were measured is not recorded with them.",
@@ -439,40 +386,30 @@ def _again(material: Material) -> dict[str, Any]:
 
 def _missing(material: Material, crops: Sequence[Crop]) -> tuple[str, ...]:
     """What a reader would look for and not find, and how it comes in."""
-    said = []
-    measured = material.rows is not None and len(material.rows) > 0
-    if not measured:
+    said, rows = [], material.rows
+    if rows is None or not len(rows):
         said.append(
             "Measurements: no rows lie beside the runs. Give --data and --distort or --protocol to measure "
             "now, or --rows FILE of `dilkit eval`."
         )
     elif not crops:
-        said.append(
-            "Pictures: crops are made from test images (--data DIR), by settings that are kept in rows.json "
-            "and rows.parquet, not in rows.csv."
-            if "distort" not in material.settings
-            else "Pictures: crops are made from test images (--data DIR)."
-        )
+        kept = ", by settings that are kept in rows.json and rows.parquet, not in rows.csv"
+        why = kept if "distort" not in material.settings else ""
+        said.append(f"Pictures: crops are made from test images (--data DIR){why}.")
     without = [run.label for run in material.runs if not run.metrics]
     if without:
         said.append(f"Training curves of {', '.join(without)}: the run kept no metrics.")
-    if measured and material.rows is not None and material.rows["image"].nunique() == 1:
+    if rows is not None and rows["image"].nunique() == 1:
         said.append("Intervals that mean anything: a single image was measured.")
     return tuple(said)
 
 
-def _time(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def _shown(material: Material, trust_code: bool) -> list[Net]:
-    """A few of the nets, under the labels they have in the rows."""
-    sources = {label: about.get("source", "") for label, about in material.settings.get("nets", {}).items()}
-    paths = {label: Path(source) for label, source in sources.items() if source and Path(source).exists()}
-    if not paths:
-        paths = {run.label: run.checkpoint for run in material.runs}
-    first = dict(list(paths.items())[:SHOWN])
-    return list(open_nets({label: str(path) for label, path in first.items()}, trust_code=trust_code))
+    """A few of the nets, under the labels they have in the rows: of several to an arm, the first."""
+    assert material.rows is not None
+    nets = material.rows.drop_duplicates(material.by)["net"].astype(str)
+    recorded = {label: about.get("source", "") for label, about in material.settings.get("nets", {}).items()}
+    sources = {run.label: str(run.checkpoint) for run in material.runs}
+    sources |= {label: source for label, source in recorded.items() if source and Path(source).exists()}
+    chosen = {net: sources[net] for net in nets if net in sources}
+    return list(open_nets(dict(list(chosen.items())[:SHOWN]), trust_code=trust_code))

@@ -14,7 +14,7 @@ import pandas as pd
 from dilkit.checkpoint import load
 from dilkit.errors import UsageError
 from dilkit.evaluation.rows import SETTINGS, read_rows
-from dilkit.inference.nets import past_of
+from dilkit.inference.nets import labels_of, past_of
 from dilkit.recipe import resolved
 from dilkit.training.records import read_metrics
 
@@ -100,22 +100,23 @@ def collect(
             )
     if not runs:
         raise UsageError("there is no run to report")
+    if len(set(runs)) < len(runs):
+        raise UsageError("a run is given twice", found=", ".join(map(str, runs)))
     if rows is None and not found:
         found = [frame for run in runs for frame in _rows_in(run)]
         shared = {run.parent for run in runs}
         if not found and len(shared) == 1:
             found = _rows_in(shared.pop())
-    measured = rows if rows is not None else _joined(found)
+    measured = rows
+    if rows is None and found:
+        measured = pd.concat(found, ignore_index=True)
+        measured.attrs = dict(found[0].attrs)
     by, seeds = ("arm", "train_seed") if measured is not None and "arm" in measured else ("net", None)
     settings = {} if measured is None else dict(measured.attrs.get(SETTINGS, {}))
-    return Material(
-        [read_run(run, label, trust_code=trust_code) for run, label in zip(runs, _labels(runs), strict=True)],
-        measured,
-        by,
-        seeds,
-        settings,
-        scored if rows is None else None,
-    )
+    records = [
+        read_run(run, name, trust_code=trust_code) for run, name in zip(runs, labels_of(runs), strict=True)
+    ]
+    return Material(records, measured, by, seeds, settings, scored if rows is None else None)
 
 
 def read_run(folder: Path, label: str, *, trust_code: bool = False) -> RunRecord:
@@ -144,20 +145,3 @@ def _rows_in(folder: Path) -> list[pd.DataFrame]:
         if (folder / name).is_file():
             return [read_rows(folder / name)]
     return []
-
-
-def _joined(found: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
-    if not found:
-        return None
-    whole = pd.concat(found, ignore_index=True)
-    whole.attrs = dict(found[0].attrs)
-    return whole
-
-
-def _labels(runs: Sequence[Path]) -> list[str]:
-    """The shortest endings of the paths that tell the runs apart."""
-    for length in range(1, 1 + max(len(run.parts) for run in runs)):
-        labels = ["/".join(run.parts[-length:]) for run in runs]
-        if len(set(labels)) == len(labels):
-            return labels
-    raise UsageError("a run is given twice", found=", ".join(map(str, runs)))
