@@ -64,8 +64,8 @@ def test_a_class_is_not_imported_without_leave(package: Path) -> None:
 
 def test_with_leave_only_a_net_is_called(package: Path) -> None:
     torch.save({"state_dict": {"module.gain": torch.tensor(0.5)}}, package / "w.pth")
-    found = open_foreign(f"module:theirs:Gain(weights={package}/w.pth, gain=3)", trust_code=True)
-    assert found.module(torch.ones(1, 3, 2, 2)).mean().item() == 0.5 and found.label == "Gain"
+    net, digest = open_foreign(f"module:theirs:Gain(weights={package}/w.pth, gain=3)", trust_code=True)
+    assert net(torch.ones(1, 3, 2, 2)).mean().item() == 0.5 and len(digest) == 32
     victim = package / "victim"
     victim.touch()
     with pytest.raises(UsageError, match=r"no torch\.nn\.Module class"):
@@ -94,7 +94,7 @@ def test_a_net_of_spandrel_is_told_the_noise_level(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = drunet()
     torch.save(net.state_dict(), tmp_path / "drunet.pth")
-    blind = open_foreign(f"spandrel:{tmp_path}/drunet.pth@sigma=estimate").module.eval()
+    blind = open_foreign(f"spandrel:{tmp_path}/drunet.pth@sigma=estimate")[0].eval()
     x = torch.rand(2, 3, 24, 32)
     level = estimate_sigma(x)[:, None, None, None].expand(-1, 1, 24, 32)
     with torch.inference_mode():
