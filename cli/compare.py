@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .base import app, examples, group, panel
-from .options import Baseline, Clip, Data, Device, Distort, On, RecipeCommand, Words, union
+from .options import Baseline, Clip, Data, Device, Distort, On, Plot, RecipeCommand, Words, union
 from .output import show_table
 from .progress import UnitsProgress, clock, say, size
 
@@ -52,6 +52,7 @@ def compare(
         float | None, typer.Option(min=0, help="Take as many training seeds as fit into it.")
     ] = None,
     dry_run: _DryRun = False,
+    plot: Plot = None,
     device: Device = "auto",
 ) -> None:
     """Train several arms at equal passes and measure them alike, with intervals and costs."""
@@ -79,6 +80,11 @@ def compare(
             tell=say,
         )  # fmt: skip
     print(comparison_markdown(result), end="")
+    if plot is not None:
+        from dilkit.report.plots import figures_of_rows, save_plots, scores_of_arms
+
+        figures = figures_of_rows(result.rows, by="arm", seeds="train_seed")
+        save_plots({**figures, "-scores": scores_of_arms(result.scores)}, plot)
 
 
 def show_price(price: Any, workers: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .base import app, examples, panel
-from .options import Data, Device, Distort, TrustCode, complete_run, grouped, union
+from .options import Data, Device, Distort, Plot, TrustCode, complete_run, grouped, union
 from .output import show_json, show_table
 from .progress import Progress
 
@@ -27,6 +27,7 @@ dilkit eval erm=a.safetensors dil=b.safetensors --data Set5 --distort "awgn(50) 
 dilkit eval a.safetensors --protocol denoise-awgn --data CBSD68 --csv rows.csv
 dilkit eval runs/erm --protocol denoise-awgn --reference paper --plot psnr
 dilkit eval runs/erm "spandrel:drunet.pth@sigma=true" --data CBSD68 --distort "awgn[15, 25, 50]"
+dilkit eval a.safetensors b.safetensors --protocol unseen-40 --data CBSD68 --gap-to best
 dilkit eval --data CBSD68 --distort "awgn[15, 25, 50]" --no-clip --noise legacy-numpy
 """)
 
@@ -85,6 +86,10 @@ def evaluate(
     reference: Annotated[
         str | None, _comparison(help="Printed numbers to show beside: paper, idf, classic or all.")
     ] = None,
+    gap_to: Annotated[
+        str | None,
+        _comparison(help="Also print the gap to the best of these nets, LABEL,LABEL; `best`: of all here."),
+    ] = None,
     trust_code: TrustCode = False,
     csv: Annotated[Path | None, _output(help="Write the per-image rows.")] = None,
     parquet: Annotated[Path | None, _output(help="Write the per-image rows.")] = None,
@@ -97,10 +102,7 @@ def evaluate(
         ),
     ] = None,
     table: Annotated[Path | None, _output(help="Write the table as Markdown.")] = None,
-    plot: Annotated[
-        Path | None,
-        _output(help="Draw PSNR against the degree (.png, .svg, .pdf; without an ending, .png and .svg)."),
-    ] = None,
+    plot: Plot = None,
 ) -> None:
     """Measure nets on distorted images: PSNR and SSIM, seen and unseen distortions told apart.
 
@@ -124,8 +126,11 @@ def evaluate(
     nets = parse_nets(checkpoints or [INPUT], trust_code=trust_code)
     if reference is not None:
         find_references(reference, (), ())
-    if baseline is not None:
-        check_arm(baseline, [net.label for net in nets], "baseline")
+    labels = [net.label for net in nets]
+    rivals = labels if gap_to == "best" else [name.strip() for name in (gap_to or "").split(",") if name]
+    for name, where in ((baseline, "baseline"), *((rival, "gap-to") for rival in rivals)):
+        if name is not None:
+            check_arm(name, labels, where)
     files = [path for path in (csv, parquet, Path(json_file or "-")) if path and str(path) != "-"]
     journal = files[0].with_name(files[0].name + ".part") if files else None
     with Progress("evaluating", unit="images") as count:
@@ -144,17 +149,23 @@ def evaluate(
         from dilkit.evaluation.tables import markdown
 
         table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text(markdown(rows, beside), encoding="utf-8")
+        table.write_text(markdown(rows, beside, rivals), encoding="utf-8")
     if plot is not None:
-        from dilkit.report.plots import psnr_against_degree, save_plot
+        from dilkit.report.plots import figures_of_rows, save_plots
 
-        save_plot(psnr_against_degree(rows), plot)
+        save_plots(figures_of_rows(rows), plot)
     if json_file == "-":
         show_json(as_json(rows))
         return
     _show(rows, beside)
     if baseline is not None:
         _show_scores(rows, baseline)
+    if rivals:
+        from dilkit.evaluation.tables import gap_tables
+
+        for title, head, lines in gap_tables(rows, rivals):
+            print()
+            show_table(head, lines, title=title)
 
 
 def _check_ending(path: Path | None, endings: str) -> None:

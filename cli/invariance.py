@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .base import app, examples, panel
-from .options import Device, TrustCode, complete_distortion, complete_run, union
+from .options import Device, Plot, TrustCode, complete_distortion, complete_run, union
 from .output import show_table
 
 EPILOG = examples("""
@@ -37,7 +37,7 @@ def invariance(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the distortions' randomness.")] = 0,
     clip: Annotated[bool, typer.Option(help="Clamp the nets' input to [0, 1].")] = True,
     csv: Annotated[Path | None, typer.Option(help="Write the indices of every layer.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw them over the layers (.png, .svg, .pdf).")] = None,
+    plot: Plot = None,
     trust_code: TrustCode = False,
     device: Device = "auto",
 ) -> None:
@@ -56,9 +56,9 @@ def invariance(
     if csv is not None:
         found.layers.to_csv(csv, index=False)
     if plot is not None:
-        from dilkit.report.plots import indices_over_layers, save_plot
+        from dilkit.report.plots import indices_over_layers, save_plots
 
-        save_plot(indices_over_layers(found.layers), plot)
+        save_plots({"": indices_over_layers(found.layers)}, plot)
     for net, part in found.layers.groupby("net", sort=False):
         lines = [
             [str(row["layer"]), *(f"{row[name]:.3f}" for name in INDICES)] for row in part.to_dict("records")

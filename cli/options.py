@@ -126,6 +126,23 @@ Workers = Annotated[int, typer.Option("--workers", "-j", min=0, help="Processes;
 Baseline = Annotated[str | None, typer.Option(help="Differences are to this net or arm [the first].")]
 On = Annotated[str, typer.Option(help="local:N, dask://HOST:PORT, or slurm[:key=value,...].")]
 Clip = Annotated[bool | None, typer.Option("--clip/--no-clip", help="Clamp the nets' input to [0, 1].")]
+
+
+def _drawable(path: Path | None) -> Path | None:
+    """Refused before anything is computed."""
+    if path is not None and path.suffix.lower() not in ("", ".png", ".svg", ".pdf"):
+        raise UsageError("not a format for figures", where=path, expected=".png, .svg or .pdf")
+    return path
+
+
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        help="Draw what was measured (.png, .svg, .pdf; without an ending, .png and .svg).",
+        callback=_drawable,
+        rich_help_panel="What is written",
+    ),
+]
 Data = Annotated[
     list[str] | None,
     typer.Option(

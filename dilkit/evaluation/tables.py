@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import pandas as pd
 
 from dilkit.distortions import confounder_set
+from dilkit.distortions.presets import PRESETS
 from dilkit.errors import UsageError
+from dilkit.evaluation.bootstrap import GAPS, scores
 from dilkit.evaluation.references import Printed, reference_notes
 from dilkit.evaluation.rows import SETTINGS, by_distortion, by_novelty, metrics_of
 
@@ -33,14 +36,23 @@ def legend(rows: pd.DataFrame) -> list[str]:
     return [f"{text}." for text in said.values()]
 
 
+@cache
+def _presets() -> dict[str, str]:
+    """The names of presets of one distortion, by the label that it has where it is spelt out."""
+    sets = {preset.name: confounder_set(preset.text).words for preset in PRESETS.values()}
+    return {words[0].named("").label: name for name, words in sets.items() if len(words) == 1}
+
+
 def short_labels(rows: pd.DataFrame) -> dict[str, str]:
-    """By label of a distortion, the label of at most 28 characters that tables and plots print."""
-    found: dict[str, str] = {}
+    """By label of a distortion, what tables and plots print: at most 28 characters, or a preset's name."""
+    if rows["distortion"].str.len().max() <= 28:
+        return {str(label): str(label) for label in rows["distortion"].unique()}
+    found = dict(_presets())
     for expression in (rows.attrs.get(SETTINGS, {}).get("distort"), *rows["distortion"].unique()):
         if not expression or len(expression) <= 28 or expression in found:
             continue
         try:
-            found |= {word.label: word.short_label for word in confounder_set(expression)}
+            found = {word.label: word.short_label for word in confounder_set(expression)} | found
         except UsageError:  # a label that was cut, or a kind of a plug-in that is not loaded
             continue
     return {str(label): found.get(label, label) for label in rows["distortion"].unique()}
@@ -84,11 +96,12 @@ def tables(
         yield str(name), int(part["images"].max()), head, lines
 
 
-def markdown(rows: pd.DataFrame, printed: Sequence[Printed] = ()) -> str:
+def markdown(rows: pd.DataFrame, printed: Sequence[Printed] = (), gap_to: Sequence[str] = ()) -> str:
     """PSNR and SSIM by distortion and net, a table per test set, and the settings of the measurement.
 
     Args:
         printed: numbers of papers to show in columns of their own.
+        gap_to: nets to the best of which the gap is told, in a table of its own.
     """
     extras, parts = extra_metrics(rows), []
 
@@ -105,6 +118,8 @@ def markdown(rows: pd.DataFrame, printed: Sequence[Printed] = ()) -> str:
                 line[0] = f"`{line[0]}`"
         what = " / ".join(["PSNR (dB)", "SSIM", *extras])
         parts.append(f"**{name}**, {images} images, {what}\n\n{grid(head, lines)}")
+    if gap_to:
+        parts += [f"**{title}**\n\n{grid(head, lines)}" for title, head, lines in gap_tables(rows, gap_to)]
     said = [text.replace("*", "\\*", 1) for text in legend(rows)]
     notes = [f"{note}." for note in (*shortened(rows), *reference_notes(printed))]
     return (
@@ -113,6 +128,28 @@ def markdown(rows: pd.DataFrame, printed: Sequence[Printed] = ()) -> str:
         )
         + "\n"
     )
+
+
+def gap_tables(rows: pd.DataFrame, gap_to: Sequence[str]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Per test set, how far each net is from the best of some nets: a title that names those, a head, and a
+    line per net, with the distortion of its worst gap and the net that is best there.
+
+    Args:
+        gap_to: nets of the rows.
+    """
+    found, short = scores(rows, gap_to=gap_to), short_labels(rows)
+    for name, part in by_distortion(rows[rows["type"] != "clean"]).groupby("set", sort=False):
+        cells = part.pivot(index="distortion", columns="net", values="psnr")
+        lines = []
+        for net in dict.fromkeys(part["net"]):
+            own = found[(found["set"] == name) & (found["arm"] == net)].set_index("score")
+            gaps = [own.loc[kind] if kind in own.index else None for kind in GAPS]
+            said = ["" if g is None else f"{g['value']:.2f} [{g['low']:.2f}, {g['high']:.2f}]" for g in gaps]
+            worst = str((cells[list(gap_to)].max(axis=1) - cells[net]).idxmax())
+            where = f"{short[worst]} ({cells.loc[worst, list(gap_to)].idxmax()})"
+            lines.append([str(net), *said, where])
+        title = f"{name}: gap in dB to the best of {', '.join(gap_to)} under each distortion, 95 % intervals"
+        yield title, ["net", *GAPS, "worst at (best there)"], lines
 
 
 def best_of(values: Iterable[float], *, lower: bool = False) -> float:

@@ -41,7 +41,15 @@ from dilkit.evaluation.testsets import Data
 from dilkit.inference.nets import Net, open_nets
 from dilkit.recipe import to_yaml
 from dilkit.report.crops import RULE, Crop, choose_crops
-from dilkit.report.plots import DARK, LIGHT, Style, as_data_uri, psnr_against_degree, training_curves
+from dilkit.report.plots import (
+    DARK,
+    LIGHT,
+    Style,
+    as_data_uri,
+    gain_by_distortion,
+    psnr_against_degree,
+    training_curves,
+)
 from dilkit.report.runfolders import Material, RunRecord, collect
 
 _CURVE_POINTS = 240
@@ -136,7 +144,7 @@ def render(
     if runs and training_curves(runs) is not None:
         context["training"] = [_chart(partial(training_curves, runs), "Training loss of every run")]
     titles = {
-        "scores": "Scores", "curves": "PSNR against degree", "crops": "Before and after",
+        "scores": "Scores", "curves": "How it goes with the distortion", "crops": "Before and after",
         "results": "Every distortion", "cards": "What was trained on what", "training": "Training",
         "settings": "To make it again", "missing": "What is not here",
     }  # fmt: skip
@@ -287,13 +295,16 @@ def _score_tables(table: pd.DataFrame, baseline: str) -> list[dict[str, Any]]:
 
 
 def _curves(rows: pd.DataFrame, seeds: str | None) -> list[dict[str, str]]:
-    made = []
-    graded = rows.dropna(subset=["degree"])
-    for (name, kind), part in graded.groupby(["set", "type"], sort=False):
-        if part["degree"].nunique() > 1:
-            draw = partial(psnr_against_degree, rows, set=str(name), type=str(kind), seeds=seeds)
-            title = f"{name}: {kind}. Bands: 95 % over images{' and training seeds' if seeds else ''}."
-            made.append(_chart(draw, title))
+    """A figure per type with several degrees, and one of the gains under all other distortions."""
+    made, bands = [], f"Bands: 95 % over images{' and training seeds' if seeds else ''}."
+    several = rows.groupby(["set", "type"])["degree"].transform("nunique") > 1
+    for (name, kind), part in rows[several].groupby(["set", "type"], sort=False):
+        made.append(_chart(partial(psnr_against_degree, part, seeds=seeds), f"{name}: {kind}. {bands}"))
+    rest = rows[~several & rows["type"].ne("clean") & rows["net"].ne("input")]
+    if len(rest):
+        rest.attrs = dict(rows.attrs)
+        title = "Distortions without degrees, or measured at one. Bars: 95 % over images."
+        made.append(_chart(partial(gain_by_distortion, rest), title))
     return made
 
 

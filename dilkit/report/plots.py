@@ -24,6 +24,7 @@ from dilkit.errors import UsageError
 from dilkit.evaluation.bootstrap import degree_bands
 from dilkit.evaluation.invariance import INDICES
 from dilkit.evaluation.rows import by_distortion
+from dilkit.evaluation.tables import short_labels
 
 PLOT_ENDINGS = (".png", ".svg", ".pdf")
 _DASHES = ("-", "--", "-.", ":")
@@ -50,6 +51,74 @@ DARK = Style(
     "#e6edf3", "#9aa4af", "#3b434c", "#0d1117", "#8a8426",
     ("#58a6ff", "#ff9d5c", "#3fd0a5", "#f090c8", "#e3b341", "#8fd0ff", "#bc8cff"),
 )  # fmt: skip
+
+
+def _look(style: Style, i: int) -> dict[str, Any]:
+    """Colour, dashes and marker of the i-th net: told apart without colour too."""
+    return {
+        "color": style.inks[i % len(style.inks)],
+        "ls": _DASHES[i // len(style.inks) % len(_DASHES)],
+        "marker": _MARKERS[i % len(_MARKERS)],
+    }
+
+
+def figures_of_rows(
+    rows: pd.DataFrame, *, by: str = "net", seeds: str | None = None, style: Style = LIGHT
+) -> dict[str, Figure]:
+    """All that was measured, as one or two figures: PSNR against the degree of every type with several
+    degrees, and the gain over the input under each other distortion. By what is added to a file's name.
+
+    Args:
+        rows, by, seeds: as `psnr_against_degree` takes them.
+
+    Raises:
+        UsageError: no net was measured under any distortion.
+    """
+    several = rows.groupby(["set", "type"])["degree"].transform("nunique") > 1
+    found = {}
+    if several.any():
+        found[""] = psnr_against_degree(rows[several], by=by, seeds=seeds, style=style)
+    rest = rows[~several & rows["type"].ne("clean") & rows["net"].ne("input")]
+    if len(rest) or not found:
+        rest.attrs = dict(rows.attrs)
+        figure = gain_by_distortion(rest, by=by, style=style)
+        found["-distortions" if found else ""] = figure
+    return found
+
+
+def gain_by_distortion(rows: pd.DataFrame, *, by: str = "net", style: Style = LIGHT) -> Figure:
+    """The gain over the input of each net under each distortion, with its 95 % interval over images; a panel
+    per test set. The input itself is the line at nought.
+
+    Raises:
+        UsageError: there are no rows.
+    """
+    if not len(rows):
+        raise UsageError("there is nothing to plot", expected="nets measured on distorted images")
+    named = rows.assign(net=rows[by], gain=rows["psnr"] - rows["input_psnr"])
+    short, labels = short_labels(rows), list(dict.fromkeys(named["distortion"]))
+    sets, nets = list(dict.fromkeys(named["set"])), list(dict.fromkeys(named["net"]))
+    height = 1.4 + 0.3 * len(labels) + 0.05 * len(labels) * len(nets)
+    figure = _figure(2.2 + 4.4 * len(sets), height, style)
+    for k, name in enumerate(sets):
+        axes = figure.add_subplot(1, len(sets), k + 1)
+        axes.axvline(0, color=style.soft, lw=1.4, ls=(0, (1, 1.5)), label="input")
+        for i, net in enumerate(nets):
+            look = _look(style, i) | {"ls": ""}
+            part = named[(named["set"] == name) & (named["net"] == net) & np.isfinite(named["gain"])]
+            cells = part.groupby(["distortion", "image"], sort=False)["gain"].mean().groupby(level=0)
+            y = [labels.index(each) + 0.5 * ((i + 0.5) / len(nets) - 0.5) for each in cells.groups]
+            spread = 1.96 * (cells.std() / np.sqrt(cells.size())).fillna(0)
+            axes.errorbar(cells.mean()[list(cells.groups)], y, xerr=spread[list(cells.groups)], ms=4, lw=1.2,
+                          label=str(net), **look)  # fmt: skip
+        names = [short.get(each, each) for each in labels]
+        axes.set_yticks(range(len(labels)), names if k == 0 else [""] * len(labels))
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.set_xlabel("gain over the input (dB), better to the right")
+        axes.set_title(str(name), color=style.ink, fontsize="medium")
+        _dress(axes, style)
+    _legend(figure.axes[0], style)
+    return figure
 
 
 def psnr_against_degree(
@@ -114,11 +183,9 @@ def _degree_panel(
     for i, net in enumerate(nets):
         part = means[means["net"] == net]
         offset = base.loc[part["degree"]].to_numpy(float)
-        look = {"color": style.inks[i % len(style.inks)], "ls": _DASHES[i // len(style.inks) % len(_DASHES)]}
+        look = _look(style, i)
         y = part[value].to_numpy(float) - offset
-        axes.plot(
-            part["degree"], y, marker=_MARKERS[i % len(_MARKERS)], ms=4, lw=1.6, label=net, zorder=3, **look
-        )
+        axes.plot(part["degree"], y, ms=4, lw=1.6, label=net, zorder=3, **look)
         if value == "psnr" and rows["image"].nunique() > 1:
             own_rows = rows[rows["net"] == net]
             if gain:
@@ -161,7 +228,8 @@ def degree_title(kind: str, means: pd.DataFrame) -> str:
     Args:
         means: one row per degree, with `degree` and `input_psnr`.
     """
-    said = f"degree of {kind}"
+    kind = kind.removesuffix(">>quantize").removesuffix(">>clip")
+    said = f"degree of {kind if len(kind) <= 28 else kind[:27] + '…'}"
     try:
         found = REGISTRY.get(kind)
     except UsageError:  # a chain of several, or a kind of somebody else's
@@ -197,12 +265,12 @@ def scores_of_arms(table: pd.DataFrame, *, style: Style = LIGHT) -> Figure:
         axes = figure.add_subplot(lines, columns, k + 1)
         for cell in part.to_dict("records"):
             i = arms.index(cell["arm"])
-            color = style.inks[i % len(style.inks)]
-            axes.plot([cell["low"], cell["high"]], [i, i], color=color, lw=2.4, alpha=0.5)
-            axes.plot([cell["value"]], [i], color=color, marker=_MARKERS[i % len(_MARKERS)], ms=6)
+            look = _look(style, i) | {"ls": "-"}
+            axes.plot([cell["low"], cell["high"]], [i, i], color=look["color"], lw=2.4, alpha=0.5)
+            axes.plot([cell["value"]], [i], ms=6, **look)
         axes.set_yticks(range(len(arms)), arms if k % columns == 0 else [""] * len(arms))
         axes.set_ylim(len(arms) - 0.5, -0.5)
-        lower = score == "worst-case gap"
+        lower = "gap" in score
         axes.set_xlabel(f"{score} (dB), better to the {'left' if lower else 'right'}")
         axes.set_title(str(name), color=style.ink, fontsize="medium")
         _dress(axes, style)
@@ -224,9 +292,7 @@ def indices_over_layers(layers: pd.DataFrame, *, style: Style = LIGHT) -> Figure
     for k, name in enumerate(INDICES):
         axes = figure.add_subplot(1, len(INDICES), k + 1)
         for i, (net, part) in enumerate(layers.groupby("net", sort=False)):
-            color, marker = style.inks[i % len(style.inks)], _MARKERS[i % len(_MARKERS)]
-            dash = _DASHES[i // len(style.inks) % len(_DASHES)]
-            axes.plot(part["depth"], part[name], color=color, marker=marker, ms=4, ls=dash, label=str(net))
+            axes.plot(part["depth"], part[name], ms=4, label=str(net), **_look(style, i))
         axes.set_title(_INDEX_TITLES[name], color=style.ink, fontsize="small")
         axes.set_xlabel("layer, from the input on")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -250,9 +316,8 @@ def training_curves(
         if not kept:
             continue
         x, y = zip(*kept, strict=True)
-        color, dash = style.inks[i % len(style.inks)], _DASHES[i // len(style.inks) % len(_DASHES)]
-        few: dict[str, Any] = {"marker": _MARKERS[i % len(_MARKERS)], "ms": 6} if len(kept) < 3 else {}
-        axes.plot(x, y, lw=1.4, label=label, color=color, ls=dash, **few)
+        look = _look(style, i) | ({"ms": 6} if len(kept) < 3 else {"marker": ""})
+        axes.plot(x, y, lw=1.4, label=label, **look)
         drawn += y
     if not drawn:
         return None
@@ -271,8 +336,8 @@ def training_curves(
     return figure
 
 
-def save_plot(figure: Figure, path: str | Path) -> list[Path]:
-    """Write a figure; a path without an ending is written as .png and as .svg.
+def save_plots(figures: Mapping[str, Figure], path: str | Path) -> list[Path]:
+    """Write figures, each under `path` with its addition to the name; without an ending, as .png and .svg.
 
     Raises:
         UsageError: another ending than .png, .svg or .pdf.
@@ -281,10 +346,12 @@ def save_plot(figure: Figure, path: str | Path) -> list[Path]:
     if path.suffix and path.suffix.lower() not in PLOT_ENDINGS:
         raise UsageError("not a format for figures", where=path, expected=", ".join(PLOT_ENDINGS))
     path.parent.mkdir(parents=True, exist_ok=True)
-    paths = [path] if path.suffix else [path.with_name(path.name + e) for e in (".png", ".svg")]
-    for each in paths:
-        figure.savefig(each, dpi=150, facecolor=figure.get_facecolor())
-    return paths
+    written = []
+    for more, figure in figures.items():
+        for ending in [path.suffix] if path.suffix else [".png", ".svg"]:
+            written.append(path.with_name(path.stem + more + ending))
+            figure.savefig(written[-1], dpi=150, facecolor=figure.get_facecolor())
+    return written
 
 
 def as_data_uri(draw: Callable[[Style], Figure | None], style: Style) -> str:

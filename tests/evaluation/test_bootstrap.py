@@ -8,6 +8,7 @@ import pytest
 
 from dilkit.errors import UsageError
 from dilkit.evaluation.bootstrap import collapse_degrees, scores
+from dilkit.evaluation.tables import gap_tables
 
 NOVELTY = {5: "seen", 10: "seen", 50: "degree"}
 
@@ -48,6 +49,22 @@ def test_scores_are_what_they_say() -> None:
     assert value(table, "erm", "worst-case gap") == pytest.approx(1)
     assert value(table, "dil", "worst-case gap") == pytest.approx(0)
     assert not len(table.query("score == 'unseen type' or score == 'clean input'"))
+
+
+def test_the_gap_is_to_the_best_of_the_nets_that_are_named() -> None:
+    made = rows({"a": 0, "b": 1, "c": 2})
+    made.loc[(made["net"] == "a") & (made["degree"] == 50), "psnr"] += 5
+    table = scores(made, gap_to=["a", "b"], resamples=50)
+    assert value(table, "a", "worst-case gap") == pytest.approx(1)
+    assert value(table, "b", "worst-case gap") == value(table, "b", "worst gap, unseen degree")
+    assert value(table, "b", "worst-case gap") == pytest.approx(4)
+    assert value(table, "c", "worst-case gap") == pytest.approx(3)
+    assert value(table, "c", "mean gap") == pytest.approx((3 - 1 - 1) / 3)
+    assert not len(table.query("score == 'worst gap, unseen type'"))
+    said = next(gap_tables(made, ["a", "b"]))
+    assert "the best of a, b under each distortion" in said[0] and said[2][1][-1] == "awgn(50) (a)"
+    with pytest.raises(UsageError, match="no arm"):
+        scores(made, gap_to=["d"])
 
 
 def test_pairing_takes_the_images_own_difficulty_out_of_the_difference() -> None:

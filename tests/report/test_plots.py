@@ -11,7 +11,14 @@ from dilkit.errors import UsageError
 from dilkit.evaluation.bootstrap import scores
 from dilkit.evaluation.references import Printed
 from dilkit.evaluation.tables import markdown
-from dilkit.report.plots import degree_title, psnr_against_degree, save_plot, scores_of_arms
+from dilkit.report.plots import (
+    degree_title,
+    figures_of_rows,
+    gain_by_distortion,
+    psnr_against_degree,
+    save_plots,
+    scores_of_arms,
+)
 
 
 def rows() -> pd.DataFrame:
@@ -65,11 +72,25 @@ def test_lines_that_would_cover_the_input_are_drawn_as_gains() -> None:
 
 
 def test_a_plot_without_an_ending_is_written_for_screen_and_for_print(tmp_path: Path) -> None:
-    paths = save_plot(psnr_against_degree(rows()), tmp_path / "d" / "psnr")
+    paths = save_plots({"": psnr_against_degree(rows())}, tmp_path / "d" / "psnr")
     assert [path.name for path in paths] == ["psnr.png", "psnr.svg"] and all(p.stat().st_size for p in paths)
-    assert save_plot(psnr_against_degree(rows()), tmp_path / "psnr.pdf") == [tmp_path / "psnr.pdf"]
+    two = {"": psnr_against_degree(rows()), "-more": gain_by_distortion(rows())}
+    assert save_plots(two, tmp_path / "p.pdf") == [tmp_path / "p.pdf", tmp_path / "p-more.pdf"]
     with pytest.raises(UsageError, match="not a format"):
-        save_plot(psnr_against_degree(rows()), tmp_path / "psnr.gif")
+        save_plots(two, tmp_path / "psnr.gif")
+
+
+def test_every_distortion_is_in_one_of_the_figures() -> None:
+    jpeg = rows().query("degree == 5").assign(type="jpeg", distortion="jpeg(5)")
+    chain = rows().query("degree == 5").assign(type="a>>b", distortion="a>>b", degree=float("nan"))
+    figures = figures_of_rows(pd.concat([rows(), jpeg, chain], ignore_index=True))
+    assert list(figures) == ["", "-distortions"]
+    (axes,) = figures["-distortions"].axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["jpeg(5)", "a>>b"]
+    assert "better to the right" in axes.get_xlabel()
+    assert list(figures_of_rows(chain)) == [""]
+    with pytest.raises(UsageError, match="nothing to plot"):
+        figures_of_rows(rows().assign(net="input", degree=5.0))
 
 
 def test_scores_of_arms_are_drawn_with_their_intervals() -> None:
