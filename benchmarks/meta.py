@@ -1,22 +1,23 @@
 """Time and memory of exact meta-gradients, ours against `higher`, over nets and numbers of steps.
 
-    python benchmarks/meta.py                                # every net, K = 1, 4, 16, 32, on the CPU
-    python benchmarks/meta.py --nets mlp-10m --steps 8 32    # some of it
-    python benchmarks/meta.py --plot curve.png               # time against memory, K = 16
-    python benchmarks/meta.py --device cuda --bf16           # allocator figures instead of resident memory
-    python benchmarks/meta.py --check                        # exit 1 where a promise of docs/meta.md breaks
+    python benchmarks/meta.py                         # every net, K = 1, 4, 16, 32, on the CPU
+    python benchmarks/meta.py --nets u-net --steps 4 32 --save rows.json    # some of it; rows add up
+    python benchmarks/meta.py --from rows.json --plot curve.svg    # table and curve of saved rows
+    python benchmarks/meta.py --device cuda --bf16    # allocator figures instead of resident memory
+    python benchmarks/meta.py --check                 # exit 1 where a promise of docs/meta.md breaks
 
 Ratios are taken within one run, arms interleaved, medians over repeats; on the CPU in seconds of work of one
-thread, so that what else the machine does weighs less. Memory is the peak of a fresh process above idle.
-`u` is one forward and backward pass, `A` the activations it saves.
+thread, so that what else the machine does weighs less. Memory is the peak of a forked process above the idle
+net. `u` is one forward and backward pass, `A` the activations it saves.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
+import os
 import statistics
-import subprocess
 import sys
 import time
 import warnings
@@ -29,9 +30,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import dilkit
-from dilkit.meta.footprint import measure
+from dilkit.meta.footprint import saved_activations
 
 RATE = 0.01
+Row = dict[str, Any]
+TIME = ("higher", "keep=0", "keep=auto")
+MEMORY = ("higher", "keep=0", "recompute")
+CURVE_AT, CURVE = 16, ("higher", "recompute", "keep=0", "keep=half", "keep=auto")
 
 
 class Attend(nn.Module):
@@ -162,33 +167,29 @@ def ratio(times: dict[str, list[float]], a: str, b: str) -> float:
     return statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
 
 
-def peak_memory(args: argparse.Namespace, net: str, arm: str, k: int) -> float:
-    """Bytes above the idle net: the allocator's on a GPU, else the resident set of a fresh process."""
-    command = [sys.executable, __file__, "--only", arm, "--nets", net, "--steps", str(k)]
-    command += ["--device", args.device] + ["--bf16"] * args.bf16
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
-def only(arm: str, setup: Setup, k: int) -> None:
+def peak_memory(setup: Setup, arm: str, k: int) -> float:
+    """Bytes above the idle net: the allocator's on a GPU, else the resident set of a forked process."""
     if setup.device.type == "cuda":
         run = setup.arm(arm, k)
         run()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
-        print(torch.cuda.max_memory_allocated() - before)
-        return
-    tiny = Setup("mlp-1m", "cpu", setup.bf16)
-    tiny.net, tiny.batch, tiny.query = nn.Linear(2, 2), *((torch.ones(1, 2), torch.ones(1, 2)),) * 2
-    tiny.arm(arm, 2)()  # imports, on a net too small to count
-    run = setup.arm(arm, k)
-    before = status("VmRSS")
-    run()
-    print(max(0, status("VmHWM") - before))
+        return torch.cuda.max_memory_allocated() - before
+    receive, send = os.pipe()
+    if not os.fork():
+        run, before = setup.arm(arm, k), status("VmRSS")
+        run()
+        os.write(send, str(max(0, status("VmHWM") - before)).encode())
+        os._exit(0)
+    os.close(send)
+    os.wait()
+    with os.fdopen(receive) as pipe:
+        return float(pipe.read())
 
 
 def status(field: str) -> int:
-    """Bytes, from /proc/self/status (the peak of getrusage starts at the parent's)."""
+    """Bytes, from /proc/self/status."""
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
     return int(line.split()[1]) * 1024
 
@@ -216,10 +217,69 @@ def first_order(setup: Setup) -> float:
     return ratio(times, "chain", "by hand")
 
 
-def saved(setup: Setup, ks: tuple[int, int]) -> list[float]:
+def saved_units(setup: Setup, ks: tuple[int, int]) -> list[float]:
     """Activations held, in A, for two numbers of steps."""
-    a = max(1, measure(setup.net, setup.one_pass).activations)
-    return [measure(setup.net, setup.native(k)).activations / a for k in ks]
+    a = max(1, saved_activations(setup.net, setup.one_pass))
+    return [saved_activations(setup.net, setup.native(k)) / a for k in ks]
+
+
+def measured(args: argparse.Namespace, name: str, k: int) -> Row:
+    """One row: seconds in units of higher's and of one pass, bytes, by arm."""
+    setup = Setup(name, args.device, args.bf16)
+    tiny = Setup("mlp-1m", args.device, args.bf16)
+    tiny.net = nn.Linear(2, 2).to(tiny.device)
+    tiny.batch = tiny.query = (torch.ones(1, 2, device=tiny.device), torch.ones(1, 2, device=tiny.device))
+    for arm in MEMORY:
+        tiny.arm(arm, 2)()  # what first calls load, on a net too small to count
+    held = {arm: peak_memory(setup, arm, k) for arm in (CURVE if k == CURVE_AT else MEMORY)}
+    arms = CURVE if k == CURVE_AT else TIME
+    times = interleaved({a: setup.arm(a, k) for a in ("one pass", *arms)}, args.repeats, args.device != "cpu")
+    return {
+        "net": name,
+        "k": k,
+        "time": {a: ratio(times, a, "higher") for a in arms},
+        "units": ratio(times, "higher", "one pass"),
+        "memory": held,
+    }
+
+
+def table(rows: list[Row]) -> str:
+    lines = [
+        '| net | K | time, `keep=0` | time, `"auto"` | memory, `keep=0` | memory, `"recompute"` | higher |',
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        small = [row["memory"][a] / row["memory"]["higher"] for a in ("keep=0", "recompute")]
+        time = f"{row['time']['keep=0']:.2f} | {row['time']['keep=auto']:.2f}"
+        theirs = f"{row['units']:.1f} u, {row['memory']['higher'] / 2**20:.0f} MiB"
+        lines.append(f"| {row['net']} | {row['k']} | {time} | {small[0]:.2f} | {small[1]:.2f} | {theirs} |")
+    return "\n".join(lines)
+
+
+def curve(rows: list[Row], path: Path) -> None:
+    """Time against memory at K = 16, one line a net, in units of higher's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "dilkit"  # the same figures give the same file
+    figure, axes = plt.subplots(figsize=(6.4, 4))
+    marks = {"recompute": "s", "keep=0": "o", "keep=half": "^", "keep=auto": "D"}
+    for row in (row for row in rows if row["k"] == CURVE_AT):
+        points = [(row["memory"][a] / row["memory"]["higher"], row["time"][a]) for a in marks]
+        (line,) = axes.plot(*zip(*points, strict=True), label=row["net"])
+        for point, mark in zip(points, marks.values(), strict=True):
+            axes.plot(*point, mark, color=line.get_color())
+    axes.plot(1, 1, "k*", markersize=11)
+    for arm, mark in marks.items():
+        axes.plot([], [], mark, color="grey", label=arm.replace("=half", "=8"))
+    axes.plot([], [], "k*", label="higher")
+    axes.set(
+        xlabel="peak memory / higher's", ylabel="time / higher's", title=f"K = {CURVE_AT}", xlim=(0, None)
+    )
+    axes.legend(fontsize="small")
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def main() -> None:
@@ -228,69 +288,42 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", type=int, default=[1, 4, 16, 32])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--save", type=Path, help="a JSON file that rows are added to, or replaced in")
+    parser.add_argument("--from", dest="source", type=Path, help="measure nothing, show saved rows")
+    parser.add_argument("--plot", type=Path, help="draw time against memory (needs rows of K = 16)")
     for name in ("bf16", "check"):
         parser.add_argument(f"--{name}", action="store_true")
-    parser.add_argument("--only", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.only:
-        only(args.only, Setup(args.nets[0], args.device, args.bf16), args.steps[0])
-        return
+    rows: list[Row] = json.loads(args.source.read_text()) if args.source else []
     broken = []
-    print("net          K   u: keep=0  higher   time/higher: keep=0  auto   memory/higher: keep=0  recompute")
-    for name in args.nets:
-        setup = Setup(name, args.device, args.bf16)
+    for name in [] if args.source else args.nets:
         for k in args.steps:
-            arms = ("one pass", "higher", "keep=0", "keep=auto")
-            times = interleaved({a: setup.arm(a, k) for a in arms}, args.repeats, args.device != "cpu")
-            slow, auto = ratio(times, "keep=0", "higher"), ratio(times, "keep=auto", "higher")
-            units = [ratio(times, a, "one pass") for a in ("keep=0", "higher")]
-            held = {a: peak_memory(args, name, a, k) for a in ("higher", "keep=0", "recompute")}
-            small = [held[a] / held["higher"] for a in ("keep=0", "recompute")]
-            print(
-                f"{name:11s} {k:2d} {units[0]:11.2f} {units[1]:7.2f} {slow:22.2f} {auto:10.2f} "
-                f"{small[0]:22.2f} {small[1]:10.2f}   ({held['higher'] / 2**20:.0f} MiB)",
-                flush=True,
-            )
-            if slow > 1.35 or (auto > 1.05 and k > 1):
+            row = measured(args, name, k)
+            rows.append(row)
+            print(table([row]).splitlines()[-1], flush=True)
+            slow, auto = row["time"]["keep=0"], row["time"]["keep=auto"]
+            if slow > 1.4 or (auto > 1.05 and k > 1):
                 broken.append(f"time of {name} at K={k}")
-        chain, (few, many) = first_order(setup), saved(setup, (4, 32))
-        print(
-            f"{name:11s} first order {chain:.3f} of a loop by hand; {few:.2f} A at K=4, {many:.2f} A at K=32"
-        )
-        if chain > 1.05 or many > 1.05 * few:
-            broken.append(f"first order or activations of {name}")
+            if args.save:
+                saved = json.loads(args.save.read_text()) if args.save.exists() else []
+                kept = [r for r in saved if (r["net"], r["k"]) != (name, k)]
+                order = {n: i for i, n in enumerate(NETS)}
+                kept = sorted([*kept, row], key=lambda r: (order[r["net"]], r["k"]))
+                args.save.write_text(json.dumps(kept, indent=1))
+        if args.check:
+            setup = Setup(name, args.device, args.bf16)
+            chain, (few, many) = first_order(setup), saved_units(setup, (4, 32))
+            print(f"{name}: a first-order chain {chain:.3f} of a loop by hand; "
+                  f"{few:.2f} A at K=4, {many:.2f} A at K=32")  # fmt: skip
+            if chain > 1.2 or many > 1.05 * few:
+                broken.append(f"first order or activations of {name}")
+    print(table(rows))
     if args.plot:
-        curve(args, args.plot)
+        curve(rows, args.plot)
     for promise in broken:
         print(f"BROKEN {promise}")
     if args.check and broken:
         sys.exit(1)
-
-
-def curve(args: argparse.Namespace, path: Path) -> None:
-    """Time against memory at K = 16, one line a net, in units of higher's."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    arms = ("recompute", "keep=0", "keep=half", "keep=auto")
-    figure, axes = plt.subplots(figsize=(6, 4))
-    for name in args.nets:
-        setup = Setup(name, args.device, args.bf16)
-        times = interleaved(
-            {a: setup.arm(a, 16) for a in ("higher", *arms)}, args.repeats, args.device != "cpu"
-        )
-        whole = peak_memory(args, name, "higher", 16)
-        points = [(peak_memory(args, name, a, 16) / whole, ratio(times, a, "higher")) for a in arms]
-        axes.plot(*zip(*points, strict=True), "o-", label=name)
-    axes.plot(1, 1, "k*", label="higher")
-    axes.set(
-        xlabel="peak memory / higher's", ylabel="time / higher's", title="K = 16; recompute, keep=0, 8, all"
-    )
-    axes.legend()
-    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 if __name__ == "__main__":

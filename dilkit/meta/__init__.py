@@ -39,25 +39,9 @@ _PUBLIC = {
     "stepwise": "dilkit.meta.batch_norm",
 }
 """Public name -> the module that defines it."""
+_OF_A_NET = ("at", "grad", "implicit", "step", "tasks", "theta")
 
-__all__ = [  # noqa: RUF022 - as in _PUBLIC
-    "of",
-    "Adam",
-    "Groups",
-    "ImplicitGradient",
-    "Learned",
-    "Meta",
-    "MetaGradient",
-    "PerStep",
-    "Sgd",
-    "StepwiseBatchNorm",
-    "TorchOptimizer",
-    "Transformed",
-    "criterion",
-    "inner_step",
-    "optimizer",
-    "stepwise",
-]
+__all__ = ["of", *_PUBLIC]
 
 
 def of(net: nn.Module) -> Meta:
@@ -70,7 +54,8 @@ def of(net: nn.Module) -> Meta:
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'dilkit.meta' has no attribute {name!r}")
+    hint = f"; it is dilkit.meta.of(net).{name}" if name in _OF_A_NET else ""
+    raise AttributeError(f"module 'dilkit.meta' has no attribute {name!r}{hint}")
 
 
 class _CallableModule(ModuleType):

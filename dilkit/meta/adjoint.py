@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dilkit.meta.hvp import gradient, product, twice_differentiable
+from dilkit.meta.hvp import gradient, graph_of, product, twice_differentiable
 from dilkit.meta.inner import State, at_step, fresh, pull_back
 from dilkit.meta.setting import Setting
 from dilkit.meta.tape import Tape
@@ -33,6 +33,7 @@ class Adjoint:
         self._setting, self._steps, self._outer, self._tape = setting, steps, walked.outer, tape
         final = self._outer.pop(len(steps), None)
         self.lam = final.total(setting.reduce) if final else [torch.zeros_like(p) for p in walked.phi]
+        self._own = final is None  # whether lam may be written to
         self.mu: State = fresh(setting.names)
         self.hyper: dict[str, Tensor] = {}
         self.outside = walked.outside
@@ -47,7 +48,10 @@ class Adjoint:
         for i, term in enumerate(self._steps[k]):
             curved.add(self._curvature(k, i, term, step, vjp.grads), term.weight)
         made = curved.total(setting.reduce)
-        self.lam = list(torch._foreach_add(vjp.phi, made[: len(vjp.phi)]))
+        if self._own and vjp.phi is self.lam:
+            torch._foreach_add_(self.lam, made[: len(vjp.phi)])
+        else:
+            self.lam, self._own = list(torch._foreach_add(vjp.phi, made[: len(vjp.phi)])), True
         if setting.outside:
             self.outside.add(made[len(vjp.phi) :])
         if k in self._outer:
@@ -67,6 +71,7 @@ class Adjoint:
         world = setting.replay(leaves, step.buffers[i], step.random[i], k)
         with world, twice_differentiable(setting.net):
             loss = term.loss(setting.net)
-            made = product(gradient(loss, leaves, create_graph=True), [*leaves, *outside], c)
+            graph = graph_of(gradient(loss, leaves, create_graph=True))
+            made = product(graph, [*leaves, *outside], c)
         self.replays[f"{term.name} ({len(self.replays)})"] = (step.losses[i], loss.detach())
         return made

@@ -13,15 +13,23 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dilkit.errors import DilkitError, UsageError, nearest
-from dilkit.meta.arguments import Batches, Outer, Shape, as_loss, named, plan_trajectories, requiring_grad
+from dilkit.meta.arguments import (
+    Batches,
+    BatchLoss,
+    Outer,
+    Shape,
+    as_loss,
+    named,
+    outside_tensors,
+    plan_trajectories,
+    requiring_grad,
+)
 from dilkit.meta.backends import Backend, engine_for
-from dilkit.meta.backends.native import Buffers
 from dilkit.meta.guards import one_of, require_finite, size
 from dilkit.meta.implicit import ImplicitGradient, Solver, implicit_gradient
 from dilkit.meta.inner import Inner, State, fresh, inner_for
-from dilkit.meta.setting import Reduce, Setting
+from dilkit.meta.setting import Buffers, Keep, KeepWeights, Reduce, Setting
 from dilkit.meta.swap import Slots, clones, swapped
-from dilkit.meta.tape import Keep, KeepWeights
 from dilkit.meta.tasks import side_by_side, why_not
 from dilkit.meta.trajectory import Order, Record, Swapped, Term, virtual_update
 
@@ -202,8 +210,8 @@ class Meta:
                 differentiated too. Batches that require grad are, under names such as `batches.NAME[0]`.
             state: the inner optimiser's state to start from; fresh by default. Not for a star.
             truncate: differentiate through that many of the last inner steps only (biased; see `change`).
-            keep, memory, keep_weights: what the adjoint remembers (see `dilkit.meta.tape.Tape`).
-            buffers: what becomes of running statistics (see `dilkit.meta.backends.native.Engine`).
+            keep, memory, keep_weights: what the adjoint remembers (see `dilkit.meta.setting.Setting`).
+            buffers: what becomes of running statistics (see `dilkit.meta.setting.Setting`).
             backend: `native`; `unrolled`, `higher` or `learn2learn`, which keep the whole graph.
             reduce: averages a list of tensors over the processes, in place; by default that of a module
                 wrapped in DistributedDataParallel.
@@ -214,15 +222,15 @@ class Meta:
                 that would give wrong gradients.
             DilkitError: a NaN or an infinity, named; a forward pass that cannot be replayed.
         """
+        one_of("order", order, ("exact", "fomaml", "reptile"))
         inside = named(batches)
         query = inside if outer_batches is None else named(outer_batches, "outer_batches")
         function = as_loss(loss)
-        measure = function if outer_loss is None else as_loss(outer_loss)
         trajectories = plan_trajectories(
             function,
             inside,
             query,
-            measure,
+            function if outer_loss is None else as_loss(outer_loss),
             shape=trajectory,
             steps=steps,
             outer=outer,
@@ -231,10 +239,9 @@ class Meta:
         if trajectory == "star" and state is not None:
             raise UsageError("a star has no one state to carry", remedy="leave `state` out")
         reduce = reduce or self._reduce
-        loose = self._loose(outside, inside, query, order, reduce)
+        loose = outside_tensors(outside, inside, query, order=order, shared=reduce is not None)
         rule = inner_for(inner, dict(self._net.named_parameters()))
-        engine = engine_for(
-            backend,
+        setting = Setting.of(
             self._net,
             rule,
             outside=loose,
@@ -246,34 +253,32 @@ class Meta:
             reduce=reduce,
             where=where,
         )
-        grads, hyper, loose_grads, value = Totals(), Totals(), Totals(), Totals()
+        engine = engine_for(backend, setting)
+        sums: list[dict[str, Tensor]] = [{}, {}, {}]
         inner_losses: dict[str, Tensor] = {}
         outer_losses: dict[tuple[int, int, str], Tensor] = {}
+        value: dict[str, Tensor] = {}
         runs = []
         for i, t in enumerate(trajectories):
             run = engine.run(t.steps, t.outer, order=order, state=state)
-            grads.add(run.grads)
-            hyper.add(run.hyper)
-            loose_grads.add(run.outside)
+            for total, part in zip(sums, (run.grads, run.hyper, run.outside), strict=True):
+                add_to(total, part)
             inner_losses |= run.inner
-            outer_losses |= {(i, k, name): loss for (k, name), loss in run.outer.items()}
+            outer_losses |= {(i, k, name): met for (k, name), met in run.outer.items()}
             weights = {(k, term.name): term.weight for k, terms in t.outer.items() for term in terms}
-            for key, loss_met in run.outer.items():
-                value.add({"loss": weights[key] * loss_met})
+            for key, met in run.outer.items():
+                add_to(value, {"loss": weights[key] * met})
             runs.append(replace(run, grads={}, hyper={}, outside={}))
-        engine.settle(runs)
+        setting.commit([run.buffers for run in runs])
         mean = torch.stack(list(inner_losses.values())).mean()
-        changes = [run.change for run in runs if run.change is not None]
         return MetaGradient(
-            grads.sum,
-            hyper.sum,
-            loose_grads.sum,
+            *sums,
             inner_losses,
             outer_losses,
-            value.sum.get("loss", mean),
+            value.get("loss", mean),
             [run.phi for run in runs],
             runs[0].state if len(runs) == 1 else None,
-            max(changes) if changes else None,
+            max((run.change for run in runs if run.change is not None), default=None),
             leaves=rule.hyper() | loose,
         )
 
@@ -310,13 +315,10 @@ class Meta:
         function = as_loss(loss)
         measure = function if outer_loss is None else as_loss(outer_loss)
         rule = inner_for(inner, dict(self._net.named_parameters()))
-        reason = f"{next(iter(settings))} is asked for" if settings else why_not(self._net, pairs)
-        if reason is None and rule.hyper():
-            reason = "the inner optimiser is learnable"
-        if reason is None and any(True for _ in requiring_grad("tasks", pairs)):
-            reason = "batches require grad"
-        if reason is None and self._reduce is not None:
+        reason = next((f"{name} is asked for" for name in settings), None)
+        if self._reduce is not None:
             reason = "several processes walk together"
+        reason = reason or why_not(self._net, rule, pairs)
         if parallel is not False and reason is None:
             try:
                 return self._side_by_side(function, measure, pairs, rule, steps)
@@ -326,7 +328,7 @@ class Meta:
                 reason = str(error).strip().split("\n")[0]
         if parallel is True:
             raise UsageError(f"tasks cannot go in parallel: {reason}", remedy="parallel='auto' or False")
-        grads, hyper, outside = Totals(), Totals(), Totals()
+        sums: list[dict[str, Tensor]] = [{}, {}, {}]
         inner_losses: dict[str, Tensor] = {}
         outer_losses: dict[tuple[int, int, str], Tensor] = {}
         phi, leaves, values = [], dict[str, Tensor](), []
@@ -335,21 +337,19 @@ class Meta:
                 function, {"support": support}, inner=rule, steps=steps, outer_batches={"query": query},
                 outer_loss=measure, **settings,
             )  # fmt: skip
-            for totals, part in ((grads, got.grads), (hyper, got.hyper), (outside, got.outside)):
-                totals.add({n: g / len(pairs) for n, g in part.items()})
+            for total, part in zip(sums, (got.grads, got.hyper, got.outside), strict=True):
+                add_to(total, {n: g / len(pairs) for n, g in part.items()})
             inner_losses |= {f"task {i}, {name}": x for name, x in got.inner.items()}
             outer_losses |= {(i, k, name): x for (_, k, name), x in got.outer.items()}
             phi += got.phi
             leaves |= got.leaves
             values.append(got.loss)
         note = f"one task at a time: {reason}" if reason else ""
-        return MetaGradient(
-            grads.sum, hyper.sum, outside.sum, inner_losses, outer_losses, torch.stack(values).mean(), phi,
-            note=note, leaves=leaves,
-        )  # fmt: skip
+        loss_met = torch.stack(values).mean()
+        return MetaGradient(*sums, inner_losses, outer_losses, loss_met, phi, note=note, leaves=leaves)
 
     def _side_by_side(
-        self, loss: Any, outer_loss: Any, pairs: Sequence[Any], rule: Inner, steps: int
+        self, loss: BatchLoss, outer_loss: BatchLoss, pairs: Sequence[Any], rule: Inner, steps: int
     ) -> MetaGradient:
         setting = Setting.of(self._net, rule)
         with torch.enable_grad():
@@ -363,11 +363,9 @@ class Meta:
             for k, x in enumerate(task)
         }
         met = {(i, steps, "query"): x for i, x in enumerate(outer)}
-        require_finite(
-            {f"the loss of {n}": x for n, x in losses.items()}
-            | {f"the outer loss of task {i}": x for i, x in enumerate(outer)}
-            | {"the meta-gradient": size(grads.values())}
-        )
+        scalars = {f"the loss of {n}": x for n, x in losses.items()}
+        scalars |= {f"the outer loss of task {i}": x for i, x in enumerate(outer)}
+        require_finite(scalars | {"the meta-gradient": size(grads.values())})
         adapted = [{n: p[i] for n, p in phi.items()} for i in range(len(pairs))]
         return MetaGradient(grads, {}, {}, losses, met, outer.mean(), adapted)
 
@@ -419,57 +417,15 @@ class Meta:
             iterations=iterations,
             tolerance=tolerance,
             rate=rate,
-            outside=self._loose(outside, {"": batch}, {"": outer_batch}, "exact", None),
+            outside=outside_tensors(outside, {"": batch}, {"": outer_batch}),
             phi=phi,
         )
 
-    def _loose(
-        self,
-        outside: Mapping[str, Tensor] | None,
-        inside: Mapping[str, Any],
-        query: Mapping[str, Any],
-        order: Order,
-        reduce: Reduce | None,
-    ) -> dict[str, Tensor]:
-        """Tensors to differentiate by beside the module's: those named, and batches that require grad."""
-        found = dict(outside or {})
-        for name, tensor in found.items():
-            if not isinstance(tensor, Tensor) or not tensor.requires_grad:
-                raise UsageError(
-                    f"outside tensor {name!r} does not require grad", remedy="requires_grad_(True)"
-                )
-        known = set(map(id, found.values()))
-        data: dict[str, Tensor] = {}
-        for what, group in (("batches", inside), ("outer_batches", query)):
-            for name, batch in group.items():
-                for path, tensor in requiring_grad(f"{what}.{name}", batch):
-                    if id(tensor) not in known:
-                        known.add(id(tensor))
-                        data[path] = tensor
-        if (found or data) and order == "reptile":
-            raise UsageError(
-                "reptile has no outer loss by which tensors outside the module could be differentiated",
-                found=", ".join([*found, *data]),
-                remedy="order='exact' or 'fomaml', or detach them",
-            )
-        if data and reduce is not None:
-            raise UsageError(
-                "batches that require grad cannot be averaged over processes: each has its own",
-                found=", ".join(data),
-                remedy="detach them, or name tensors that all processes share in `outside`",
-            )
-        return found | data
 
-
-class Totals:
-    """Running sums of tensors by name, so that a star's branches need not be held side by side."""
-
-    def __init__(self) -> None:
-        self.sum: dict[str, Tensor] = {}
-
-    def add(self, part: Mapping[str, Tensor]) -> None:
-        for name, value in part.items():
-            self.sum[name] = self.sum[name] + value if name in self.sum else value
+def add_to(total: dict[str, Tensor], part: Mapping[str, Tensor]) -> None:
+    """Running sums by name, so that a star's branches need not be held side by side."""
+    for name, value in part.items():
+        total[name] = total[name] + value if name in total else value
 
 
 def average(tensors: list[Tensor], *, group: Any = None) -> None:

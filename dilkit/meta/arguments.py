@@ -45,11 +45,10 @@ def criterion(function: Callable[..., Tensor]) -> BatchLoss:
 
     def loss(module: nn.Module, batch: Any) -> Tensor:
         if not isinstance(batch, tuple | list) or len(batch) < 2:
+            found = f"{len(batch)} entries" if isinstance(batch, tuple | list) else type(batch).__name__
             raise UsageError(
                 "a plain criterion needs batches of (input, target)",
-                found=type(batch).__name__
-                if not isinstance(batch, tuple | list)
-                else f"{len(batch)} entries",
+                found=found,
                 remedy="or pass a loss of (module, batch)",
             )
         *inputs, target = batch
@@ -132,6 +131,46 @@ def requiring_grad(what: str, value: Any) -> Iterator[tuple[str, Tensor]]:
             yield from requiring_grad(f"{what}[{i}]", part)
 
 
+def outside_tensors(
+    named: Mapping[str, Tensor] | None,
+    inside: Mapping[str, Any],
+    query: Mapping[str, Any],
+    *,
+    order: str = "exact",
+    shared: bool = False,
+) -> dict[str, Tensor]:
+    """Tensors to differentiate by beside the module's: those named, and batches that require grad.
+
+    Raises:
+        UsageError: what requires no grad; reptile; batches that require grad in several processes (`shared`).
+    """
+    found = dict(named or {})
+    for name, tensor in found.items():
+        if not isinstance(tensor, Tensor) or not tensor.requires_grad:
+            raise UsageError(f"outside tensor {name!r} does not require grad", remedy="requires_grad_(True)")
+    known = set(map(id, found.values()))
+    data: dict[str, Tensor] = {}
+    for what, group in (("batches", inside), ("outer_batches", query)):
+        for name, batch in group.items():
+            for path, tensor in requiring_grad(f"{what}.{name}", batch):
+                if id(tensor) not in known:
+                    known.add(id(tensor))
+                    data[path] = tensor
+    if (found or data) and order == "reptile":
+        raise UsageError(
+            "reptile has no outer loss by which tensors outside the module could be differentiated",
+            found=", ".join([*found, *data]),
+            remedy="order='exact' or 'fomaml', or detach them",
+        )
+    if data and shared:
+        raise UsageError(
+            "batches that require grad cannot be averaged over processes: each has its own",
+            found=", ".join(data),
+            remedy="detach them, or name tensors that all processes share in `outside`",
+        )
+    return found | data
+
+
 @dataclass(frozen=True)
 class PlannedTrajectory:
     """One trajectory: the terms of each inner step, and of the outer loss after step k, by k."""
@@ -159,14 +198,26 @@ def plan_trajectories(
     if not inside:
         raise UsageError("a trajectory needs at least one batch")
     length = steps * len(inside) if shape == "chain" else steps
-    _check(shape, outer, inside, outside, weights, length)
+    if shape == "pooled" and outer != "all":
+        raise UsageError(
+            "a pooled step is on all batches: `outer='all'` is the only one that means something"
+        )
+    missing = [name for name in inside if name not in outside]
+    if missing and outer != "all":
+        raise UsageError(
+            f"`outer={outer!r}` needs an outer batch of each name", found=sorted(outside), expected=missing
+        )
+    if outer == "others" and len(outside) < 2:
+        raise UsageError("`outer='others'` needs at least two batches")
+    if weights is not None and (len(weights) != length or not any(weights)):
+        raise UsageError(
+            "`outer_weights` gives one weight for each inner step of a trajectory, not all zero",
+            found=list(weights),
+            expected=f"{length} numbers",
+        )
 
     def measured(label: str, weight: float) -> list[Term]:
-        chosen = {
-            "all": list(outside),
-            "same": [label],
-            "others": [name for name in outside if name != label],
-        }[outer]
+        chosen = [label] if outer == "same" else [n for n in outside if outer == "all" or n != label]
         return [Term(n, _on(outer_loss, outside[n]), weight / len(chosen)) for n in chosen]
 
     share = 1 / len(inside) if shape == "pooled" else 1.0
@@ -187,33 +238,6 @@ def plan_trajectories(
         }
         out.append(PlannedTrajectory(path, after))
     return out
-
-
-def _check(
-    shape: Shape,
-    outer: Outer,
-    inside: Mapping[str, Any],
-    outside: Mapping[str, Any],
-    weights: Sequence[float] | None,
-    length: int,
-) -> None:
-    if shape == "pooled" and outer != "all":
-        raise UsageError(
-            "a pooled step is on all batches: `outer='all'` is the only one that means something"
-        )
-    missing = [] if outer == "all" else [name for name in inside if name not in outside]
-    if missing:
-        raise UsageError(
-            f"`outer={outer!r}` needs an outer batch of each name", found=sorted(outside), expected=missing
-        )
-    if outer == "others" and len(outside) < 2:
-        raise UsageError("`outer='others'` needs at least two batches")
-    if weights is not None and (len(weights) != length or not any(weights)):
-        raise UsageError(
-            "`outer_weights` gives one weight for each inner step of a trajectory, not all zero",
-            found=list(weights),
-            expected=f"{length} numbers",
-        )
 
 
 def _on(loss: BatchLoss, batch: Any) -> Closure:

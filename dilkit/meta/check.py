@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,7 +43,13 @@ def examine(net: nn.Module, shape: tuple[int, ...], *, seed: int = 0) -> Iterato
     """
     torch.manual_seed(seed)
     x = torch.rand(shape)
-    net, x, double = _precise(net, x)
+    single = net
+    try:
+        net, x = copy.deepcopy(single).double(), x.double()
+        with torch.no_grad():
+            copy.deepcopy(net)(x)
+    except Exception:  # noqa: BLE001 - a net tied to single precision is judged in it
+        net, x = copy.deepcopy(single), x.float()
     try:
         with torch.no_grad():
             out = copy.deepcopy(net)(x)
@@ -53,49 +60,45 @@ def examine(net: nn.Module, shape: tuple[int, ...], *, seed: int = 0) -> Iterato
         found = "not finite" if isinstance(out, Tensor) else f"returns {type(out).__name__}"
         yield Finding("forward pass", "fail", found, "wrap the module so that it returns one finite tensor")
         return
-    found = f"{tuple(shape)} -> {tuple(out.shape)}, {'double' if double else 'single'} precision"
-    yield Finding("forward pass", "ok", found)
+    precision = "double" if x.dtype == torch.float64 else "single"
+    yield Finding("forward pass", "ok", f"{tuple(shape)} -> {tuple(out.shape)}, {precision} precision")
     batches = [(torch.rand_like(x), torch.rand_like(out)) for _ in range(3)]
-    probes: list[Callable[[nn.Module, list[Batch]], Finding]] = [
+    probes: list[Callable[[nn.Module, list[Batch]], tuple[Any, ...]]] = [
         _weights, _aliases, _replay, _hidden_state, _buffers, _derivatives, _adjoint, _conditioning,
         _batch_norm, _inner_rate, _precision,
     ]  # fmt: skip
     for probe in probes:
         try:
-            yield probe(copy.deepcopy(net), batches)
+            verdict = probe(copy.deepcopy(net), batches)
         except Exception as error:  # noqa: BLE001
-            remedy = getattr(error, "remedy", None) or ""
-            yield Finding(probe.__name__[1:].replace("_", " "), "fail", _line(error), remedy)
+            verdict = "fail", _line(error), getattr(error, "remedy", None) or ""
+        yield Finding(probe.__name__[1:].replace("_", " "), *verdict)
 
 
-def _precise(net: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor, bool]:
-    double = copy.deepcopy(net).double()
-    try:
-        with torch.no_grad():
-            copy.deepcopy(double)(x.double())
-    except Exception:  # noqa: BLE001 - a net tied to single precision is judged in it
-        return copy.deepcopy(net), x, False
-    return double, x.double(), True
+@contextmanager
+def _virtually(net: nn.Module, phi: Sequence[Tensor], state: RandomState) -> Iterator[None]:
+    """The net on weights `phi` and a copy of its buffers, drawing from the random state."""
+    slots = Slots.of(net)
+    with replayed(state), swapped(slots, phi, clones(slots.buffer_values())), twice_differentiable(net):
+        yield
 
 
-def _weights(net: nn.Module, batches: list[Batch]) -> Finding:
-    params, names = list(net.parameters()), [n for n, _ in net.named_parameters()]
-    before, marks = clones(params), [(p._version, p.data_ptr()) for p in params]
+def _weights(net: nn.Module, batches: list[Batch]) -> tuple[str, ...]:
+    params = dict(net.named_parameters())
+    before = {n: (p.detach().clone(), p._version, p.data_ptr()) for n, p in params.items()}
     charbonnier(net, batches[0])
     changed = [
         n
-        for n, p, b, mark in zip(names, params, before, marks, strict=True)
-        if (p._version, p.data_ptr()) != mark or not torch.equal(p, b)
+        for n, p in params.items()
+        if (p._version, p.data_ptr()) != before[n][1:] or not torch.equal(p, before[n][0])
     ]
     if changed:
-        return Finding(
-            "weights", "fail", f"the forward pass changes {', '.join(changed[:3])}", "do it outside forward"
-        )
-    trainable = sum(p.numel() for p in net.parameters() if p.requires_grad)
-    return Finding("weights", "ok", f"{trainable:,} trainable, unchanged by the forward pass")
+        return "fail", f"the forward pass changes {', '.join(changed[:3])}", "do it outside forward"
+    trainable = sum(p.numel() for p in params.values() if p.requires_grad)
+    return "ok", f"{trainable:,} trainable, unchanged by the forward pass"
 
 
-def _aliases(net: nn.Module, batches: list[Batch]) -> Finding:
+def _aliases(net: nn.Module, batches: list[Batch]) -> tuple[str, ...]:
     """Virtual weights must do what the same weights, loaded, do."""
     meta, loaded = Meta(net), copy.deepcopy(net)
     phi = {n: p + 0.05 * torch.randn_like(p) for n, p in meta.theta().items()}
@@ -109,34 +112,24 @@ def _aliases(net: nn.Module, batches: list[Batch]) -> Finding:
             p.copy_(phi[name])
         want = charbonnier(loaded, batches[0])
     if not torch.allclose(value.detach(), want, rtol=1e-6):
-        return Finding(
-            "aliases",
-            "fail",
-            f"virtual weights give {float(value):.6g}, the same weights loaded {float(want):.6g}",
-            "reach every parameter through the module's tree, not through .data or a copy",
-        )
+        found = f"virtual weights give {float(value):.6g}, the same weights loaded {float(want):.6g}"
+        return "fail", found, "reach every parameter through the module's tree, not through .data or a copy"
     tied = sum(len(places) > 1 for places in Slots.of(net).params.values())
-    return Finding("aliases", "ok", f"all reached through the tree{f', {tied} tied' if tied else ''}")
+    return "ok", f"all reached through the tree{f', {tied} tied' if tied else ''}"
 
 
-def _replay(net: nn.Module, batches: list[Batch]) -> Finding:
-    slots, state = Slots.of(net), RandomState.now()
-    values = []
+def _replay(net: nn.Module, batches: list[Batch]) -> tuple[str, ...]:
+    state, values = RandomState.now(), []
     for _ in range(2):
-        own = slots.buffer_values()
-        with replayed(state), swapped(slots, slots.param_values(), clones(own)):
+        with _virtually(net, Slots.of(net).param_values(), state):
             values.append(float(charbonnier(net, batches[0]).detach()))
     if abs(values[0] - values[1]) > 1e-9 * abs(values[0]):
-        return Finding(
-            "replay",
-            "fail",
-            f"two identical passes give {values[0]:.9g} and {values[1]:.9g}",
-            "draw from torch's global generator and keep state in buffers; or use keep='all'",
-        )
-    return Finding("replay", "ok", "a pass can be computed again")
+        remedy = "draw from torch's global generator and keep state in buffers; or use keep='all'"
+        return "fail", f"two identical passes give {values[0]:.9g} and {values[1]:.9g}", remedy
+    return "ok", "a pass can be computed again"
 
 
-def _hidden_state(net: nn.Module, batches: list[Batch]) -> Finding:
+def _hidden_state(net: nn.Module, batches: list[Batch]) -> tuple[str, ...]:
     def plain() -> dict[str, Any]:
         return {
             f"{prefix}.{key}".lstrip("."): value
@@ -147,53 +140,46 @@ def _hidden_state(net: nn.Module, batches: list[Batch]) -> Finding:
 
     before = plain()
     charbonnier(net, batches[0])
-    after = plain()
-    changed = sorted(k for k in after if before.get(k) != after[k])
+    changed = sorted(k for k, value in plain().items() if before.get(k) != value)
     if changed:
-        return Finding(
-            "hidden state", "note", f"forward changes {', '.join(changed[:3])}", "keep state in buffers"
-        )
-    return Finding("hidden state", "ok", "none in plain attributes")
+        return "note", f"forward changes {', '.join(changed[:3])}", "keep state in buffers"
+    return "ok", "none in plain attributes"
 
 
-def _buffers(net: nn.Module, batches: list[Batch]) -> Finding:
+def _buffers(net: nn.Module, batches: list[Batch]) -> tuple[str, ...]:
     before = clones(list(net.buffers()))
     charbonnier(net, batches[0])
     moved = [n for (n, b), a in zip(net.named_buffers(), before, strict=True) if not torch.equal(b, a)]
-    if not moved:
-        return Finding("buffers", "ok", f"{len(before)}, none move")
-    return Finding("buffers", "note", f"{len(moved)} move, such as {moved[0]}", "choose a `buffers` policy")
+    if moved:
+        return "note", f"{len(moved)} move, such as {moved[0]}", "choose a `buffers` policy"
+    return "ok", f"{len(before)}, none move"
 
 
-def _meta_gradient(net: nn.Module, batches: list[Batch], state: RandomState, **kw: Any) -> Any:
+def _meta_gradient(net: nn.Module, batches: list[Batch], state: RandomState, **kw: Any) -> list[Tensor]:
     """Two inner steps and an outer loss, from one random state."""
     state.restore()
-    return Meta(net).grad(charbonnier, batches[:2], inner=RATE, outer_batches=batches[2:], **kw)
+    got = Meta(net).grad(charbonnier, batches[:2], inner=RATE, outer_batches=batches[2:], **kw)
+    return list(got.grads.values())
 
 
-def _derivatives(net: nn.Module, batches: list[Batch]) -> Finding:
+def _derivatives(net: nn.Module, batches: list[Batch]) -> tuple[str, ...]:
     """Gradient and Hessian product of one loss against differences: a wrong backward, or a wrong second one,
     of a custom function shows here and nowhere else.
     """
-    slots, state = Slots.of(net), RandomState.now()
-    theta = [p.detach() for p in slots.param_values()]
+    state = RandomState.now()
+    theta = [p.detach() for p in Slots.of(net).param_values()]
     v = [torch.randn_like(p) for p in theta]
     v = [x * (max(_norm(theta), 1e-3) / max(_norm(v), 1e-30)) for x in v]
 
     def at(t: float, curved: bool = False) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         phi: list[Tensor] = [nn.Parameter(p + t * x) for p, x in zip(theta, v, strict=True)]
-        with replayed(state), swapped(slots, phi, clones(slots.buffer_values())), twice_differentiable(net):
+        with _virtually(net, phi, state):
             loss = charbonnier(net, batches[0])
             grads = gradient(loss, phi, create_graph=curved)
             return loss.detach(), [g.detach() for g in grads], product(grads, phi, v) if curved else []
 
     _, grads, curved = at(0.0, curved=True)
-    slope = float(
-        sum(
-            (g * x.conj()).real.sum() if g.is_complex() else (g * x).sum()
-            for g, x in zip(grads, v, strict=True)
-        )
-    )
+    slope = float(torch.stack([(g * x.conj()).real.sum() for g, x in zip(grads, v, strict=True)]).sum())
     first, second, met = [], [], []
     for t in (1e-6, 1e-7, 1e-5, 1e-8) if theta[0].dtype == torch.float64 else (3e-3, 1e-2, 1e-3):
         (up, g_up, _), (down, g_down, _) = at(t), at(-t)
@@ -204,34 +190,29 @@ def _derivatives(net: nn.Module, batches: list[Batch]) -> Finding:
             break
     spread = min((_relative(a, b) for i, a in enumerate(met) for b in met[:i]), default=0.0)
     found = f"gradients off differences by {min(first):.1e}, Hessian products by {min(second):.1e}"
-    if _norm(curved) == 0 or max(min(first), min(second)) < 1e-2:
-        vanishes = "; the Hessian vanishes: exact variants equal FOMAML's" if _norm(curved) == 0 else ""
-        return Finding("derivatives", "ok", found + vanishes)
+    if _norm(curved) == 0:
+        return "ok", f"{found}; the Hessian vanishes: exact variants equal FOMAML's"
+    if max(min(first), min(second)) < 1e-2:
+        return "ok", found
     if spread > 0.1 * min(second):
-        return Finding("derivatives", "note", f"{found}; no step size settles them", "see conditioning")
-    return Finding(
-        "derivatives", "fail", found, "a backward of this module is wrong: look at its autograd functions"
-    )
+        return "note", f"{found}; no step size settles them", "see conditioning"
+    return "fail", found, "a backward of this module is wrong: look at its autograd functions"
 
 
-def _adjoint(net: nn.Module, batches: list[Batch]) -> Finding:
+def _adjoint(net: nn.Module, batches: list[Batch]) -> tuple[str, ...]:
     """Autograd through the unrolled graph decides whether the adjoint is exact."""
     state, precise = RandomState.now(), next(net.parameters()).dtype == torch.float64
-    ours = list(_meta_gradient(net, batches, state).grads.values())
+    ours = _meta_gradient(net, batches, state)
     try:
-        unrolled = list(_meta_gradient(net, batches, state, backend="unrolled").grads.values())
+        off = _relative(ours, _meta_gradient(net, batches, state, backend="unrolled"))
     except UsageError as error:
-        return Finding("adjoint", "ok", f"cannot be compared with the unrolled graph: {error.message}")
-    off = _relative(ours, unrolled)
+        return "ok", f"cannot be compared with the unrolled graph: {error.message}"
     found = f"off the unrolled graph by {off:.1e}"
-    if off > (1e-9 if precise else 1e-3):
-        amplified = 100 * _condition(net, batches, state, ours) * torch.finfo(ours[0].dtype).eps
-        if off > amplified:
-            return Finding("adjoint", "fail", found, "report this module: it should have been refused")
-        return Finding(
-            "adjoint", "note", f"{found}, as far as rounding can be told apart", "see conditioning"
-        )
-    return Finding("adjoint", "ok", found)
+    if off <= (1e-9 if precise else 1e-3):
+        return "ok", found
+    if off <= 100 * _condition(net, batches, state, ours) * torch.finfo(ours[0].dtype).eps:
+        return "note", f"{found}, as far as rounding can be told apart", "see conditioning"
+    return "fail", found, "report this module: it should have been refused"
 
 
 def _condition(net: nn.Module, batches: list[Batch], state: RandomState, grads: list[Tensor]) -> float:
@@ -240,80 +221,64 @@ def _condition(net: nn.Module, batches: list[Batch], state: RandomState, grads: 
     with torch.no_grad():
         for p in twin.parameters():
             p.add_(torch.randn_like(p) * p.abs(), alpha=by)
-    moved = list(_meta_gradient(twin, batches, state).grads.values())
-    return _relative(moved, grads) / by
+    return _relative(_meta_gradient(twin, batches, state), grads) / by
 
 
-def _conditioning(net: nn.Module, batches: list[Batch]) -> Finding:
+def _conditioning(net: nn.Module, batches: list[Batch]) -> tuple[str, ...]:
     state = RandomState.now()
-    grads = list(_meta_gradient(net, batches, state).grads.values())
-    times = _condition(net, batches, state, grads)
+    times = _condition(net, batches, state, _meta_gradient(net, batches, state))
     single = times * torch.finfo(torch.float32).eps
     found = f"a change of the weights moves the meta-gradient {times:.0e} times as much, at rate {RATE}"
-    if single > 1e-2:
-        return Finding(
-            "conditioning",
-            "note",
-            f"{found}: float32 cannot resolve it (rounding alone is {min(single, 1):.0e})",
-            "lower the inner rate (see there), larger batches under batch norm, or eval mode",
-        )
-    return Finding("conditioning", "ok", found)
+    if single <= 1e-2:
+        return "ok", found
+    found += f": float32 cannot resolve it (rounding alone is {min(single, 1):.0e})"
+    return "note", found, "lower the inner rate (see there), larger batches under batch norm, or eval mode"
 
 
-def _batch_norm(net: nn.Module, batches: list[Batch]) -> Finding:
+def _batch_norm(net: nn.Module, batches: list[Batch]) -> tuple[str, ...]:
     """With n values a channel, batch norm's derivatives are what is left of nearly cancelling terms."""
     counts: dict[str, int] = {}
-    hooks = []
     for name, module in net.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
 
             def count(layer: nn.Module, args: Any, name: str = name) -> None:
-                if layer.training:
-                    counts[name] = args[0].numel() // args[0].shape[1]
+                counts[name] = args[0].numel() // args[0].shape[1]
 
-            hooks.append(module.register_forward_pre_hook(count))
-    try:
-        charbonnier(net, batches[0])
-    finally:
-        for hook in hooks:
-            hook.remove()
+            module.register_forward_pre_hook(count)
+    charbonnier(net, batches[0])
     few = [name for name, n in counts.items() if n <= 4]
     if few:
-        return Finding(
-            "batch norm",
-            "note",
+        found = (
             f"{len(few)} layers see {min(counts.values())} values a channel, such as {few[0]}: normalised by "
-            "so few, all derivatives cancel down to eps / (var + eps), the second ones twice",
-            "larger images or batches, or eval mode",
+            "so few, all derivatives cancel down to eps / (var + eps), the second ones twice"
         )
+        return "note", found, "larger images or batches, or eval mode"
     if not counts:
-        return Finding("batch norm", "ok", "none that normalises by its batch")
-    return Finding("batch norm", "ok", f"at least {min(counts.values())} values a channel")
+        return "ok", "none that normalises by its batch"
+    return "ok", f"at least {min(counts.values())} values a channel"
 
 
-def _inner_rate(net: nn.Module, batches: list[Batch]) -> Finding:
+def _inner_rate(net: nn.Module, batches: list[Batch]) -> tuple[str, ...]:
     """2 / lambda, lambda being the largest curvature at theta by power iteration: below it SGD contracts."""
-    slots, state, top = Slots.of(net), RandomState.now(), 0.0
-    phi: list[Tensor] = [nn.Parameter(p.detach()) for p in slots.param_values()]
+    state, top = RandomState.now(), 0.0
+    phi: list[Tensor] = [nn.Parameter(p.detach()) for p in Slots.of(net).param_values()]
     v = [torch.randn_like(p) for p in phi]
     for _ in range(8):
         norm = max(_norm(v), 1e-30)
         v = [x / norm for x in v]
-        with replayed(state), swapped(slots, phi, clones(slots.buffer_values())), twice_differentiable(net):
+        with _virtually(net, phi, state):
             v = product(gradient(charbonnier(net, batches[0]), phi, create_graph=True), phi, v)
         top = _norm(v)
     if top < 1e-12:
-        return Finding("inner rate", "ok", "any: the loss has no curvature here")
+        return "ok", "any: the loss has no curvature here"
     safe = 2 / top
     found = f"largest curvature {top:.1e}: SGD steps are stable below {safe:.1e}"
     if safe < RATE:
-        return Finding(
-            "inner rate", "note", f"{found}, less than the {RATE} tried here", f"inner rate {safe / 2:.0e}"
-        )
-    return Finding("inner rate", "ok", found)
+        return "note", f"{found}, less than the {RATE} tried here", f"inner rate {safe / 2:.0e}"
+    return "ok", found
 
 
-def _precision(net: nn.Module, batches: list[Batch]) -> Finding:
+def _precision(net: nn.Module, batches: list[Batch]) -> tuple[str, ...]:
     """What rounding costs: the same meta-gradient in float32 and under bfloat16 autocast."""
     state = RandomState.now()
     want = list(Meta(net).grad(charbonnier, batches[:2], inner=RATE).grads.values())
@@ -339,8 +304,8 @@ def _precision(net: nn.Module, batches: list[Batch]) -> Finding:
     text = [f"{x:.1e}" if isinstance(x, float) else x for x in figures]
     found = f"off in float32 by {text[0]}, in bfloat16 by {text[1]}"
     if not isinstance(figures[0], float) or figures[0] > 5e-2:
-        return Finding("precision", "note", found, "lower the inner rate, or differentiate in float64")
-    return Finding("precision", "ok", found)
+        return "note", found, "lower the inner rate, or differentiate in float64"
+    return "ok", found
 
 
 def _norm(tensors: list[Tensor]) -> float:

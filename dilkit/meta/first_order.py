@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain as chained
 from typing import Any, Literal
 
 import torch
@@ -42,12 +41,9 @@ class FirstOrderChain:
         reduce: Reduce | None = None,
     ) -> None:
         one_of("buffers", buffers, ("commit_last", "isolate"))
-        self._make = optimizer
-        self._buffers = buffers
-        self._reduce = reduce
+        self._make, self._buffers, self._reduce = optimizer, buffers, reduce
         self._owner: weakref.ref[nn.Module] | None = None
-        self._copy: nn.Module | None = None
-        self._optimizer: torch.optim.Optimizer | None = None
+        self._held: tuple[nn.Module, torch.optim.Optimizer] | None = None
         self._pending: Mapping[str, Any] | None = None
 
     def run(
@@ -78,7 +74,6 @@ class FirstOrderChain:
             names = " + ".join(closures)
             scalars[f"the gradient of {names} (virtual step {k + 1})"] = copied.norm
             met.append(record.inner)
-        optimizer.zero_grad(set_to_none=True)
         try:
             require_finite(scalars, where=where)
         except DilkitError:
@@ -91,34 +86,31 @@ class FirstOrderChain:
 
     def state_dict(self) -> dict[str, Any]:
         """The inner optimiser's state, by position of the parameter; empty before the first run."""
-        if self._optimizer is not None:
-            return self._optimizer.state_dict()
-        return dict(self._pending or {})
+        return self._held[1].state_dict() if self._held else dict(self._pending or {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state; it is put to use, and its shapes checked, at the next run."""
         self._pending = state or None
-        self._owner = self._copy = self._optimizer = None
+        self._owner = self._held = None
 
     def _refill(self, net: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
-        if self._copy is None or self._optimizer is None or self._owner is None or self._owner() is not net:
-            if self._optimizer is not None:
-                raise UsageError(
-                    "this objective holds the inner state of another net",
-                    remedy="build one objective per net",
-                )
-            self._copy = _twin(net)
-            self._optimizer = self._make([p for p in self._copy.parameters() if p.requires_grad])
+        if self._held is None:
+            twin = _twin(net)
+            self._held = twin, self._make([p for p in twin.parameters() if p.requires_grad])
             if self._pending:
-                _restore(self._optimizer, self._pending)
+                _restore(self._held[1], self._pending)
             self._owner = weakref.ref(net)
-        twin = self._copy
+        elif self._owner is None or self._owner() is not net:
+            raise UsageError(
+                "this objective holds the inner state of another net", remedy="build one objective per net"
+            )
+        twin = self._held[0]
         with torch.no_grad():
             torch._foreach_copy_(list(twin.parameters()), list(net.parameters()))
         _copy_buffers(net, twin)
         for ours, theirs in zip(twin.modules(), net.modules(), strict=True):
             ours.training = theirs.training
-        return twin, self._optimizer
+        return self._held
 
 
 class Copied:
@@ -136,10 +128,7 @@ class Copied:
         self._params = [p for p in twin.parameters() if p.requires_grad]
         self.k = 0
         self.norm = torch.zeros(())
-        self._begin()
-
-    def _begin(self) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
 
     def descend(self, term: Term) -> tuple[Tensor, None]:
         if torch.is_autocast_enabled():
@@ -153,11 +142,13 @@ class Copied:
 
     def update(self) -> None:
         if self._reduce is not None:
-            self._reduce([_grad(p) for p in self._params])
+            for p in self._params:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            self._reduce([p.grad for p in self._params if p.grad is not None])
         self.norm = size(p.grad for p in self._params if p.grad is not None)
         self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
         self.k += 1
-        self._begin()
 
     def measure(self, term: Term) -> tuple[Tensor, Tensor | None]:
         raise NotImplementedError("a chain of first order has no outer loss")
@@ -184,14 +175,8 @@ def _twin(net: nn.Module) -> nn.Module:
             p.grad = grad
 
 
-def _grad(p: nn.Parameter) -> Tensor:
-    if p.grad is None:
-        p.grad = torch.zeros_like(p)
-    return p.grad
-
-
 def _restore(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    params = list(chained.from_iterable(group["params"] for group in optimizer.param_groups))
+    params = [p for group in optimizer.param_groups for p in group["params"]]
     for index, entries in state.get("state", {}).items():
         fits = index < len(params) and all(
             value.ndim == 0 or value.shape == params[index].shape

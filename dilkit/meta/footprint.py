@@ -4,48 +4,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
-class SavedBytes:
-    """The most bytes held at once by saved tensors: activations, and what is shaped like a parameter."""
+def saved_activations(net: nn.Module, run: Callable[[], object]) -> int:
+    """Call `run` and say how many bytes of activations autograd held at the worst moment.
 
-    activations: int
-    weights: int
-
-
-def measure(net: nn.Module, run: Callable[[], object]) -> SavedBytes:
-    """Call `run` and say what was held at the worst moment; a storage counts once."""
+    A storage counts once; tensors shaped like a parameter of the net are not counted.
+    """
     counter = Counter(net)
     with counter.hooks():
         run()
-    return counter.peak()
+    return counter.peak
 
 
 class Counter:
-    """Counts the bytes that autograd saves inside `hooks()`, for as long as it keeps them."""
+    """Counts the bytes that autograd saves inside `hooks()`, for as long as it keeps them.
+
+    Attributes:
+        peak: the most that was held of what is not shaped like a parameter.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         self._shapes = {p.shape for p in net.parameters()}
         self._counts: dict[tuple[int, bool], int] = {}
-        self._now = [0, 0]
-        self._peak = [0, 0]
+        self._held = [0, 0]
+        self.peak = 0
 
     def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
         return torch.autograd.graph.saved_tensors_hooks(
             lambda tensor: _Entry(self, tensor), lambda entry: entry.tensor
         )
 
-    def peak(self) -> SavedBytes:
-        return SavedBytes(*self._peak)
-
     def now(self) -> int:
-        """Bytes held now."""
-        return sum(self._now)
+        """Bytes held now, of any shape."""
+        return sum(self._held)
 
     def add(self, tensor: Tensor, sign: int) -> None:
         if tensor._is_zerotensor():  # known to be zero: it has no memory
@@ -56,8 +51,8 @@ class Counter:
         if count:
             self._counts[key] = count
         if (count, sign) in ((1, 1), (0, -1)):
-            self._now[like_weight] += sign * storage.nbytes()
-            self._peak[like_weight] = max(self._peak[like_weight], self._now[like_weight])
+            self._held[like_weight] += sign * storage.nbytes()
+            self.peak = max(self.peak, self._held[False])
 
 
 class _Entry:

@@ -102,9 +102,9 @@ def inspect_graph(
         if node is None or node in seen:
             continue
         seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            _refuse_leaf(variable, own, known)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            _refuse_leaf(leaf, own, known)
             continue
         function = getattr(type(node), "_forward_cls", None)
         if function is not None:
@@ -135,8 +135,7 @@ def _refuse_function(function: Any, *, twice: bool, reentrant: bool) -> None:
             remedy="pass use_reentrant=False to torch.utils.checkpoint.checkpoint",
         )
     backward = function.__dict__.get("backward")
-    code = getattr(getattr(backward, "__func__", backward), "__code__", None)
-    if twice and code is _ONCE:
+    if twice and getattr(getattr(backward, "__func__", backward), "__code__", None) is _ONCE:
         raise UsageError(
             f"{function.__name__} is an autograd function marked once_differentiable: second derivatives "
             "through it would be silently wrong",
@@ -188,7 +187,7 @@ def refuse_module(net: nn.Module, params: Mapping[str, Tensor]) -> None:
     if torch.is_inference_mode_enabled():
         raise UsageError("gradients cannot be taken inside torch.inference_mode()")
     for name, p in params.items():
-        if type(p).__name__ == "DTensor" or type(p).__name__ == "FlatParameter":
+        if type(p).__name__ in ("DTensor", "FlatParameter"):
             raise UsageError(
                 f"parameter {name!r} is sharded (FSDP or tensor parallel)",
                 remedy="meta-gradients need whole weights on each process: use DDP, or gather them first "

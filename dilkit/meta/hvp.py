@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dilkit.errors import UsageError
@@ -48,11 +49,22 @@ def gradient(loss: Tensor, at: Sequence[Tensor], *, create_graph: bool = False) 
     )
 
 
-def product(grads: Sequence[Tensor], at: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:
+Graph = list[Tensor | GradientEdge]
+"""Gradients that were made with their graph. An edge stands for a gradient without holding its values."""
+
+
+def graph_of(grads: Sequence[Tensor]) -> Graph:
+    """Where `product` can start from; the gradients themselves are no longer needed."""
+    return [g if g.is_leaf else get_gradient_edge(g) for g in grads]
+
+
+def product(
+    graph: Sequence[Tensor | GradientEdge], at: Sequence[Tensor], v: Sequence[Tensor]
+) -> list[Tensor]:
     """d<grads, v> by the tensors `at`, of gradients that were made with their graph: H v where `at` are the
     weights, the mixed derivative where they are other tensors of the loss.
     """
-    live = [(g, x) for g, x in zip(grads, v, strict=True) if g.requires_grad]
+    live = [(g, x) for g, x in zip(graph, v, strict=True) if isinstance(g, GradientEdge) or g.requires_grad]
     if not live:
         return [torch.zeros_like(p) for p in at]
     return list(

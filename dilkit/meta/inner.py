@@ -27,6 +27,9 @@ them for each parameter by name (of one element, or shaped like it). Those that 
 """
 Transform = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 """Gradients by parameter name to gradients by parameter name; differentiable."""
+Names = Sequence[str]
+Tensors = Sequence[Tensor]
+Updated = tuple[list[Tensor], State]
 
 
 class Inner(Protocol):
@@ -41,25 +44,38 @@ class Inner(Protocol):
         """The learnable tensors of the optimiser itself, by name."""
         ...
 
-    def update(
-        self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
-    ) -> tuple[list[Tensor], State]:
+    def update(self, names: Names, phi: Tensors, grads: Tensors, state: State) -> Updated:
         """The next weights and state; the arguments are not changed."""
         ...
 
 
-def fresh(names: Sequence[str]) -> State:
+class _ByParameter:
+    """An update that treats every parameter by itself."""
+
+    @property
+    def linear(self) -> bool:
+        return False
+
+    def step(self, name: str, p: Tensor, g: Tensor, s: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        raise NotImplementedError
+
+    def update(self, names: Names, phi: Tensors, grads: Tensors, state: State) -> Updated:
+        made = [self.step(*each) for each in zip(names, phi, grads, state, strict=True)]
+        return [p for p, _ in made], [s for _, s in made]
+
+
+def fresh(names: Names) -> State:
     """The state before the first step."""
     return [{} for _ in names]
 
 
 def learnable(**settings: Any) -> dict[str, Tensor]:
-    """Those of the settings that require grad, by name; `NAME.KEY` in mappings, `NAME[i]` in tuples."""
+    """Those of the settings that require grad, by name; `NAME.KEY` in mappings, `NAME[i]` in sequences."""
     out: dict[str, Tensor] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
             parts = {f"{name}.{key}": v for key, v in value.items()}
-        elif isinstance(value, tuple):
+        elif isinstance(value, tuple | list):
             parts = {f"{name}[{i}]": v for i, v in enumerate(value)}
         else:
             parts = {name: value}
@@ -71,10 +87,9 @@ def rate_of(lr: Rate, name: str) -> Number:
     """The learning rate of one parameter."""
     if not isinstance(lr, Mapping):
         return lr
-    try:
-        return lr[name]
-    except KeyError:
-        raise UsageError(f"no inner learning rate for parameter {name!r}") from None
+    if name not in lr:
+        raise UsageError(f"no inner learning rate for parameter {name!r}")
+    return lr[name]
 
 
 def is_on(setting: Number) -> bool:
@@ -82,7 +97,12 @@ def is_on(setting: Number) -> bool:
     return isinstance(setting, Tensor) or bool(setting)
 
 
-def require_rate(lr: Rate) -> None:
+def _moved(p: Tensor, lr: Number, d: Tensor) -> Tensor:
+    """p - lr d, in one new tensor: what a step must remember is what its time goes into."""
+    return torch.mul(d, -lr).add_(p)
+
+
+def _require_rate(lr: Rate) -> None:
     for value in lr.values() if isinstance(lr, Mapping) else [lr]:
         if not isinstance(value, Tensor) and not (
             isinstance(value, int | float) and 0 < value < float("inf")
@@ -91,7 +111,7 @@ def require_rate(lr: Rate) -> None:
 
 
 @dataclass(frozen=True)
-class Sgd:
+class Sgd(_ByParameter):
     """phi - lr * g (Eq. 3), with momentum, Nesterov and weight decay as torch.optim.SGD defines them.
 
     torch's own cannot be differentiated with momentum: it detaches the first buffer. Learning rate, momentum
@@ -106,7 +126,7 @@ class Sgd:
     maximize: bool = False
 
     def __post_init__(self) -> None:
-        require_rate(self.lr)
+        _require_rate(self.lr)
         if self.nesterov and (not is_on(self.momentum) or self.dampening != 0):
             raise UsageError("Nesterov's step needs a momentum above 0 and no dampening")
 
@@ -117,28 +137,21 @@ class Sgd:
     def hyper(self) -> dict[str, Tensor]:
         return learnable(lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
-    def update(
-        self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
-    ) -> tuple[list[Tensor], State]:
-        out, states = [], []
-        for name, p, g, s in zip(names, phi, grads, state, strict=True):
-            d = -g if self.maximize else g
-            if is_on(self.weight_decay):
-                d = d + self.weight_decay * p
-            new: dict[str, Tensor] = {}
-            if is_on(self.momentum):
-                old = s.get("momentum_buffer")
-                v = d if old is None else self.momentum * old + (1 - self.dampening) * d
-                new["momentum_buffer"] = v
-                d = d + self.momentum * v if self.nesterov else v
-            lr = rate_of(self.lr, name)
-            out.append(p - lr * d)
-            states.append(new)
-        return out, states
+    def step(self, name: str, p: Tensor, g: Tensor, s: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        d = -g if self.maximize else g
+        if is_on(self.weight_decay):
+            d = d + self.weight_decay * p
+        new: dict[str, Tensor] = {}
+        if is_on(self.momentum):
+            old = s.get("momentum_buffer")
+            v = d if old is None else self.momentum * old + (1 - self.dampening) * d
+            new["momentum_buffer"] = v
+            d = d + self.momentum * v if self.nesterov else v
+        return _moved(p, rate_of(self.lr, name), d), new
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(_ByParameter):
     """Adam (Kingma and Ba, ICLR 2015) as torch.optim.Adam defines it, and AdamW with `decoupled` decay.
 
     torch's own, differentiated, counts steps in single precision and answers NaN where a gradient is exactly
@@ -152,45 +165,36 @@ class Adam:
     weight_decay: Number = 0.0
     decoupled: bool = False
     maximize: bool = False
-    linear: bool = False
 
     def __post_init__(self) -> None:
-        require_rate(self.lr)
+        _require_rate(self.lr)
         for beta in self.betas:
             if not isinstance(beta, Tensor) and not 0 <= beta < 1:
                 raise UsageError("a beta of Adam lies in [0, 1)", found=beta)
 
     def hyper(self) -> dict[str, Tensor]:
-        return learnable(lr=self.lr, betas=tuple(self.betas), eps=self.eps, weight_decay=self.weight_decay)
+        return learnable(lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
-    def update(
-        self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
-    ) -> tuple[list[Tensor], State]:
-        out, states = [], []
-        for name, p, g, s in zip(names, phi, grads, state, strict=True):
-            lr = rate_of(self.lr, name)
-            decay = self.weight_decay * p if is_on(self.weight_decay) else None
-            g = -g if self.maximize else g
-            if decay is not None and not self.decoupled:
-                g = g + decay
-            d, new = self._direction(g, s)
-            states.append(new)
-            out.append(p - lr * (d + decay if decay is not None and self.decoupled else d))
-        return out, states
-
-    def _direction(self, g: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def step(self, name: str, p: Tensor, g: Tensor, s: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        decay = self.weight_decay * p if is_on(self.weight_decay) else None
+        g = -g if self.maximize else g
+        if decay is not None and not self.decoupled:
+            g = g + decay
         beta1, beta2 = self.betas
-        t = int(state["step"]) + 1 if state else 1
+        t = int(s["step"]) + 1 if s else 1
         m = (1 - beta1) * g
         v = (1 - beta2) * _square(g)
-        if state:
-            m = m + beta1 * state["exp_avg"]
-            v = v + beta2 * state["exp_avg_sq"]
+        if s:
+            m = m + beta1 * s["exp_avg"]
+            v = v + beta2 * s["exp_avg_sq"]
         moved = _real(v) > 0
         root = torch.where(moved, _real(v), torch.ones_like(_real(v))).sqrt() / (1 - beta2**t) ** 0.5
         d = torch.where(moved, _real(m) / (1 - beta1**t) / (root + self.eps), torch.zeros_like(_real(m)))
+        d = torch.view_as_complex(d) if g.is_complex() else d
+        if decay is not None and self.decoupled:
+            d = d + decay
         new = {"step": torch.tensor(float(t), dtype=torch.float64), "exp_avg": m, "exp_avg_sq": v}
-        return (torch.view_as_complex(d) if g.is_complex() else d), new
+        return _moved(p, rate_of(self.lr, name), d), new
 
 
 def _real(x: Tensor) -> Tensor:
@@ -217,36 +221,34 @@ class TorchOptimizer:
 
     cls: type[torch.optim.Optimizer]
     options: Mapping[str, Any]
-    lr: Rate | None = None
-    linear: bool = False
+    lr: Rate
 
     def __post_init__(self) -> None:
-        if self.lr is not None:
-            require_rate(self.lr)
-        learned = learnable(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()})
+        _require_rate(self.lr)
+        learned = learnable(**self.options)
         if learned:
             raise UsageError(
                 f"{next(iter(learned))} of torch.optim.{self.cls.__name__} cannot be learned",
                 remedy="SGD, Adam and AdamW learn theirs; or pass it as a number",
             )
-        tensor = self.lr is not None and not isinstance(self.lr, int | float)
-        if tensor and self.cls.__name__ not in _PROPORTIONAL:
+        if not isinstance(self.lr, int | float) and self.cls.__name__ not in _PROPORTIONAL:
             raise UsageError(
                 f"torch.optim.{self.cls.__name__} takes no tensor as learning rate here: its update is not "
                 "proportional to the rate",
                 remedy="pass a number, or choose " + ", ".join(("SGD", *_PROPORTIONAL)),
             )
 
-    def hyper(self) -> dict[str, Tensor]:
-        return {} if self.lr is None else learnable(lr=self.lr)
+    @property
+    def linear(self) -> bool:
+        return False
 
-    def update(
-        self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
-    ) -> tuple[list[Tensor], State]:
+    def hyper(self) -> dict[str, Tensor]:
+        return learnable(lr=self.lr)
+
+    def update(self, names: Names, phi: Tensors, grads: Tensors, state: State) -> Updated:
         params = [p.clone() for p in phi]
-        options = dict(self.options)
-        if self.lr is not None:
-            options["lr"] = 1.0 if not isinstance(self.lr, int | float) else self.lr
+        scaled = not isinstance(self.lr, int | float)
+        options = {**self.options, "lr": 1.0 if scaled else self.lr}
         optimizer = self.cls(params, differentiable=True, **options)  # type: ignore[call-arg]
         originals = list(params)
         for p, g, s in zip(params, grads, state, strict=True):
@@ -255,16 +257,14 @@ class TorchOptimizer:
                 optimizer.state[p] = {key: value.clone() for key, value in s.items()}
         optimizer.step()
         new = [{k: v for k, v in optimizer.state[p].items() if isinstance(v, Tensor)} for p in originals]
-        if self.lr is None or isinstance(self.lr, int | float):
-            return params, new
-        scaled = [
-            old + rate_of(self.lr, name) * (p - old) for name, p, old in zip(names, params, phi, strict=True)
-        ]
-        return scaled, new
+        if scaled:
+            triples = zip(names, params, phi, strict=True)
+            params = [old + rate_of(self.lr, name) * (p - old) for name, p, old in triples]
+        return params, new
 
 
 @dataclass(frozen=True)
-class Learned:
+class Learned(_ByParameter):
     """phi - lr * T(g): a learned intervention.
 
     `transforms` maps parameter names to modules that turn a gradient into an update of the same shape, such
@@ -274,22 +274,14 @@ class Learned:
 
     transforms: Mapping[str, nn.Module]
     lr: Rate = 1e-2
-    linear: bool = False
 
     def hyper(self) -> dict[str, Tensor]:
-        out = learnable(lr=self.lr)
-        for name, transform in self.transforms.items():
-            out |= {f"{name}.transform.{k}": p for k, p in transform.named_parameters() if p.requires_grad}
-        return out
+        parts = {f"{name}.transform": dict(t.named_parameters()) for name, t in self.transforms.items()}
+        return learnable(lr=self.lr, **parts)
 
-    def update(
-        self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
-    ) -> tuple[list[Tensor], State]:
-        out = []
-        for name, p, g in zip(names, phi, grads, strict=True):
-            d = self.transforms[name](g) if name in self.transforms else g
-            out.append(p - rate_of(self.lr, name) * d)
-        return out, fresh(names)
+    def step(self, name: str, p: Tensor, g: Tensor, s: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        d = self.transforms[name](g) if name in self.transforms else g
+        return _moved(p, rate_of(self.lr, name), d), {}
 
 
 @dataclass(frozen=True)
@@ -302,15 +294,16 @@ class Transformed:
 
     rule: Inner
     transform: Transform
-    linear: bool = False
+
+    @property
+    def linear(self) -> bool:
+        return False
 
     def hyper(self) -> dict[str, Tensor]:
         own = self.transform.named_parameters() if isinstance(self.transform, nn.Module) else ()
-        return self.rule.hyper() | {f"transform.{k}": p for k, p in own if p.requires_grad}
+        return self.rule.hyper() | learnable(transform=dict(own))
 
-    def update(
-        self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
-    ) -> tuple[list[Tensor], State]:
+    def update(self, names: Names, phi: Tensors, grads: Tensors, state: State) -> Updated:
         made = self.transform(dict(zip(names, grads, strict=True)))
         if not isinstance(made, Mapping) or any(name not in made for name in names):
             raise UsageError("a gradient transform returns a gradient for every name it is given")
@@ -348,9 +341,7 @@ class Groups:
             )
         return max(fits, key=lambda k: -1 if k == "*" else len(k))
 
-    def update(
-        self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
-    ) -> tuple[list[Tensor], State]:
+    def update(self, names: Names, phi: Tensors, grads: Tensors, state: State) -> Updated:
         out, states = list(phi), [dict(s) for s in state]
         members: dict[str, list[int]] = {}
         for i, name in enumerate(names):
@@ -359,51 +350,36 @@ class Groups:
             rule = self.rules[key]
             if rule is None:
                 continue
-            made, new = rule.update(
-                [names[i] for i in at], [phi[i] for i in at], [grads[i] for i in at], [state[i] for i in at]
-            )
-            for i, p, s in zip(at, made, new, strict=True):
+            given = [[x[i] for i in at] for x in (names, phi, grads, state)]
+            for i, p, s in zip(at, *rule.update(*given), strict=True):  # type: ignore[arg-type]
                 out[i], states[i] = p, s
         return out, states
 
 
 @dataclass(frozen=True)
 class PerStep:
-    """Another rule for each inner step. Learnable tensors are under `NAME[k]`, k counting from 0."""
+    """Another rule for each inner step. Learnable tensors are under `NAME[k]`, k counting from 0.
+
+    Attributes:
+        rules: one for each step.
+        k: the step whose rule this is; None: of no step yet (a single step by `Meta.step` is the first).
+    """
 
     rules: Sequence[Inner]
+    k: int | None = None
+
+    def _present(self) -> list[tuple[int, Inner]]:
+        return [(k, rule) for k, rule in enumerate(self.rules) if self.k in (None, k)]
 
     @property
     def linear(self) -> bool:
-        return all(rule.linear for rule in self.rules)
+        return all(rule.linear for _, rule in self._present())
 
     def hyper(self) -> dict[str, Tensor]:
-        return {f"{n}[{k}]": v for k, rule in enumerate(self.rules) for n, v in rule.hyper().items()}
+        return {f"{n}[{k}]": v for k, rule in self._present() for n, v in rule.hyper().items()}
 
-    def update(
-        self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
-    ) -> tuple[list[Tensor], State]:
-        """The first step's (a single step by `Meta.step`)."""
-        return self.rules[0].update(names, phi, grads, state)
-
-
-@dataclass(frozen=True)
-class _OneOf(PerStep):
-    """The rule of one step, with the names of all."""
-
-    k: int = 0
-
-    @property
-    def linear(self) -> bool:
-        return self.rules[self.k].linear
-
-    def hyper(self) -> dict[str, Tensor]:
-        return {f"{n}[{self.k}]": v for n, v in self.rules[self.k].hyper().items()}
-
-    def update(
-        self, names: Sequence[str], phi: Sequence[Tensor], grads: Sequence[Tensor], state: State
-    ) -> tuple[list[Tensor], State]:
-        return self.rules[self.k].update(names, phi, grads, state)
+    def update(self, names: Names, phi: Tensors, grads: Tensors, state: State) -> Updated:
+        return self.rules[self.k or 0].update(names, phi, grads, state)
 
 
 def at_step(rule: Inner, k: int) -> Inner:
@@ -418,7 +394,7 @@ def at_step(rule: Inner, k: int) -> Inner:
         raise UsageError(
             f"inner step {k + 1} has no learning rate", found=f"{len(rule.rules)} of them, one for each step"
         )
-    return _OneOf(rule.rules, k)
+    return PerStep(rule.rules, k)
 
 
 def optimizer(what: Any = 1e-2, *, transform: Transform | None = None, **options: Any) -> Inner:
@@ -446,11 +422,9 @@ def _optimizer(what: Any, options: dict[str, Any]) -> Inner:
         if what.args:
             raise UsageError("a partial of an optimiser class has its options by name", found=what.args)
         return _optimizer(what.func, {**what.keywords, **options})
-    if isinstance(what, Mapping):
-        if all(isinstance(v, Tensor) for v in what.values()):
-            return Sgd(lr=what, **options)
+    if isinstance(what, Mapping) and not all(isinstance(v, Tensor) for v in what.values()):
         return Groups({k: None if v is None else _optimizer(v, options) for k, v in what.items()})
-    if isinstance(what, int | float | Tensor) and not isinstance(what, bool):
+    if isinstance(what, int | float | Tensor | Mapping) and not isinstance(what, bool):
         return Sgd(lr=what, **options)
     if isinstance(what, Sequence) and not isinstance(what, str) and what:
         return PerStep([_optimizer(rate, options) for rate in what])
@@ -487,7 +461,6 @@ def inner_for(what: Any, params: Mapping[str, Tensor]) -> Inner:
     by_id = {id(p): name for name, p in params.items()}
     known = inspect.signature(type(what)).parameters
     groups: dict[str, Inner | None] = {}
-    rules: list[Inner] = []
     for group in what.param_groups:
         trainable = [p for p in group["params"] if p.requires_grad]
         foreign = next((p for p in trainable if id(p) not in by_id), None)
@@ -497,11 +470,10 @@ def inner_for(what: Any, params: Mapping[str, Tensor]) -> Inner:
                 found=f"shape {tuple(foreign.shape)}",
                 remedy="build it on this module's parameters()",
             )
-        options = {k: v for k, v in group.items() if k in known and k != "params"}
-        rules.append(_from_class(type(what), options))
-        groups |= {by_id[id(p)]: rules[-1] for p in trainable}
-    if len(rules) == 1 and len(groups) == len(params):
-        return rules[0]
+        rule = _from_class(type(what), {k: v for k, v in group.items() if k in known and k != "params"})
+        groups |= {by_id[id(p)]: rule for p in trainable}
+    if len(what.param_groups) == 1 and len(groups) == len(params):
+        return rule
     return Groups({**groups, **dict.fromkeys((n for n in params if n not in groups), None)})
 
 
@@ -520,11 +492,9 @@ def _from_class(cls: type[torch.optim.Optimizer], options: dict[str, Any]) -> In
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UsageError(f"{cls.__name__} has no option {unknown[0]!r}", expected=", ".join(known))
-    options = {
-        k: v for k, v in options.items() if k not in ("differentiable", "foreach", "fused", "capturable")
-    }
+    how = ("differentiable", "foreach", "fused", "capturable")
+    options = {"lr": known["lr"].default} | {k: v for k, v in options.items() if k not in how}
     if cls is torch.optim.SGD:
-        options.setdefault("lr", known["lr"].default)
         return Sgd(**options)
     if cls in (torch.optim.Adam, torch.optim.AdamW) and not options.get("amsgrad"):
         options.pop("amsgrad", None)
@@ -536,8 +506,8 @@ def _from_class(cls: type[torch.optim.Optimizer], options: dict[str, Any]) -> In
             f"torch.optim.{cls.__name__} has no differentiable step",
             remedy="choose another inner optimiser, such as SGD or Adam",
         )
-    options.setdefault("lr", known["lr"].default)
-    return TorchOptimizer(cls, options, options.pop("lr"))
+    lr = options.pop("lr")
+    return TorchOptimizer(cls, options, lr)
 
 
 @dataclass(frozen=True)
@@ -552,25 +522,24 @@ class Cotangents:
 
 def pull_back(
     rule: Inner,
-    names: Sequence[str],
-    phi: Sequence[Tensor],
-    grads: Sequence[Tensor] | None,
+    names: Names,
+    phi: Tensors,
+    grads: Tensors | None,
     state: State,
-    lam: Sequence[Tensor],
+    lam: list[Tensor],
     lam_state: State,
 ) -> Cotangents:
     """The vector-Jacobian product of one update at detached leaves.
 
-    `grads` may be None where the rule is linear. Where an exactly zero gradient or moment meets a square
-    root, autograd answers NaN; the cotangent there is taken as zero.
+    `grads` may be None where the rule is linear; the `phi` of a plain step is `lam` itself. Where an exactly
+    zero gradient or moment meets a square root, autograd answers NaN; the cotangent there is taken as zero.
     """
-    plain = rule.rules[rule.k] if isinstance(rule, _OneOf) else rule
-    if (
-        isinstance(plain, Sgd) and plain.linear and not is_on(plain.momentum)
-    ):  # written out, it costs one product
-        c = [rate_of(plain.lr, n) * (x if plain.maximize else -x) for n, x in zip(names, lam, strict=True)]
+    plain = rule.rules[rule.k or 0] if isinstance(rule, PerStep) else rule
+    if isinstance(plain, Sgd) and plain.linear and not is_on(plain.momentum):  # by hand: one product
+        sign = 1 if plain.maximize else -1
+        c = [x * (sign * rate_of(plain.lr, n)) for n, x in zip(names, lam, strict=True)]
         decay = plain.weight_decay if not plain.maximize else -plain.weight_decay
-        moved = [x + decay * y for x, y in zip(lam, c, strict=True)] if is_on(decay) else list(lam)
+        moved = [x + decay * y for x, y in zip(lam, c, strict=True)] if is_on(decay) else lam
         return Cotangents(moved, c, fresh(names), {})
     leaves = [p.detach().requires_grad_() for p in phi]
     # of a linear rule any value will do; an expanded zero has no memory of its own
@@ -594,7 +563,8 @@ def pull_back(
     n = len(leaves)
     zeroed = list(got[n:])
     if not rule.linear:
-        zeroed = [_zero_where_undefined(c, at) for c, at in zip(zeroed, [*gs, *flat], strict=False)]
+        pairs = zip(zeroed, [*gs, *flat], strict=False)
+        zeroed = [c.masked_fill((at.detach() == 0) & ~c.isfinite(), 0.0) for c, at in pairs]
     rest = iter(zeroed[n:])
     return Cotangents(
         list(got[:n]),
@@ -607,8 +577,3 @@ def pull_back(
 def _leaf(key: str, value: Tensor, like: Tensor) -> Tensor:
     differentiable = key != "step" and value.shape == like.shape and value.dtype == like.dtype
     return value.detach().clone().requires_grad_(differentiable)
-
-
-def _zero_where_undefined(cotangent: Tensor, at: Tensor) -> Tensor:
-    undefined = (at.detach() == 0) & ~cotangent.isfinite()
-    return torch.where(undefined, torch.zeros_like(cotangent), cotangent)

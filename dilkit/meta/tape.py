@@ -5,52 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from dilkit.errors import UsageError
 from dilkit.meta.footprint import Counter, available
-from dilkit.meta.guards import one_of
 from dilkit.meta.hvp import gradient
 from dilkit.meta.inner import at_step
 from dilkit.meta.setting import Setting
 from dilkit.meta.trajectory import Record, Step, Sum, Term, virtual_update
 
-Keep = int | Literal["all", "auto"]
-KeepWeights = Literal["device", "cpu", "recompute"]
-
 
 class Tape:
-    """The steps of one trajectory, to be taken back last one first.
-
-    Args:
-        length: how many updates there will be.
-        keep: of how many of the last steps the graph is kept instead of being made again; `auto`: of as many
-            as fit in `memory` bytes (by default half of what is free), by the size of the first step's.
-        keep_weights: where phi_k (and the optimiser's state) waits: on the `device`, on the `cpu`, or only at
-            every sqrt(K)-th step, the others to be `recompute`d by one more pass a step.
+    """The steps of one trajectory of `length` updates, to be taken back last one first; what is kept of them
+    is said by `keep`, `memory` and `keep_weights` of the setting.
     """
 
-    def __init__(
-        self,
-        setting: Setting,
-        length: int,
-        *,
-        keep: Keep = 0,
-        memory: int | None = None,
-        keep_weights: KeepWeights = "device",
-    ) -> None:
-        if isinstance(keep, str):
-            one_of("keep", keep, ("all", "auto"))
-        elif isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
-            raise UsageError("keep is a number of inner steps, 'all' or 'auto'", found=keep)
-        one_of("keep_weights", keep_weights, ("device", "cpu", "recompute"))
-        self._setting, self._length, self._keep_weights = setting, length, keep_weights
-        self._keep: float = math.inf if isinstance(keep, str) else keep
-        self._counter = Counter(setting.net) if keep == "auto" else None
-        self._memory = memory
+    def __init__(self, setting: Setting, length: int) -> None:
+        self._setting, self._length = setting, length
+        self._keep = math.inf if isinstance(setting.keep, str) else setting.keep
+        self._counter = Counter(setting.net) if setting.keep == "auto" else None
         self._stride = math.isqrt(max(0, length - 1)) + 1
         self._steps: list[Step] = []
 
@@ -66,17 +40,18 @@ class Tape:
         k = len(self._steps)
         self._steps.append(step)
         if self._counter is not None:
-            budget = self._memory if self._memory is not None else available(step.leaves[0].device) // 2
+            memory = self._setting.memory
+            budget = memory if memory is not None else available(step.leaves[0].device) // 2
             self._keep = budget // max(1, self._counter.now())
             self._counter = None
             if not self.keeps(k):
                 step.kept, step.graphs, step.leaves = False, [], []
         if step.kept:
             return
-        if self._keep_weights == "cpu":
+        if self._setting.keep_weights == "cpu":
             step.phi = [p.to("cpu") for p in step.phi]
             step.state = [{n: v.to("cpu") for n, v in s.items()} for s in step.state]
-        elif self._keep_weights == "recompute" and k % self._stride:
+        elif self._setting.keep_weights == "recompute" and k % self._stride:
             step.phi, step.state, step.grads = [], [], None
 
     def recall(self, terms: Sequence[Sequence[Term]]) -> Step:
@@ -88,7 +63,7 @@ class Tape:
             while again.k < k or (again.k == k and not rule.linear):
                 virtual_update(again, terms[again.k], Record())
         step = self._steps.pop()
-        if self._keep_weights == "cpu":
+        if self._setting.keep_weights == "cpu":
             places = [t.device for t in self._setting.theta]
             step.phi = [p.to(d) for p, d in zip(step.phi, places, strict=True)]
             step.state = [

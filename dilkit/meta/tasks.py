@@ -11,15 +11,19 @@ from torch.func import functional_call, grad, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from dilkit.errors import UsageError
-from dilkit.meta.arguments import BatchLoss
+from dilkit.meta.arguments import BatchLoss, requiring_grad
 from dilkit.meta.hvp import twice_differentiable
-from dilkit.meta.inner import at_step, fresh
+from dilkit.meta.inner import Inner, at_step, fresh
 from dilkit.meta.setting import Setting
 from dilkit.meta.swap import Slots
 
 
-def why_not(net: nn.Module, tasks: Sequence[tuple[Any, Any]]) -> str | None:
+def why_not(net: nn.Module, rule: Inner, tasks: Sequence[tuple[Any, Any]]) -> str | None:
     """Why these tasks cannot go through the net side by side; None where they can, as far as can be seen."""
+    if rule.hyper():
+        return "the inner optimiser is learnable"
+    if any(True for _ in requiring_grad("tasks", tasks)):
+        return "batches require grad"
     for module in net.modules():
         if (
             isinstance(module, nn.modules.batchnorm._BatchNorm)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dilkit.meta.guards import RandomState, Untouched, require_scalar, size
-from dilkit.meta.hvp import gradient, twice_differentiable
+from dilkit.meta.hvp import Graph, gradient, graph_of, twice_differentiable
 from dilkit.meta.inner import State, at_step
 from dilkit.meta.setting import Reduce, Setting
 from dilkit.meta.swap import clones
@@ -152,8 +152,8 @@ class Sum:
 class Step:
     """What is kept of an inner step until the adjoint comes back to it.
 
-    Of each term: the buffers and the random state before it, its loss, and if `kept` the gradients with their
-    graph. `grads` (the step's gradient) is kept only if the derivative of the update needs it.
+    Of each term: the buffers and the random state before it, its loss, and if `kept` the graph of its
+    gradients. `grads` (the step's gradient) is kept only if the derivative of the update needs it.
     """
 
     phi: list[Tensor]
@@ -163,7 +163,7 @@ class Step:
     buffers: list[list[Tensor]] = field(default_factory=list)
     random: list[RandomState] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
-    graphs: list[list[Tensor]] = field(default_factory=list)
+    graphs: list[Graph] = field(default_factory=list)
     leaves: list[Tensor] = field(default_factory=list)
 
 
@@ -217,7 +217,7 @@ class Swapped:
         with counting:
             grads, loss = self._pass(term, create_graph=step.kept, twice=self._tape is not None)
         if step.kept:
-            step.graphs.append(grads)
+            step.graphs.append(graph_of(grads))
             step.leaves = self._leaves
             grads = [g.detach() for g in grads]
         step.losses.append(loss)
@@ -264,4 +264,4 @@ class Swapped:
             return gradient(loss, [*leaves, *outside], create_graph=create_graph), loss.detach()
 
     def _buffers_now(self) -> list[Tensor]:
-        return self._setting.slots.buffer_values() if self._setting.frozen_buffers else self.buffers
+        return self._setting.slots.buffer_values() if self._setting.buffers == "frozen" else self.buffers

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dilkit.confounders.episodes import Batch, Episode
-from dilkit.meta.footprint import measure
+from dilkit.meta.footprint import saved_activations
 from dilkit.objectives import make_objective
 
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -52,9 +52,9 @@ def units(net: nn.Module, batch: Batch, *, repeats: int = 5) -> Units:
     def once() -> None:
         torch.autograd.grad(_loss(net, batch), params, allow_unused=True)
 
-    held = measure(net, once)
+    held = saved_activations(net, once)
     size = sum(p.numel() * p.element_size() for p in params)
-    return Units(_seconds(once, repeats), held.activations, size)
+    return Units(_seconds(once, repeats), held, size)
 
 
 def costs(net: nn.Module, batches: list[Batch], base: Units, *, repeats: int = 3) -> Iterator[Cost]:
@@ -71,14 +71,14 @@ def costs(net: nn.Module, batches: list[Batch], base: Units, *, repeats: int = 3
             objective.gradients(net, episode)
 
         once()
-        held = measure(net, once)
+        held = saved_activations(net, once)
         shape = f" {config['trajectory']}" if "trajectory" in config else ""
         yield Cost(
             name + shape,
             float(objective.passes(len(batches))),
             _seconds(once, repeats) / base.seconds,
             objective.activations,
-            held.activations / base.activations if base.activations else 0.0,
+            held / base.activations if base.activations else 0.0,
         )
 
 

@@ -105,11 +105,44 @@ def test_phi_is_what_the_steps_led_to_and_apply_writes_grad():
         (F.mse_loss, [torch.ones(1)], "a plain criterion needs batches"),
         (lambda m, b: float(charbonnier(m, b)), [batches()["d0"]], "returns a scalar tensor"),
         (charbonnier, [], "at least one batch"),
+        (nn.MSELoss(reduction="none"), [batches()["d0"]], r"returns a scalar tensor(.|\n)*\.mean\(\)"),
+        (nn.MSELoss()(torch.ones(1), torch.ones(1)), [batches()["d0"]], "called as loss"),
+        (lambda m, b: charbonnier(m, b).detach(), [batches()["d0"]], "does not depend on any trainable"),
     ],
 )
 def test_first_mistakes_name_their_cause(loss, data, message):
     with pytest.raises(UsageError, match=message):
         dilkit.meta.of(Plain().double()).grad(loss, data)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"inner": "sgd"}, "no inner optimiser(.|\n)*a learning rate, a torch.optim class"),
+        ({"inner": torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)}, "not this module's"),
+        ({"inner": torch.optim.LBFGS}, "no differentiable step"),
+        ({"inner": {"heat": 0.1}}, "belongs to no group"),
+        ({"inner": {"heat": 0.1, "*": None}}, "no trainable parameter or part of the module"),
+        ({"inner": [0.1, 0.1]}, "inner step 3 has no learning rate"),
+        ({"steps": 0}, "at least 1"),
+        ({"order": "second"}, "exact, fomaml, reptile"),
+        ({"keep": "everything"}, "all, auto"),
+        ({"keep_weights": "gpu"}, "device, cpu, recompute"),
+        ({"buffers": "comit_last"}, "did you mean: commit_last"),
+        ({"truncate": 0}, "at least 1"),
+        ({"outer_batches": (torch.ones(1), torch.ones(1))}, r"outer_batches=\[batch\]"),
+        ({"outside": {"z": torch.ones(1)}}, "does not require grad"),
+        ({"outside": {"z": torch.ones(1, requires_grad=True)}, "order": "reptile"}, "no outer loss"),
+    ],
+)
+def test_wrong_settings_name_what_there_is(settings, message):
+    with pytest.raises(UsageError, match=message):
+        dilkit.meta.of(Plain().double()).grad(charbonnier, batches(), **settings)
+
+
+def test_what_belongs_to_a_net_is_not_looked_for_on_the_package():
+    with pytest.raises(AttributeError, match=r"it is dilkit\.meta\.of\(net\)\.grad"):
+        dilkit.meta.grad  # noqa: B018
 
 
 def test_something_that_is_no_module():

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from dilkit.errors import UsageError
 from dilkit.meta.check import examine
-from dilkit.meta.footprint import measure
+from dilkit.meta.footprint import saved_activations
 
 torch.set_num_threads(1)
 SMALL = ["--size", "8", "--json"]
@@ -107,7 +107,7 @@ def test_mistakes_are_usage_errors(args):
 def test_saved_bytes_count_a_storage_once():
     net = nn.Sequential(nn.Tanh(), nn.Tanh())
     x = torch.rand(10, requires_grad=True)
-    assert measure(net, lambda: net(x).sum().backward()).activations == 2 * 40
+    assert saved_activations(net, lambda: net(x).sum().backward()) == 2 * 40
 
 
 def test_help_loads_no_torch():

@@ -258,8 +258,9 @@ def test_a_large_buffer_that_stays_is_not_copied_at_every_step():
         def forward(self, x):
             return super().forward(x) + self.table[0]
 
-    from dilkit.meta.backends.native import Setting, Tape
     from dilkit.meta.inner import fresh, optimizer
+    from dilkit.meta.setting import Setting
+    from dilkit.meta.tape import Tape
     from dilkit.meta.trajectory import Record, Swapped, Term, walk
 
     net = Table().double()

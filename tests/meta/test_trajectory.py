@@ -12,6 +12,7 @@ from torch import nn
 import dilkit
 from dilkit.errors import UsageError
 from dilkit.meta.backends.native import Engine
+from dilkit.meta.setting import Setting
 from dilkit.meta.trajectory import Term
 
 torch.set_num_threads(1)
@@ -317,7 +318,7 @@ def test_buffer_policies(policy):
 def test_a_pooled_step_streams_its_terms():
     net, _ = build("plain")
     terms = [Term(n, functools.partial(charbonnier, batch=b), 1 / 3) for n, b in batches().items()]
-    got = Engine(net, dilkit.meta.optimizer(0.05)).run([terms, terms], {2: terms}).grads
+    got = Engine(Setting.of(net, dilkit.meta.optimizer(0.05))).run([terms, terms], {2: terms}).grads
 
     def pooled(at, _):
         return torch.stack([charbonnier(at, b) for b in batches().values()]).mean()

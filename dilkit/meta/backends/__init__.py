@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
-
-from torch import nn
+from typing import Literal, Protocol
 
 from dilkit.meta.guards import one_of
-from dilkit.meta.inner import Inner, State
+from dilkit.meta.inner import State
+from dilkit.meta.setting import Setting
 from dilkit.meta.trajectory import Order, Term, Trajectory
 
 Backend = Literal["native", "unrolled", "higher", "learn2learn"]
@@ -33,10 +32,8 @@ class AnyEngine(Protocol):
         state: State | None = None,
     ) -> Trajectory: ...
 
-    def settle(self, trajectories: Sequence[Trajectory]) -> None: ...
 
-
-def engine_for(backend: str, net: nn.Module, rule: Inner, **options: Any) -> AnyEngine:
+def engine_for(backend: str, setting: Setting) -> AnyEngine:
     """The engine of that name; the library behind it is imported here, not before.
 
     Raises:
@@ -45,5 +42,5 @@ def engine_for(backend: str, net: nn.Module, rule: Inner, **options: Any) -> Any
     """
     one_of("backend", backend, list(_ENGINES))
     module, cls = _ENGINES[backend]
-    made: AnyEngine = getattr(importlib.import_module(module), cls)(net, rule, **options)
+    made: AnyEngine = getattr(importlib.import_module(module), cls)(setting)
     return made

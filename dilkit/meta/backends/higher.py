@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dilkit.errors import UsageError
-from dilkit.meta.backends.unrolled import Unrolled
+from dilkit.meta.backends.unrolled import Kept, Unrolled
 from dilkit.meta.inner import Adam, Sgd, State, TorchOptimizer
+from dilkit.meta.setting import Setting
 
 _CLASSES = ("Adadelta", "Adagrad", "Adamax", "ASGD", "RMSprop", "Rprop")
 
@@ -24,70 +25,63 @@ class Higher(Unrolled):
 
     backend = "higher"
 
-    def __init__(self, net: nn.Module, optimizer: Any, **options: Any) -> None:
-        super().__init__(net, optimizer, **options)
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
         self._higher = _load()
-        if any(m._forward_hooks or m._forward_pre_hooks for m in net.modules()):
+        rule: Any = setting.rule
+        if any(m._forward_hooks or m._forward_pre_hooks for m in setting.net.modules()):
             raise self.refusal("modules with forward hooks (it would drop them)")
-        if getattr(optimizer, "maximize", False):
+        if getattr(rule, "maximize", False):
             raise self.refusal("maximize=True (it would ignore it)")
-        lr = getattr(optimizer, "lr", None)
-        learned = [n for n in optimizer.hyper() if n != "lr"]
+        lr = getattr(rule, "lr", None)
+        learned = [n for n in rule.hyper() if n != "lr"]
         if learned:
             raise self.refusal(f"a learnable {learned[0]}")
         if not isinstance(lr, int | float) and not (isinstance(lr, Tensor) and lr.numel() == 1):
             raise self.refusal("a learning rate for each tensor or element")
         self._lr: float | Tensor = lr
-        self._cls, self._options = self._translate(optimizer)
+        self._cls, self._options = self._translate(rule)
 
     def _translate(self, rule: Any) -> tuple[Any, dict[str, Any]]:
         if isinstance(rule, Sgd):
-            return torch.optim.SGD, {
-                "momentum": rule.momentum,
-                "nesterov": rule.nesterov,
-                "weight_decay": rule.weight_decay,
-                "dampening": rule.dampening,
-            }
+            names = ("momentum", "nesterov", "weight_decay", "dampening")
+            return torch.optim.SGD, {n: getattr(rule, n) for n in names}
         if isinstance(rule, Adam):
             cls = torch.optim.AdamW if rule.decoupled else torch.optim.Adam
-            return cls, {"betas": rule.betas, "eps": rule.eps, "weight_decay": rule.weight_decay}
+            return cls, {n: getattr(rule, n) for n in ("betas", "eps", "weight_decay")}
         if isinstance(rule, TorchOptimizer) and rule.cls.__name__ in _CLASSES:
             return rule.cls, dict(rule.options)
         what = rule.cls.__name__ if isinstance(rule, TorchOptimizer) else type(rule).__name__
         raise self.refusal(f"the inner optimiser {what}")
 
     @contextmanager
-    def stepper(self, *, exact: bool, state: State | None) -> Iterator[_Stepper]:
+    def carrier(self, *, exact: bool, state: State | None) -> Iterator[Kept]:
         if state is not None and any(state):
             raise self.refusal("a carried inner state")
         net = self.setting.net
-        if not exact and any(not p.requires_grad for p in net.parameters()):
+        trainable = [p.requires_grad for p in net.parameters()]
+        if not exact and not all(trainable):
             raise self.refusal("frozen parameters in first order (it would train them)")
         optimizer = self._cls(net.parameters(), lr=float(self._lr), **self._options)
-        learnable = {"lr": [self._lr]} if isinstance(self._lr, Tensor) else {}
+        override = {"lr": [self._lr]} if isinstance(self._lr, Tensor) else None
         with self._higher.innerloop_ctx(
-            net,
-            optimizer,
-            copy_initial_weights=False,
-            override=learnable or None,
-            track_higher_grads=exact,
+            net, optimizer, copy_initial_weights=False, override=override, track_higher_grads=exact
         ) as (module, stepper):
-            trainable = [p.requires_grad for p in net.parameters()]
-            yield _Stepper(module, stepper, trainable, self.setting.rule)
+            yield _Stepped(self.setting, module, exact, stepper, trainable)
 
 
-class _Stepper:
-    def __init__(self, module: nn.Module, stepper: Any, trainable: list[bool], rule: Any) -> None:
-        self.module = module
-        self._stepper = stepper
-        self._trainable = trainable
-        self._rule = rule
+class _Stepped(Kept):
+    def __init__(
+        self, setting: Setting, module: nn.Module, exact: bool, stepper: Any, trainable: list[bool]
+    ) -> None:
+        super().__init__(setting, module, exact)
+        self._stepper, self._trainable = stepper, trainable
 
-    def step(self, loss: Tensor, k: int) -> None:
-        override = {}
-        if isinstance(self._rule, Adam):  # higher adds eps before the bias correction, torch after it
-            override = {"eps": [self._rule.eps * (1 - self._rule.betas[1] ** (k + 1)) ** 0.5]}
-        self._stepper.step(loss, override=override or None)
+    def step(self, loss: Tensor) -> None:
+        rule, override = self.setting.rule, None
+        if isinstance(rule, Adam):  # higher adds eps before the bias correction, torch after it
+            override = {"eps": [rule.eps * (1 - rule.betas[1] ** (self.k + 1)) ** 0.5]}
+        self._stepper.step(loss, override=override)
 
     def params(self) -> list[Tensor]:
         return [p for p, on in zip(self.module.parameters(), self._trainable, strict=True) if on]
@@ -102,6 +96,6 @@ def _load() -> Any:
         raise UsageError(
             "the higher backend needs the package `higher`",
             found=str(error),
-            remedy="pip install 'dilkit[engines]', or use backend='native'",
+            remedy="pip install higher==0.2.1, or use backend='native'",
         ) from error
     return higher

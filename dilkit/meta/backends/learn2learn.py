@@ -14,8 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from dilkit.errors import UsageError
-from dilkit.meta.backends.unrolled import Unrolled
+from dilkit.meta.backends.unrolled import Kept, Unrolled
 from dilkit.meta.inner import Learned, Sgd, State, is_on
+from dilkit.meta.setting import Setting
 
 
 class Learn2Learn(Unrolled):
@@ -25,60 +26,53 @@ class Learn2Learn(Unrolled):
 
     backend = "learn2learn"
 
-    def __init__(self, net: nn.Module, optimizer: Any, **options: Any) -> None:
-        super().__init__(net, optimizer, **options)
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
         self._library = load_learn2learn()
-        plain = isinstance(optimizer, Sgd) and not (
-            is_on(optimizer.momentum) or is_on(optimizer.weight_decay) or optimizer.maximize
+        rule: Any = setting.rule
+        plain = isinstance(rule, Sgd) and not (
+            is_on(rule.momentum) or is_on(rule.weight_decay) or rule.maximize
         )
-        learned = [n for n in optimizer.hyper() if n.split(".")[0] not in ("lr",) and ".transform." not in n]
+        learned = [n for n in rule.hyper() if n.split(".")[0] != "lr" and ".transform." not in n]
         if learned:
             raise self.refusal(f"a learnable {learned[0]}")
-        if not plain and not isinstance(optimizer, Learned):
+        if not plain and not isinstance(rule, Learned):
             raise self.refusal("any inner optimiser but plain SGD", "higher")
-        if isinstance(optimizer.lr, Mapping):
-            if isinstance(optimizer, Learned):
+        if isinstance(rule.lr, Mapping):
+            if isinstance(rule, Learned):
                 raise self.refusal("transformed gradients with more than one learning rate")
-            if any(len(places) > 1 for places in self.setting.slots.params.values()):
+            if any(len(places) > 1 for places in setting.slots.params.values()):
                 raise self.refusal("MetaSGD on tied weights (it would untie them)")
-            if any(not p.requires_grad for p in net.parameters()):
+            if any(not p.requires_grad for p in setting.net.parameters()):
                 raise self.refusal("MetaSGD on modules with frozen parameters")
 
     @contextmanager
-    def stepper(self, *, exact: bool, state: State | None) -> Iterator[_Stepper]:
+    def carrier(self, *, exact: bool, state: State | None) -> Iterator[Kept]:
         if state is not None and any(state):
             raise self.refusal("a carried inner state")
-        net, rule, library = self.setting.net, self.setting.rule, self._library
-        lr = rule.lr  # type: ignore[attr-defined]
+        net, library = self.setting.net, self._library
+        rule: Any = self.setting.rule
+        lenient = {"first_order": not exact, "allow_unused": True, "allow_nograd": True}
         if isinstance(rule, Learned):
             by_id = {id(p): rule.transforms.get(n) for n, p in net.named_parameters()}
-            learner = library.GBML(
-                net,
-                transform=lambda p: by_id[id(p)] or nn.Identity(),
-                lr=lr,
-                first_order=not exact,
-                allow_unused=True,
-                allow_nograd=True,
-            )
-        elif isinstance(lr, Mapping):
-            lrs = [lr[name] for name in self.setting.names]
-            learner = library.MetaSGD(net, lrs=lrs, first_order=not exact)
+            transform = lambda p: by_id[id(p)] or nn.Identity()  # noqa: E731
+            learner = library.GBML(net, transform=transform, lr=rule.lr, **lenient)
+        elif isinstance(rule.lr, Mapping):
+            rates = [rule.lr[name] for name in self.setting.names]
+            learner = library.MetaSGD(net, lrs=rates, first_order=not exact)
         else:
-            learner = library.MAML(net, lr=lr, first_order=not exact, allow_unused=True, allow_nograd=True)
-        yield _Stepper(learner.clone(), [p.requires_grad for p in net.parameters()])
+            learner = library.MAML(net, lr=rule.lr, **lenient)
+        yield _Adapted(self.setting, learner.clone(), exact)
 
 
-class _Stepper:
-    def __init__(self, learner: Any, trainable: list[bool]) -> None:
-        self.module: nn.Module = learner
-        self._trainable = trainable
-
-    def step(self, loss: Tensor, k: int) -> None:
+class _Adapted(Kept):
+    def step(self, loss: Tensor) -> None:
         self.module.adapt(loss)  # type: ignore[operator]
 
     def params(self) -> list[Tensor]:
-        virtual = self.module.module.parameters()  # type: ignore[union-attr]
-        return [p for p, on in zip(virtual, self._trainable, strict=True) if on]
+        learner: Any = self.module
+        pairs = zip(learner.module.parameters(), self.setting.net.parameters(), strict=True)
+        return [virtual for virtual, own in pairs if own.requires_grad]
 
 
 def load_learn2learn() -> Any:
