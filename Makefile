@@ -52,13 +52,19 @@ fuzz: $(READY)  ## a night of fuzzing: expressions, recipes, checkpoints and dat
 	DILKIT_FUZZ=$${DILKIT_FUZZ:-5000} $(BIN)/python -m pytest -n $(JOBS) --timeout 36000 tests/security
 
 test-gpu: $(READY)  ## run what needs a CUDA device; says so where there is none
-	@$(BIN)/python -c 'import torch; torch.cuda.is_available() or print("no CUDA device here: every test will be skipped")'
 	$(BIN)/python -m pytest -rs -s tests/meta/test_cuda.py
 
-ZOO := timm segmentation-models-pytorch monai deepinv spandrel x-transformers torchopt
-test-zoo: $(READY)  ## try public nets; their libraries are installed for it, those that do not load are skipped
-	-$(BIN)/python -m pip install --quiet --constraint constraints.txt $(ZOO)
-	$(BIN)/python -m pytest -rs --timeout 1200 tests/meta/public_nets.py tests/meta/test_meta_pages.py
+# Nets of other people, in an environment of their own: half a dozen libraries that nothing else here needs.
+ZOO := .venv-zoo
+test-zoo: $(ZOO)/.ready  ## try some 80 public nets under the adjoint, in an environment of its own (.venv-zoo)
+	PYTHONPATH=$(CURDIR) $(ZOO)/bin/python tests/meta/public_nets.py
+	PYTHONPATH=$(CURDIR) $(ZOO)/bin/python -m pytest -rs tests/meta/test_meta_pages.py
+
+$(ZOO)/.ready: constraints.txt Makefile
+	test -x $(ZOO)/bin/python || $(PYTHON) -m venv $(ZOO)
+	$(ZOO)/bin/python -m pip install --quiet --constraint constraints.txt torch numpy pytest pytest-timeout hypothesis \
+	  higher torchopt timm segmentation-models-pytorch monai deepinv spandrel x-transformers
+	touch $@
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
