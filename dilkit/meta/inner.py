@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from dilkit.errors import UsageError
 
-State = list[dict[str, Tensor]]
-"""Per trainable parameter, in their order: the optimiser's tensors by name (empty: none yet)."""
+Moments = dict[str, Tensor]
+"""What an optimiser keeps of one parameter, by name (empty: nothing yet)."""
+State = list[Moments]
+"""That of every trainable parameter, in their order."""
 Number = float | Tensor
 """A setting; a tensor that requires grad is learnable."""
 Rate = float | Tensor | Mapping[str, float | Tensor]
@@ -98,7 +100,9 @@ def is_on(setting: Number) -> bool:
 
 
 def _moved(p: Tensor, lr: Number, d: Tensor) -> Tensor:
-    """p - lr d, in one new tensor: what a step must remember is what its time goes into."""
+    """p - lr d, equal to the bit, with one new tensor instead of two: beside the passes, a step's time goes
+    into new memory.
+    """
     return torch.mul(d, -lr).add_(p)
 
 
@@ -141,7 +145,7 @@ class Sgd(_ByParameter):
         d = -g if self.maximize else g
         if is_on(self.weight_decay):
             d = d + self.weight_decay * p
-        new: dict[str, Tensor] = {}
+        new: Moments = {}
         if is_on(self.momentum):
             old = s.get("momentum_buffer")
             v = d if old is None else self.momentum * old + (1 - self.dampening) * d

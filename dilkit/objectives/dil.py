@@ -131,7 +131,7 @@ class DilPf(Chained):
 class SecondOrderConfig(ObjectiveConfig):
     """What the exact variants share.
 
-    `keep`, `buffers`, `backend`: see `dilkit.meta.tape` and `dilkit.meta.backends`. `hvp` changes
+    `keep`, `buffers`, `backend`: see `dilkit.meta.setting` and `dilkit.meta.backends`. `hvp` changes
     nothing any more and stays so that older recipes are read: products are always by double backward.
     """
 
