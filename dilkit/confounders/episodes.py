@@ -20,9 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils.collate import collate as collated
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from dilkit.confounders.orbit import Element, Orbit
+from dilkit.confounders.orbit import BITS, Correlation, Element, Orbit
 from dilkit.confounders.store import Store
-from dilkit.distortions import as_float
 from dilkit.distortions.randomness import Window
 from dilkit.errors import UsageError, nearest
 
@@ -68,8 +67,8 @@ class Episode:
 
 
 class Pick(NamedTuple):
-    """One crop: the item, the window in its clean pixels, which of the 8 symmetries of the square, what an
-    orbit moves it by, and which draw of random views: the epoch's number (a stored view has so many draws and
+    """One crop: the item, the window in its clean pixels, which of the 8 symmetries of the square, what
+    moves it, and which draw of random views: the epoch's number (a stored view has so many draws and
     begins again)."""
 
     item: int
@@ -108,9 +107,10 @@ class EpisodeSampler:
             batch would see.
         labels: the confounders to use, in this order; all by default.
         split: the items to draw from; None takes all.
-        orbit: move crops along a symmetry of their distortion. With `paired` pairing all confounders share
-            the element, whose reach is then that of the strongest. `contrast` needs views that are made as
-            they are read.
+        orbit: move crops along symmetries of their distortion, one orbit of each group. With `paired` pairing
+            all confounders share the element, whose reach is then that of the farthest. `contrast` and `gain`
+            need views that are made as they are read.
+        correlate: make the noise of crops correlated (which is no symmetry).
 
     Raises:
         UsageError: an unknown label or split, an item smaller than the crop, or no item with all confounders.
@@ -129,7 +129,8 @@ class EpisodeSampler:
         world: int = 1,
         labels: Sequence[str] | None = None,
         split: str | None = "train",
-        orbit: Orbit | None = None,
+        orbit: Sequence[Orbit] = (),
+        correlate: Correlation | None = None,
     ) -> None:
         self.store = store
         self.batch = batch
@@ -141,7 +142,7 @@ class EpisodeSampler:
         self.world = world
         self.labels = tuple(labels) if labels is not None else store.labels
         self.split = split
-        self.orbit = orbit
+        self.orbit, self.correlate = tuple(orbit), correlate
         self._check()
         self._spans = self._find_spans()
         items = store.items(split)
@@ -222,7 +223,7 @@ class EpisodeSampler:
         for row in range(self.batch):
             epoch, place = divmod(first + row, len(pool.items))
             at = self._order(label, epoch)[place]
-            side = max(1, round(self.crop / moves[row].ratio)) if moves else self.crop
+            side = moves[row].side(self.crop) if moves else self.crop
             y = _below(bits[0, row], (int(pool.heights[at]) - side) // self.unit + 1) * self.unit
             x = _below(bits[1, row], (int(pool.widths[at]) - side) // self.unit + 1) * self.unit
             turn = _below(bits[2, row], 8) if self.symmetry else 0
@@ -232,12 +233,20 @@ class EpisodeSampler:
         return tuple(picks)
 
     def _moves(self, label: str, step: int, whole: int) -> list[Element]:
-        """What an orbit moves the crops of a step by; empty without an orbit."""
-        if self.orbit is None:
+        """What moves the crops of a step; empty where nothing does."""
+        if not self.orbit and self.correlate is None:
             return []
-        bits = _bits(3 * whole, "orbit", self.seed, label, step).reshape(3, whole)
-        first = self.rank * self.batch
-        return [self.orbit.element(self._spans[label], bits[:, first + row]) for row in range(self.batch)]
+        rows = slice(self.rank * self.batch, (self.rank + 1) * self.batch)
+        made = [_UNMOVED] * self.batch
+        for place, orbit in enumerate(self.orbit):
+            key = ("orbit", self.seed, label, step, *((place,) if place else ()))
+            bits = _bits(3 * whole, *key).reshape(3, whole)[:, rows]
+            span = self._spans[place][label]
+            made = [m.then(orbit.element(span, column)) for m, column in zip(made, bits.T, strict=True)]
+        if self.correlate is not None:
+            bits = _bits(BITS * whole, "correlate", self.seed, label, step).reshape(BITS, whole)[:, rows]
+            made = [m.then(self.correlate.element(column)) for m, column in zip(made, bits.T, strict=True)]
+        return made
 
     def _paired(self, step: int) -> Episode:
         clean = self._batch(1)
@@ -266,14 +275,15 @@ class EpisodeSampler:
 
     def _moved(self, pick: Pick, labels: Sequence[str]) -> list[npt.NDArray[Any]]:
         """The clean crop and its views, moved by the pick's element."""
-        if pick.element.ratio != 1:
+        if pick.element.s == 1:
             parts = [self.store.clean(pick.item, pick.window, expected=True)]
             parts += [self._view(pick, label) for label in labels]
-            return [enlarged(part, self.crop) for part in parts]
-        y, x, h, w = pick.window
-        image = pick.element.contracted(self.store.clean_for(pick.item, labels, pick.window))
-        views = [self.store.make(image, pick.item, label, pick.window, pick.draw) for label in labels]
-        return [image[y : y + h, x : x + w], *views]
+        else:
+            y, x, h, w = pick.window
+            image = pick.element.contracted(self.store.clean_for(pick.item, labels, pick.window))
+            views = [self.store.make(image, pick.item, label, pick.window, pick.draw) for label in labels]
+            parts = [image[y : y + h, x : x + w], *views]
+        return [pick.element.after(part, self.crop) for part in parts]
 
     def _view(self, pick: Pick, label: str) -> npt.NDArray[Any]:
         scale = self._scales[label]
@@ -303,20 +313,24 @@ class EpisodeSampler:
                     nearest=nearest(label, self.store.labels),
                 )
 
-    def _find_spans(self) -> dict[str, float]:
-        """How far the orbit reaches from each confounder; "" stands for all of them."""
-        if self.orbit is None:
-            return {}
+    def _find_spans(self) -> list[dict[str, float]]:
+        """How far each orbit reaches from each confounder; "" stands for all of them."""
+        groups = [orbit.group for orbit in self.orbit]
+        if not groups and self.correlate is None:
+            return []
+        if len(set(groups)) < len(groups):
+            raise UsageError("an orbit is given twice", where="data.orbit", found=", ".join(groups))
         if any(self.store.scale(label) != 1 for label in self.labels):
             raise UsageError("an orbit needs views of the size of the image", where="data.orbit")
-        if self.orbit.group == "contrast" and not self.store.virtual:
+        if {"contrast", "gain"} & set(groups) and not self.store.virtual:
             raise UsageError(
-                "the orbit of contrast acts before the distortion, which this dataset has stored",
+                "the orbits of contrast and gain act before the distortion, which this dataset has stored",
                 where="data.orbit",
                 found=self.store.path,
                 remedy="train from images (data.sources), or make the dataset with --storage virtual",
             )
-        return self.orbit.spans({label: self.store.word(label) for label in self.labels})
+        words = {label: self.store.word(label) for label in self.labels}
+        return [orbit.spans(words) for orbit in self.orbit]
 
     def _pool(self, items: npt.NDArray[np.int64], labels: Sequence[str]) -> Pool:
         for label in labels:
@@ -333,14 +347,17 @@ class EpisodeSampler:
                 else "real pairs of different images need data.pairing=independent",
             )
         heights, widths = self.store.index["h"][items], self.store.index["w"][items]
-        small = np.flatnonzero((heights < self.crop) | (widths < self.crop))
+        spans = zip(self.orbit, self._spans, strict=True)
+        least = max((orbit.largest(self.crop, span) for orbit, span in spans), default=self.crop)
+        small = np.flatnonzero((heights < least) | (widths < least))
         if len(small):
             name = self.store.index["source"][items[small[0]]].decode()
             raise UsageError(
-                f"{len(small)} of {len(items)} items are smaller than the crop",
+                f"{len(small)} of {len(items)} items are smaller than the crop"
+                + (f" of {self.crop} with its orbit of boxes" if least > self.crop else ""),
                 where=self.store.path,
                 found=f"{name} is {heights[small[0]]} x {widths[small[0]]}",
-                expected=f"at least {self.crop} x {self.crop}",
+                expected=f"at least {least} x {least}",
                 remedy="choose a smaller crop, or make the dataset with --small skip",
             )
         return Pool(items, heights, widths)
@@ -395,14 +412,6 @@ def _bits(count: int, *key: object) -> npt.NDArray[np.uint64]:
     """Random 64-bit words that depend on the key alone (raw PCG64, which NumPy keeps stable)."""
     digest = blake2b("\0".join(map(str, key)).encode(), digest_size=16, person=b"dilkit-episodes").digest()
     return np.random.PCG64(int.from_bytes(digest)).random_raw(count)
-
-
-def enlarged(part: npt.NDArray[Any], side: int) -> npt.NDArray[np.float32]:
-    """A square crop, enlarged to `side` pixels by bilinear interpolation, which keeps it in its range."""
-    import cv2
-
-    image = np.ascontiguousarray(as_float(part))
-    return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _below(word: np.uint64, n: int) -> int:

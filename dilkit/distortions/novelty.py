@@ -8,7 +8,7 @@ degree of a seen type, or an unseen type.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain, islice, permutations, product
 from typing import Any, Literal
 
@@ -68,7 +68,10 @@ def reached(
 
     g may be as large as it needs to be, and `clip` and `quantize` are ignored, though they break the
     symmetry where a carried image leaves [0, 1]: what is `reached` through them is the less exactly so, the
-    farther g is from 1.
+    farther g is from 1. Of `scale` only enlargements count, because orbits enlarge, and the wrapper shrinks
+    what is blurred more than in training. Of `box` g is a whole number, and of `square` (the quarter turns
+    and mirror images of `data.symmetry`) one of the eight; one element of these has to do for all values of
+    a law.
 
     Args:
         groups: the names to choose from; the first in the order of `GROUPS` is given.
@@ -90,18 +93,38 @@ _TRIES = 4096
 
 
 def _carries(trained: Chain, test: Chain, group: str) -> bool:
-    """Whether one element of the group carries the trained primitives to those tested, for each value they
-    can draw.
+    """Whether the group carries the trained primitives to those tested, for each value they can draw."""
+    if not test or _names(trained) != _names(test):
+        return False
+    if group == "square":
+        return any(_carried(trained, test, "rotate", _quarters, mirrored) for mirrored in (False, True))
+    return _carried(trained, test, group, _whole if group == "box" else None)
+
+
+def _carried(
+    trained: Chain,
+    test: Chain,
+    group: str,
+    single: Callable[[Span], bool] | None = None,
+    mirrored: bool = False,
+) -> bool:
+    """Whether one element of the group carries the trained primitives to each value that those tested can
+    draw.
 
     The elements that carry a range of values to a value are an interval (of log g, or of degrees), and the
     values that one range of elements can reach are convex, so the extremes of the tested laws decide for
-    all between them.
+    all between them. Of a group of single elements, `single` says whether one is in an interval, and that
+    one has to do for all of them.
+
+    Args:
+        mirrored: the image is mirrored first, which negates its angles.
     """
-    if not test or _names(trained) != _names(test):
-        return False
     for a, b in zip(trained, test, strict=True):
-        symmetry = next((s for s in b.kind.symmetries if s.group == group), None)
-        if symmetry is None or not all(symmetry.when(p) for p in (*corners(a.params), *corners(b.params))):
+        declared = {s.group: s for s in b.kind.symmetries}
+        if (mirrored and "flip" not in declared) or group not in declared:
+            return False
+        symmetry = declared[group]
+        if not all(symmetry.when(p) for p in (*corners(a.params), *corners(b.params))):
             return False
         own = {name for name in symmetry.powers if symmetry.power(name, next(corners(b.params)))}
         own |= set(symmetry.angles)
@@ -113,26 +136,45 @@ def _carries(trained: Chain, test: Chain, group: str) -> bool:
         targets = [{**known, **corner} for known in targets for corner in islice(corners(values), _TRIES)]
         if len(targets) > _TRIES:
             return False
-    return all(_one_element(trained, target, group) for target in targets)
+    every = [(0.0, math.inf)] if group in ("scale", "box") else [(-math.inf, math.inf)]
+    found = every
+    for target in targets:
+        found = _elements(trained, target, group, mirrored, every if single is None else found)
+        if not found:
+            return False
+    return single is None or any(map(single, found))
 
 
-def _one_element(trained: Chain, target: dict[str, Any], group: str) -> bool:
-    """Whether some element carries values that the trained primitives can draw to these."""
-    spans: list[Span] = [(-math.inf, math.inf)]
+def _elements(
+    trained: Chain, target: dict[str, Any], group: str, mirrored: bool, among: list[Span]
+) -> list[Span]:
+    """The elements that carry values which the trained primitives can draw to these."""
     for place, a in enumerate(trained):
         symmetry = next(s for s in a.kind.symmetries if s.group == group)
         for name, law in a.params.items():
             wanted = target[f"{place} {name}"]
             if name in symmetry.angles:
-                allowed = _turns(law, wanted, flipped=group == "flip")
+                allowed = _turns(law, wanted, flipped=group == "flip", mirrored=mirrored)
             elif power := symmetry.power(name, {k: target[f"{place} {k}"] for k in a.params}):
                 allowed = [span for low, high in _ranges(law) for span in _factors(low, high, wanted, power)]
             else:
                 continue
-            spans = [
-                (max(a, c), min(b, d)) for a, b in spans for c, d in allowed if max(a, c) <= min(b, d) + 1e-9
+            among = [
+                (max(a, c), min(b, d)) for a, b in among for c, d in allowed if max(a, c) <= min(b, d) + 1e-9
             ]
-    return bool(spans)
+    return among
+
+
+def _quarters(span: Span) -> bool:
+    """Whether a span of degrees holds a multiple of 90."""
+    low, high = span
+    return math.isinf(low) or math.floor(high / 90 + 1e-9) * 90 >= low - 1e-9
+
+
+def _whole(span: Span) -> bool:
+    """Whether a span of log g holds a whole g."""
+    low, high = span
+    return math.isinf(high) or math.log(max(1, math.floor(math.exp(high) + 1e-9))) >= low - 1e-9
 
 
 def _ranges(value: Any) -> list[Span]:
@@ -156,13 +198,14 @@ def _factors(low: float, high: float, wanted: float, power: float) -> Iterator[S
         yield min(least, most), max(least, most)
 
 
-def _turns(law: Any, wanted: float, flipped: bool) -> list[Span]:
+def _turns(law: Any, wanted: float, flipped: bool, mirrored: bool = False) -> list[Span]:
     """The degrees, modulo 180, by which a trained angle is turned to that wanted; of a flip, none or any."""
     turns = [180.0 * k for k in range(-6, 7)]
     if flipped:
         hit = any(low - 1e-9 <= turn - wanted <= high + 1e-9 for low, high in _ranges(law) for turn in turns)
         return [(-math.inf, math.inf)] if hit else []
-    return [(wanted - high + turn, wanted - low + turn) for low, high in _ranges(law) for turn in turns]
+    ranges = [(-high, -low) if mirrored else (low, high) for low, high in _ranges(law)]
+    return [(wanted - high + turn, wanted - low + turn) for low, high in ranges for turn in turns]
 
 
 def type_of(word: Word | None) -> str:
@@ -176,7 +219,7 @@ def degree_of(word: Word | None) -> float | None:
     """The degree of a word of one primitive (`clip` and `quantize` aside), if it is a number."""
     if word is None:
         return None
-    steps = [step for step in word.sequence if not _is_policy(step)]
+    steps = [step for step in word.sequence if not is_policy(step)]
     if len(steps) != 1 or not isinstance(steps[0], Primitive):
         return None
     degree = steps[0].degree
@@ -195,7 +238,7 @@ def _type_of_step(step: Step) -> str:
 
 def _variants(word: Word) -> Iterator[Chain]:
     """The chains of primitives a word can become, at most 5,000 of them."""
-    options = [list(islice(_of_step(step), _VARIANTS)) for step in word.sequence if not _is_policy(step)]
+    options = [list(islice(_of_step(step), _VARIANTS)) for step in word.sequence if not is_policy(step)]
     return islice((tuple(chain.from_iterable(parts)) for parts in product(*options)), _VARIANTS)
 
 
@@ -239,5 +282,5 @@ def _names(primitives: Chain) -> tuple[str, ...]:
     return tuple(map(_type_of_step, primitives))
 
 
-def _is_policy(step: Step) -> bool:
+def is_policy(step: Step) -> bool:
     return isinstance(step, Primitive) and step.name in _POLICY

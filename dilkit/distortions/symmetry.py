@@ -10,7 +10,7 @@ group's orbit of its clean images, has in effect met every degree that the group
 trained on (`reached` in novelty.py).
 
 Clipping and rounding break it: black and white do not move with the image. Kinds declare what holds without
-    them.
+them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dilkit.distortions.params import Law
 from dilkit.distortions.render import Image
 from dilkit.errors import UsageError
 
-GroupName = Literal["contrast", "offset", "gain", "scale", "rotate", "flip", "permute"]
+GroupName = Literal["contrast", "offset", "gain", "scale", "box", "rotate", "flip", "square", "permute"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,15 @@ def _rotated(image: Image, degrees: float) -> Image:
     return np.ascontiguousarray(np.rot90(image, int(degrees // 90)))
 
 
+def _averaged(image: Image, r: int) -> Image:
+    h, w = image.shape[0] // r, image.shape[1] // r
+    return np.asarray(image[: h * r, : w * r].reshape(h, r, w, r, -1).mean((1, 3)), np.float32)
+
+
+def _squared(image: Image, k: int) -> Image:
+    return np.ascontiguousarray(np.rot90(image[:, ::-1] if k >= 4 else image, k % 4))
+
+
 def _enlarged(image: Image, ratio: float) -> Image:
     size = round(image.shape[1] * ratio), round(image.shape[0] * ratio)
     method = cv2.INTER_AREA if ratio < 1 else cv2.INTER_CUBIC
@@ -66,8 +75,14 @@ GROUPS: dict[str, Group] = {
         Group("offset", "c: a constant added, x + c", lambda image, g: image + np.float32(g)),
         Group("gain", "s > 0: contrast about black, s x", lambda image, g: image * np.float32(g)),
         Group("scale", "r > 0: the image enlarged r times", _enlarged),
+        Group(
+            "box",
+            "r = 1, 2, ..: means over boxes of r x r pixels, which none undoes: the images r times smaller",
+            _averaged,
+        ),
         Group("rotate", "degrees, counter-clockwise; pixels turn by quarters", _rotated),
         Group("flip", "left and right exchanged", lambda image, g: np.ascontiguousarray(image[:, ::-1])),
+        Group("square", "0 .. 7: quarter turns (k mod 4), of the mirror image from 4 on", _squared),
         Group(
             "permute",
             "an order of the channels",

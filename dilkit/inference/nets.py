@@ -23,8 +23,6 @@ from dilkit.inference.forward import multiple_of
 
 INPUT = "input"
 """The net that changes nothing: the distorted input itself."""
-_OLD = {True: "contrast"}
-"""The wrapper of checkpoints that did not name its group."""
 _LABELLED = re.compile(r"([^=:(@]+)=(.+)", re.DOTALL)
 
 
@@ -63,15 +61,13 @@ class Net:
 
     @property
     def symmetries(self) -> tuple[str, ...]:
-        """The symmetry groups that the net has: by its wrapper, or because it was trained on their orbits."""
+        """The symmetry groups that the net has: by its wrapper, or because it was trained on their orbits;
+        `square` by the quarter turns and mirror images that training shows unless told otherwise."""
         recipe = self.metadata.get("recipe", {})
-        wrapper = recipe.get("model", {}).get("equivariant")
-        orbit = recipe.get("data", {}).get("orbit")
-        found = [str(each) for each in self.metadata.get("symmetries") or ()]
-        if wrapper:
-            found += ("contrast", "scale") if wrapper == "both" else (_OLD.get(wrapper, wrapper),)
-        if isinstance(orbit, Mapping) and orbit.get("name"):
-            found.append(str(orbit["name"]))
+        wrapper, data = recipe.get("model", {}).get("equivariant"), recipe.get("data", {})
+        found = ["contrast", "scale"] if wrapper == "both" else [wrapper] if wrapper else []
+        found += [orbit["name"] for orbit in data.get("orbit") or ()]
+        found += ["square"] if data.get("symmetry") else []
         return tuple(dict.fromkeys(found))
 
     @property

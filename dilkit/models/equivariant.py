@@ -24,6 +24,8 @@ ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "intensity": lambda y: noise_scale.mapped_scale(y, noise_scale.wide_scale(y)),
 }
 """How `Contrast` estimates the noise scale, by the name a recipe gives it."""
+_TRAINING = {**ESTIMATORS, "intensity": noise_scale.multiscale_scale}
+"""The same while a net is trained: white noise needs no map, and small crops give a poor one."""
 
 
 def clip_channels(maps: ClipMaps) -> int:
@@ -74,7 +76,7 @@ class Contrast(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         m = y.mean(dim=(1, 2, 3), keepdim=True)
-        s = self.c * ESTIMATORS[self.scale](y)
+        s = self.c * (_TRAINING if self.training else ESTIMATORS)[self.scale](y)
         u = (y - m) / s
         if self.maps != "none":
             u = torch.cat([u, clip_maps(y, self.maps)], 1)

@@ -27,12 +27,30 @@ AnyModel = Annotated[Any, ByName(config_class, lambda: MODELS.names, "package.mo
 class OrbitConfig(Section):
     """Training crops moved along a symmetry of their distortion (see `dilkit.confounders.orbit`)."""
 
-    name: Literal["contrast", "scale"]
-    """`contrast` for additive noise, `scale` for blur."""
+    name: Literal["contrast", "gain", "scale", "box", "permute"]
+    """`contrast` for additive noise, `gain` for Poisson noise, `scale` for blur; `box`: means over boxes of
+    pixels, for white noise and less of it; `permute`: the channels in any order."""
     probability: float = Field(default=0.5, ge=0, le=1)
     """Of a crop to be moved."""
     reach: float | None = Field(default=None, gt=0)
-    """Strongest degree the moved crops stand for; three times the strongest trained on by default."""
+    """Farthest degree the moved crops stand for; three times as far as trained on by default."""
+
+
+class CorrelateConfig(Section):
+    """Training crops whose noise is made correlated, as that of cameras is, after it. No symmetry."""
+
+    pixels: float = Field(default=0.0, ge=0, le=1)
+    """Probability of both images of a pair to be enlarged,"""
+    reach: float = Field(default=2.5, gt=1, le=16)
+    """by a ratio uniform between 1 and this."""
+    channels: float = Field(default=0.0, ge=0, le=1)
+    """Probability of the channels of both images to be mixed."""
+
+
+def _orbits(value: Any) -> Any:
+    """One orbit or several, each by its name alone or with its settings, as a list."""
+    given = [] if value is None else value if isinstance(value, list | tuple) else [value]
+    return [{"name": each} if isinstance(each, str) else each for each in given]
 
 
 def _loss(text: str) -> str:
@@ -70,8 +88,11 @@ class Data(Section):
     """Side of the clean crop, in pixels."""
     symmetry: bool = True
     """Random flips and quarter turns."""
-    orbit: OrbitConfig | None = None
-    """Move crops along a symmetry of their distortion, so that degrees never drawn are met."""
+    orbit: Annotated[list[OrbitConfig], BeforeValidator(_orbits)] = []
+    """Move crops along symmetries of their distortion, so that degrees never drawn are met: one orbit, or a
+    list."""
+    correlate: CorrelateConfig | None = None
+    """Make the noise of crops correlated over pixels and channels, for noise that is never drawn."""
     spread: Literal["batch", "distortions"] = "batch"
     """Over several processes: each takes a share of every batch, or the whole batch of a share of the
     distortions (for the objectives that pool them)."""

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dilkit.checkpoint import Provenance, find_checkpoint, initial_weights, load_weights
 from dilkit.confounders.episodes import Batch, EpisodeSampler
-from dilkit.confounders.orbit import Orbit
+from dilkit.confounders.orbit import Correlation, Orbit
 from dilkit.confounders.store import Store
 from dilkit.errors import UsageError, nearest
 from dilkit.losses import loss_of
@@ -285,7 +285,8 @@ def make_sampler(recipe: Recipe, store: Store, accelerator: Accelerator) -> Epis
         world=world,
         labels=labels,
         split=data.split,
-        orbit=Orbit(data.orbit.name, data.orbit.probability, data.orbit.reach) if data.orbit else None,
+        orbit=[Orbit(each.name, each.probability, each.reach) for each in data.orbit],
+        correlate=Correlation(**data.correlate.model_dump()) if data.correlate else None,
     )
 
 

@@ -419,10 +419,8 @@ class Callbacks:
 
     def _notes(self, trainee: Trainee) -> dict[str, Any]:
         seen = self.provenance.whole.to_metadata()
-        groups = [self.recipe.model.equivariant, self.recipe.data.orbit and self.recipe.data.orbit.name]
         return {
             **seen,
-            "symmetries": sorted({group for group in groups if group}),
             "multiple": getattr(trainee.net, "multiple", None),
             "step": trainee.step,
             "passes": trainee.passes,

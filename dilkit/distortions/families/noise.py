@@ -150,6 +150,7 @@ awgn = REGISTRY.add(
         symmetries=(
             Symmetry("contrast", {"sigma": 1}),
             *invariant("offset"),
+            Symmetry("box", {"sigma": -1}, holds="law"),
             *invariant("rotate", "flip", "permute", holds="law"),
         ),
     )
@@ -180,6 +181,7 @@ poisson = REGISTRY.add(
         work=lambda params: 50.0,
         symmetries=(
             Symmetry("gain", {"peak": -1}, when=lambda params: not params["legacy"]),
+            Symmetry("box", {"peak": 2}, holds="law", when=lambda params: not params["legacy"]),
             *invariant("rotate", "flip", holds="law"),
             Symmetry("permute", holds="law", when=lambda params: params["channels"] == "colour"),
         ),
