@@ -11,6 +11,7 @@ from dilkit.objectives import OBJECTIVES
 
 MODIFIERS: dict[str, tuple[str, ...]] = {
     "equivariant": ("model.equivariant=true",),
+    "scalewrapper": ("model.equivariant=scale",),
     "biasfree": ("model.bias=false",),
     "noskip": ("model.skip=false",),
     "ema": ("ema=0.999",),

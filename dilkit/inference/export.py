@@ -18,6 +18,7 @@ from dilkit._version import __version__
 from dilkit.checkpoint import find_checkpoint
 from dilkit.errors import DilkitError, UsageError
 from dilkit.inference.nets import Net, open_net
+from dilkit.models.equivariant import Scale
 from dilkit.registry import Registry
 
 TOLERANCE = 1e-4
@@ -76,6 +77,12 @@ def export(
         opened = open_net(net, trust_code=trust_code)
         if opened.module is None:
             raise UsageError("the input itself is no net to export")
+        if any(isinstance(module, Scale) for module in opened.module.modules()):
+            raise UsageError(
+                "the net shrinks blurred images, to sizes that a graph cannot choose",
+                where="model.equivariant",
+                expected="contrast, or none",
+            )
         out.parent.mkdir(parents=True, exist_ok=True)
         runner = exporter.write(opened.module.eval().cpu(), out, describe(opened))
     assert opened.module is not None

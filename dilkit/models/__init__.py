@@ -49,7 +49,7 @@ def build(name: str, *, trust_code: bool = False, **args: Any) -> nn.Module:
 
 def from_config(config: ModelConfig, *, trust: Trust = "modules") -> nn.Module:
     """Build the model a validated config describes, as far as it is trusted (see `Trust`)."""
-    from dilkit.models.equivariant import Contrast, ImpulseClamp, WithClipMaps, clip_channels
+    from dilkit.models.equivariant import Contrast, ImpulseClamp, Scale, WithClipMaps, clip_channels
 
     more = {"channels": 3 + clip_channels(config.clip_maps)} if config.clip_maps != "none" else {}
     if isinstance(config, CustomConfig):
@@ -62,8 +62,16 @@ def from_config(config: ModelConfig, *, trust: Trust = "modules") -> nn.Module:
         from dilkit.models.regularisers import regularised
 
         net = regularised(net, config.dropout, config.masked)
-    if config.equivariant:
+    if config.equivariant in ("contrast", "both"):
         net = Contrast(net, config.noise_scale, config.clip_maps)
     elif more:
         net = WithClipMaps(net, config.clip_maps)
+    if config.equivariant in ("scale", "both"):
+        if getattr(config, "scale", 1) != 1:
+            raise UsageError(
+                "the wrapper of scale is for nets that keep the size of an image",
+                where="model.equivariant",
+                found=f"scale {getattr(config, 'scale', 1)}",
+            )
+        net = Scale(net, config.blur_limit)
     return ImpulseClamp(net) if config.front_end == "impulse_clamp" else net

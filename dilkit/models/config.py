@@ -36,9 +36,17 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    equivariant: Annotated[Literal[False, "contrast"], BeforeValidator(_contrast)] = Field(
+    equivariant: Annotated[Literal[False, "contrast", "scale", "both"], BeforeValidator(_contrast)] = Field(
         default=False,
-        description="Wrap the net so that it commutes with changes of contrast and offset (true: contrast).",
+        description="Wrap the net so that it commutes with changes of contrast and offset (true: contrast), "
+        "with enlargements of what is blurred more than `blur_limit` (scale), or both.",
+    )
+    blur_limit: float = Field(
+        default=4.0,
+        ge=0.5,
+        le=64,
+        description="Strongest blur in training, in pixels: in eval mode, `equivariant: scale` shrinks an "
+        "image that is blurred more, and enlarges what the net changes in it.",
     )
     noise_scale: Literal["mean", "median", "quantile", "channel", "multiscale", "wide", "intensity"] = Field(
         default="mean",

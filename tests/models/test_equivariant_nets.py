@@ -1,4 +1,4 @@
-"""Noise scales, clip maps, the impulse clamp and the wrapper that makes a net commute with contrast."""
+"""Noise and blur scales, clip maps, the impulse clamp, and the wrappers for contrast and scale."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from dilkit.confounders.images import dead_leaves
+from dilkit.errors import UsageError
 from dilkit.models import MODELS, build
-from dilkit.models.equivariant import ESTIMATORS, clip_maps, impulse_clamp, impulse_share
+from dilkit.models.equivariant import (
+    ESTIMATORS,
+    Contrast,
+    Scale,
+    blur_scale,
+    clip_maps,
+    impulse_clamp,
+    impulse_share,
+)
 from dilkit.models.noise_scale import quantile_scale, response, scale_by_intensity
 
 
@@ -135,5 +145,92 @@ def test_the_published_size_of_the_small_net() -> None:
     assert sum(p.numel() for p in deep.parameters()) == 193_507
 
 
+def test_the_map_by_grey_value_is_for_unknown_noise_and_not_drawn_in_training(flat: torch.Tensor) -> None:
+    net = Contrast(torch.nn.Identity(), "intensity").double()
+    y = flat + (flat.mean(1, keepdim=True) - 0.25) * 0.5 * noise(flat.shape)
+    seen: list[torch.Tensor] = []
+    net.net.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    net.train()(y), net.eval()(y)
+    m = y.mean(dim=(1, 2, 3), keepdim=True)
+    scales = [(y - m) / (10 * u) for u in seen]
+    assert [float(s[0].std()) > 1e-3 for s in scales] == [False, True]
+
+
 def test_the_scale_has_a_floor() -> None:
     assert float(quantile_scale(torch.full((1, 3, 16, 16), 0.5))) == pytest.approx(1e-3)
+
+
+def blurred(image: torch.Tensor, sigma: float) -> torch.Tensor:
+    radius = int(4 * sigma)
+    at = torch.arange(-radius, radius + 1, dtype=image.dtype)
+    kernel = torch.exp(-(at**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
+    padded = torch.nn.functional.pad(image, (radius,) * 4, mode="reflect")
+    once = torch.nn.functional.conv2d(padded, kernel, groups=3)
+    return torch.nn.functional.conv2d(once, kernel.transpose(2, 3), groups=3)
+
+
+def enlarged(image: torch.Tensor, ratio: float) -> torch.Tensor:
+    return torch.nn.functional.interpolate(image, scale_factor=ratio, mode="bicubic", align_corners=False)
+
+
+class Sharpen(torch.nn.Module):
+    """Adds what means over 5x5 pixels take away: a linear net, so that what a wrapper does is seen."""
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return 2 * y - torch.nn.functional.avg_pool2d(
+            torch.nn.functional.pad(y, (2,) * 4, mode="reflect"), 5, 1
+        )
+
+
+@pytest.fixture(scope="module")
+def scene() -> torch.Tensor:
+    """Edges of objects of all sizes: the spectrum of a photograph."""
+    return torch.from_numpy(dead_leaves(0, 0, 256)).permute(2, 0, 1)[None].double() / 255
+
+
+def test_the_blur_of_an_image_is_estimated_and_follows_its_size(scene: torch.Tensor) -> None:
+    for sigma in (2.0, 4.0, 8.0):
+        y = blurred(scene, sigma)
+        found = float(blur_scale(y))
+        assert found == pytest.approx(sigma, rel=0.25)
+        assert float(blur_scale(enlarged(y, 1.5))) == pytest.approx(1.5 * found, rel=0.05)
+        assert float(blur_scale(0.2 + 0.5 * y)) == pytest.approx(found, rel=1e-6)
+        assert float(blur_scale((255 * y).round() / 255)) == pytest.approx(found, rel=0.1)
+    assert float(blur_scale(scene)) < 1
+
+
+def test_a_net_that_changes_nothing_changes_nothing_in_the_wrapper_of_scale(scene: torch.Tensor) -> None:
+    y = torch.cat([blurred(scene, 2.0), blurred(scene, 6.0)])
+    assert torch.equal(Scale(torch.nn.Identity()).eval()(y), y)
+
+
+def test_what_is_blurred_as_in_training_goes_to_the_net_as_it_is(scene: torch.Tensor) -> None:
+    net, (less, more) = Sharpen(), (blurred(scene, 2.0), blurred(scene, 8.0))
+    wrapped = Scale(net, 4.0)
+    assert torch.equal(wrapped.eval()(less), net(less))
+    assert torch.equal(wrapped.train()(more), net(more))
+    assert not torch.allclose(wrapped.eval()(more), net(more), atol=1e-3)
+    each = torch.cat([wrapped(less), wrapped(more)])
+    assert torch.allclose(wrapped(torch.cat([less, more])), each, atol=1e-12)
+    assert wrapped(more[..., :9, :9]).shape == (1, 3, 9, 9)  # too small to be shrunk
+
+
+def test_above_the_limit_the_wrapper_commutes_with_enlargements(scene: torch.Tensor) -> None:
+    y = blurred(scene, 5.0)
+    inside = np.s_[..., 40:-40, 40:-40]
+
+    def defect(net: torch.nn.Module) -> float:
+        acted_on, carried = enlarged(net(y), 1.5)[inside], net(enlarged(y, 1.5))[inside]
+        effect = (acted_on - enlarged(y, 1.5)[inside]).abs().mean()
+        return float((carried - acted_on).abs().mean() / effect)
+
+    assert defect(Scale(Sharpen(), 3.0).eval()) < 0.1 < 0.3 < defect(Sharpen())
+
+
+def test_both_wrappers_and_the_refusal_of_super_resolution() -> None:
+    net = build("resunet", **TINY["resunet"], equivariant="both", blur_limit=3.0)
+    assert isinstance(net, Scale) and net.limit == 3.0 and isinstance(net.net, Contrast)
+    assert isinstance(build("resunet", **TINY["resunet"], equivariant="scale", clip_maps="two"), Scale)
+    with pytest.raises(UsageError, match="keep the size"):
+        build("rrdb", **TINY["rrdb"], scale=2, equivariant="scale")

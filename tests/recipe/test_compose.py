@@ -35,6 +35,7 @@ def test_the_papers_recipe_is_the_papers_setting() -> None:
         "bias": True,
         "skip": False,
         "equivariant": False,
+        "blur_limit": 4.0,
         "noise_scale": "mean",
         "clip_maps": "none",
         "front_end": "none",
