@@ -29,8 +29,7 @@ from dilkit.confounders.episodes import Episode, EpisodeSampler, PairDataset, Pa
 from dilkit.confounders.interchange import export_store
 from dilkit.confounders.store import Store
 from dilkit.recipe import compose
-from dilkit.training.accelerator import Accelerator
-from dilkit.training.assemble import assemble, make_sampler, open_store, steps_per_epoch
+from dilkit.training.assemble import assemble
 from dilkit.training.loop import fit
 
 LIMIT = 1.05
@@ -40,13 +39,12 @@ SETS = {4: "awgn[5, 10, 15, 20] >> clip", 16: "awgn[5:80:5] >> clip"}
 def steps(words: list[str]) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
     """(a step with its data, the same step on a repeated episode, wait for the device)."""
     recipe = compose(words).recipe
-    store = open_store(recipe)
-    accelerator = Accelerator.of(recipe.hardware)
-    labels, per_epoch = store.labels, steps_per_epoch(recipe, store)
-    trainee, *_ = assemble(recipe, accelerator, labels, per_epoch)
-    sampler = make_sampler(recipe, store, accelerator)
+    made = assemble(recipe)
+    trainee, accelerator, sampler = made.trainee, made.accelerator, made.sampler
     fresh = iter(episodes(sampler, 0, 1_000_000, workers=recipe.data.workers))
-    for step in range(2 * per_epoch):  # what is decoded once stays decoded
+    for step in range(
+        2 * len(made.store.items(recipe.data.split)) // recipe.data.batch
+    ):  # what is decoded once stays decoded
         same = repeat(accelerator.move(sampler.episode(step)))
 
     def one(source: object) -> Callable[[], None]:

@@ -35,8 +35,7 @@ from dilkit.confounders.build import augment
 from dilkit.confounders.episodes import episodes
 from dilkit.models import build
 from dilkit.recipe import compose
-from dilkit.training.accelerator import Accelerator
-from dilkit.training.assemble import assemble, make_sampler, open_store, steps_per_epoch
+from dilkit.training.assemble import assemble
 from dilkit.training.loop import fit
 
 BATCH, CROP, LIMIT = 8, 40, 1.05
@@ -119,13 +118,11 @@ def ours(store: str, objective: str, *more: str) -> Callable[[], None]:
         "optim.schedule=constant",
     ]
     recipe = compose([*words, "data.pairing=independent", "log.every=50", *more]).recipe
-    opened = open_store(recipe)
-    accelerator = Accelerator.of(recipe.hardware)
-    trainee, *_ = assemble(recipe, accelerator, opened.labels, steps_per_epoch(recipe, opened))
-    feed = episodes(make_sampler(recipe, opened, accelerator), 0, 1_000_000)
+    made = assemble(recipe)
+    feed = episodes(made.sampler, 0, 1_000_000)
 
     def step() -> None:
-        fit(trainee, feed, accelerator, clip=None, after=lambda trainee, meter: True, failed=stop)
+        fit(made.trainee, feed, made.accelerator, clip=None, after=lambda trainee, meter: True, failed=stop)
 
     return step
 

@@ -93,7 +93,7 @@ def _sizes(net: nn.Module, channels: int) -> list[Finding]:
     from copy import deepcopy
 
     from dilkit.meta.check import Finding
-    from dilkit.models.sizes import find_multiple
+    from dilkit.models.custom import find_multiple
 
     multiple = find_multiple(deepcopy(net).eval()) if channels == 3 else None
     if multiple is None:

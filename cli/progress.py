@@ -5,6 +5,7 @@ The one place that draws a bar or turns seconds and bytes into text. `rich` is l
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -140,8 +141,8 @@ def describe(row: Mapping[str, Any]) -> dict[str, str]:
         shown["lr"] = f"{row['lr']:.1e}"
     if "passes_per_s" in row:
         shown["passes/s"] = f"{row['passes_per_s']:.1f}"
-    if steps and step and "seconds" in row:
-        shown["left"] = clock(row["seconds"] * (steps - step) / step)
+    if "left" in row:
+        shown["left"] = clock(row["left"])
     if "memory" in row:
         shown["memory"] = size(row["memory"])
     return shown
@@ -158,18 +159,21 @@ def sparkline(values: list[float], width: int = 32) -> str:
 
 
 class TrainProgress:
-    """A training run as it goes; called with each row of the metrics, or with `{"note": text}`.
+    """A training run as it goes: `with TrainProgress() as progress: dilkit.train(words, out, log=progress)`.
 
-    On a terminal and in a notebook: a bar, the rates, the course of the loss, and the PSNR of every
-    confounder at the last validation. Elsewhere a line for the first row, then one in `LINE_EVERY` seconds,
-    and one for every validation and the last row.
+    On a terminal and in a notebook: a bar, the time left, the course of the loss, rate, passes a second and
+    memory, and the PSNR of every confounder at the last validation with its change since the one before.
+    Elsewhere a line for the first row, then one in `LINE_EVERY` seconds, and one for every validation and
+    the last row.
     """
 
     def __init__(self) -> None:
         self._live: Any = None
         self._said = float("-inf")
         self._measured: dict[str, Any] = {}
+        self._before: dict[str, Any] = {}
         self._losses: list[float] = []
+        self._row: Mapping[str, Any] = {}
 
     def __enter__(self) -> Self:
         if console := _console():
@@ -189,39 +193,75 @@ class TrainProgress:
             return
         if quiet():
             return
+        if "validated" in row:
+            self._validating(row["step"], *row["validated"])
+            return
         measured = {k: v for k, v in row.items() if k.startswith("val/")}
-        self._measured = measured or self._measured
-        if "loss" in row:
+        if measured:
+            self._before, self._measured = self._measured, measured
+        if "loss" in row and (not self._row or row["step"] > self._row["step"]):
             self._losses.append(float(row["loss"]))
-        merged = {**self._measured, **row}
+        self._row = {**self._measured, **row}
         if self._live is not None:
-            self._live.update(self._drawn(merged))
-        elif time.monotonic() - self._said > LINE_EVERY or measured or row["step"] == row.get("steps"):
-            self._said = time.monotonic()
-            say("  ".join(f"{name} {value}" for name, value in describe(merged).items()))
+            self._live.update(self._drawn())
+        elif self._due() or measured or row["step"] == row.get("steps"):
+            self._line("  ".join(f"{name} {value}" for name, value in describe(self._row).items()))
 
-    def _drawn(self, row: Mapping[str, Any]) -> RenderableType:
+    def _due(self) -> bool:
+        return time.monotonic() - self._said > LINE_EVERY
+
+    def _line(self, text: str) -> None:
+        self._said = time.monotonic()
+        say(text)
+
+    def _validating(self, step: int, done: int, total: int) -> None:
+        if self._live is not None:
+            self._live.update(self._drawn(f"validating {done}/{total}"))
+        elif self._due():
+            self._line(f"step {step}  validating {done}/{total}")
+
+    def _drawn(self, doing: str = "") -> RenderableType:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
+        from rich.text import Text
 
+        row = self._row
+        if not row:
+            return Text(doing)
         shown = describe(row)
-        table = Table(box=None, pad_edge=False)
-        for name in shown:
-            table.add_column(name, justify="right")
-        table.add_row(*shown.values())
-        parts: list[RenderableType] = [table]
-        if row.get("steps"):
-            parts.append(ProgressBar(total=row["steps"], completed=row["step"], width=60))
-        if len(self._losses) > 1:
-            parts.append(f"loss {sparkline(self._losses)}")
-        labels = [k for k in self._measured if k not in ("val/seen", "val/held_out")]
-        if labels:
-            grid = Table(box=None, pad_edge=False, show_header=False)
-            for start in range(0, len(labels), 4):
-                grid.add_row(*(f"{k[4:]} {self._measured[k]:.2f} dB" for k in labels[start : start + 4]))
-            parts.append(grid)
+        top = Table.grid(padding=(0, 1), expand=True)
+        top.add_column(ratio=1)
+        spent = row.get("seconds", 0.0)
+        total, done = (row["steps"], row["step"]) if row.get("steps") else (spent + row.get("left", 0), spent)
+        where = doing or f"{100 * done / max(total, 1e-9):.0f} %  step {shown['step']}"
+        top.add_row(ProgressBar(total=total, completed=done), where, f"{shown.get('left', '?')} left")
+        parts: list[RenderableType] = [top]
+        course = self._losses if min(self._losses, default=0) <= 0 else [math.log(x) for x in self._losses]
+        loss = f"loss {shown['loss']} {sparkline(course, 24)}" if "loss" in shown else ""
+        rates = [f"{name} {shown[name]}" for name in ("lr", "passes/s", "memory") if name in shown]
+        parts.append(Text("  ".join(filter(None, [loss, *rates])), overflow="ellipsis", no_wrap=True))
+        if self._measured:
+            parts.append(self._decibels())
         return Group(*parts)
+
+    def _decibels(self) -> RenderableType:
+        """PSNR by confounder, in as many columns as the width has room for."""
+        from rich.columns import Columns
+        from rich.text import Text
+
+        cells: list[Text] = []
+        values: list[float] = []
+        for key, value in self._measured.items():
+            if key == "val/select" or (key == "val/held_out" and value in values):
+                continue
+            values.append(value)
+            cell = Text.assemble(f"{key[4:].replace('held_out', 'held out')} ", (f"{value:.2f} dB", "bold"))
+            if key in self._before:
+                gain = value - self._before[key]
+                cell.append(f" {gain:+.2f}", "green" if gain >= 0 else "red")
+            cells.append(cell)
+        return Columns(cells, padding=(0, 3), column_first=False)
 
 
 class UnitsProgress:

@@ -16,8 +16,7 @@ recipes = group("recipes", "List, show, compose and check recipes.")
 @recipes.command("ls", epilog="Example: `dilkit recipes ls`")
 def ls() -> None:
     """The recipes and parts that come with dilkit."""
-    from dilkit.recipe import parts, shipped
-    from dilkit.recipe.shipped import read_shipped
+    from dilkit.recipe import parts, read_shipped, shipped
 
     print("recipes")
     for name in shipped():

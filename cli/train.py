@@ -13,7 +13,7 @@ import typer
 
 from .base import app, examples, panel
 from .options import RecipeCommand, Words
-from .progress import TrainProgress, clock, size
+from .progress import TrainProgress, clock, say, size
 
 if TYPE_CHECKING:
     from dilkit.recipe import Composed
@@ -22,6 +22,7 @@ EPILOG = examples("""
 dilkit train denoise-gaussian-small data.store=bsd400.h5 objective.name=dil_sf seed=1 --out runs/sf-1
 dilkit train denoise-gaussian swinir dil_ps gpu data.store=df2k.h5 --out runs/swin --procs 4
 dilkit train deblur-gaussian-small dil_pf trial --dry-run
+dilkit train mine.yaml --find-lr --plot rates.png
 dilkit train mine.yaml optim.lr=1e-4 --out runs/mine --resume
 """)
 
@@ -42,6 +43,12 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Take one real step and say what the whole would take.")
     ] = False,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Train briefly at rising rates, and suggest one.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Where --find-lr draws its figure [default: find-lr.png].")
+    ] = None,
 ) -> None:
     """Train a net: recipes and parts composed from left to right, then single settings."""
     from dilkit.recipe import compose
@@ -51,6 +58,9 @@ def train(
     out = out or Path("runs") / (Path(recipes[0]).stem if recipes else "run")
     if dry_run:
         _dry_run(composed, trust_code)
+        return
+    if find_lr:
+        _find_lr(composed, plot or Path("find-lr.png"), trust_code)
         return
     again = [*words, "--out", str(out), "--resume", *["--trust-code"] * trust_code]
     flags = ["--allow-changes"] * allow_changes + ["--trust-code"] * trust_code
@@ -109,6 +119,19 @@ def _dry_run(composed: Composed, trust_code: bool) -> None:
     width = max(map(len, rows))
     for name, value in rows.items():
         print(f"{name:{width}}  {value}")
+
+
+def _find_lr(composed: Composed, plot: Path, trust_code: bool) -> None:
+    from dilkit.report.plots import losses_over_rates, save_plots
+    from dilkit.training.find_lr import RULE, find_lr
+
+    found = find_lr(composed, trust_code=trust_code)
+    best = found.rates[found.smoothed.index(min(found.smoothed))]
+    figure = losses_over_rates(found.rates, found.losses, found.smoothed, found.suggested)
+    for path in save_plots({"": figure}, plot):
+        say(f"{len(found.rates)} steps from {found.rates[0]:.0e} to {found.rates[-1]:.1e}, drawn in {path}")
+    say(f"the loss was least at {best:.1e}; suggested: {RULE}")
+    print(f"optim.lr={found.suggested:.1e}")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

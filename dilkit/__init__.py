@@ -85,7 +85,7 @@ REGISTRIES = {
     "metric": "dilkit.evaluation.extra_metrics:METRICS",
     "objective": "dilkit.objectives:OBJECTIVES",
     "model": "dilkit.models:MODELS",
-    "sink": "dilkit.training.records:SINKS",
+    "sink": "dilkit.training.sinks:SINKS",
     "loss": "dilkit.losses:LOSSES",
     "exporter": "dilkit.inference.export:EXPORTERS",
 }

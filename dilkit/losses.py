@@ -11,6 +11,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from dilkit.errors import UsageError
@@ -91,9 +92,8 @@ def edge(output: Tensor, target: Tensor) -> Tensor:
     return ((4 * centre - around) ** 2 + 1e-3**2).sqrt().mean()
 
 
-def ssim_loss(output: Tensor, target: Tensor) -> Tensor:
-    """1 - SSIM with the Gaussian window of 11 pixels, sigma 1.5 (Wang et al., TIP 2004), without borders; the
-    window is that of the side where the images are smaller."""
+def _ssim_terms(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Numerator and denominator of SSIM's luminance, then of its contrast and structure, without borders."""
     import torch
     from torch.nn import functional as F
 
@@ -111,11 +111,69 @@ def ssim_loss(output: Tensor, target: Tensor) -> Tensor:
     var_a, var_b = blurred(output**2) - a**2, blurred(target**2) - b**2
     both = blurred(output * target) - a * b
     c1, c2 = 0.01**2, 0.03**2
-    found = (2 * a * b + c1) * (2 * both + c2) / ((a**2 + b**2 + c1) * (var_a + var_b + c2))
-    return 1 - found.mean()
+    return 2 * a * b + c1, a**2 + b**2 + c1, 2 * both + c2, var_a + var_b + c2
+
+
+def ssim_loss(output: Tensor, target: Tensor) -> Tensor:
+    """1 - SSIM with the Gaussian window of 11 pixels, sigma 1.5 (Wang et al., TIP 2004), without borders; the
+    window is that of the side where the images are smaller."""
+    light, light_norm, structure, structure_norm = _ssim_terms(output, target)
+    return 1 - (light * structure / (light_norm * structure_norm)).mean()
+
+
+_MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+def ms_ssim_loss(output: Tensor, target: Tensor) -> Tensor:
+    """1 - MS-SSIM (Wang et al., Asilomar 2003), negative structure taken as none. Crops too small for its
+    five scales (176 pixels) have as many as leave 11 pixels, the weights of those scaled to sum to 1."""
+    from torch.nn import functional as F
+
+    scales = max(1, min(5, int(math.log2(max(1, min(output.shape[-2:]) / 11))) + 1))
+    weights = [weight / sum(_MS_WEIGHTS[:scales]) for weight in _MS_WEIGHTS[:scales]]
+    product = output.new_ones(len(output))
+    for scale, weight in enumerate(weights):
+        light, light_norm, structure, structure_norm = _ssim_terms(output, target)
+        found = structure / structure_norm
+        if scale == scales - 1:
+            found = found * light / light_norm
+        product = product * found.mean((1, 2, 3)).clamp_min(1e-6) ** weight
+        output, target = F.avg_pool2d(output, 2), F.avg_pool2d(target, 2)
+    return 1 - product.mean()
+
+
+@LOSSES.add
+def perceptual(output: Tensor, target: Tensor) -> Tensor:
+    """L1 between VGG19's features before the activation of conv5_4 (ESRGAN, ECCVW 2018); the weights
+    (ImageNet, 548 MB) are torchvision's, which loads them when first used.
+
+    Raises:
+        UsageError: torchvision is not installed.
+    """
+    from torch.nn import functional as F
+
+    net = _vgg(output.device)
+    mean, std = (output.new_tensor(x).view(1, 3, 1, 1) for x in _IMAGENET)
+    return F.l1_loss(net((output - mean) / std), net((target - mean) / std))
+
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of the colours that VGG19 was trained on."""
+
+
+@cache
+def _vgg(device: Any) -> Any:
+    try:
+        from torchvision.models import vgg19
+    except ImportError:
+        raise UsageError(
+            "torchvision is not installed", where="loss=perceptual", remedy="pip install 'dilkit[perceptual]'"
+        ) from None
+    return vgg19(weights="DEFAULT").features[:35].eval().requires_grad_(False).to(device)
 
 
 LOSSES.add(ssim_loss, "ssim")
+LOSSES.add(ms_ssim_loss, "ms_ssim")
 LOSSES.add(charbonnier_loss, "charbonnier")
 
 

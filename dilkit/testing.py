@@ -90,7 +90,7 @@ def check_sink(name: str) -> None:
     import tempfile
     from pathlib import Path
 
-    from dilkit.training.records import SINKS
+    from dilkit.training.sinks import SINKS
 
     make = SINKS.get(name)
     with tempfile.TemporaryDirectory() as folder:

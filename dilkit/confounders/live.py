@@ -90,8 +90,11 @@ class LiveStore(Store):
         return Header(attrs, views, index, {}, present=present)
 
     def word(self, label: str) -> Word:
-        view = self._stored_view(label)
-        return next(word for word in self.plan.confounders if str(word) == view.expression)
+        return self._words[self._stored_view(label).expression]
+
+    @cached_property
+    def _words(self) -> dict[str, Word]:
+        return {str(word): word for word in self.plan.confounders}
 
     def key(self, item: int, draw: int = 0) -> SampleKey:
         settings = self.plan.settings

@@ -271,7 +271,8 @@ def check_budget(recipe: Recipe, passes: int | None) -> None:
     """
     import torch
 
-    from dilkit.training.assemble import Budget, make_loss
+    from dilkit.training.assemble import Budget
+    from dilkit.training.precision import make_loss
 
     if recipe.passes != passes:
         raise UsageError(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dilkit.errors import DilkitError, UsageError
-from dilkit.models.sizes import find_multiple, scale_between
+from dilkit.models.custom import find_multiple, scale_between
 
 Array = npt.NDArray[np.float32]
 """(H, W, 3) RGB float32 in [0, 1], or a part of one."""

@@ -8,13 +8,15 @@ from dilkit.recipe.compose import (
     differences,
     json_schema,
     origins,
+    parts,
+    read_shipped,
+    refuse_leaks,
     resolved,
+    shipped,
     to_yaml,
     validate,
 )
-from dilkit.recipe.leaks import refuse_leaks
 from dilkit.recipe.schema import Recipe
-from dilkit.recipe.shipped import parts, shipped
 
 __all__ = [
     "Composed",
@@ -24,6 +26,7 @@ __all__ = [
     "json_schema",
     "origins",
     "parts",
+    "read_shipped",
     "refuse_leaks",
     "resolved",
     "shipped",

@@ -8,19 +8,35 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from dilkit.errors import UsageError
+from dilkit.errors import UsageError, expanded, nearest
+from dilkit.models import MODELS
+from dilkit.objectives import OBJECTIVES
 from dilkit.recipe.explain import explain, refuse_wrong_settings, takes_text
-from dilkit.recipe.layers import Key, Layer, Origin, dotted, leaves, overlay, read_layer, written_out
-from dilkit.recipe.leaks import refuse_leaks
+from dilkit.recipe.layers import (
+    Key,
+    Layer,
+    Origin,
+    dotted,
+    leaves,
+    overlay,
+    read_layer,
+    read_layer_file,
+    written_out,
+)
 from dilkit.recipe.schema import Recipe
-from dilkit.recipe.shipped import locate
 from dilkit.registry import load_plugin, loaded_plugins
+
+if TYPE_CHECKING:
+    from dilkit.distortions import ConfounderSet
 
 
 @dataclass(frozen=True)
@@ -145,6 +161,78 @@ def _beside(layer: Layer, source: str) -> Layer:
     return Layer({**layer.tree, "plugins": paths}, layer.origins) if paths else layer
 
 
+@cache
+def shipped() -> dict[str, Traversable]:
+    """Recipe name -> its file; those of the nets that ship with dilkit are called `zoo/NAME`."""
+    folder = files("dilkit.recipes")
+    nets = _yaml_in(folder / "zoo")
+    return _yaml_in(folder) | {f"zoo/{name}": file for name, file in nets.items()}
+
+
+@cache
+def parts() -> dict[str, tuple[str, Layer]]:
+    """Part name -> (the section it is for, its layer).
+
+    Every model and objective is a part by its own name, with its own defaults; the rest are files.
+    """
+    found: dict[str, tuple[str, Layer]] = {}
+    for section, names in (("model", MODELS), ("objective", OBJECTIVES)):
+        for name in names:
+            origins: dict[Key, Origin] = {(section, "name"): Origin(f"part {name}")}
+            found[name] = (section, Layer({section: {"name": name}}, origins))
+    for room in sorted(files("dilkit.recipes").joinpath("parts").iterdir(), key=lambda r: r.name):
+        if room.is_dir():
+            found |= {name: (room.name, _read(name, file)) for name, file in _yaml_in(room).items()}
+    return dict(sorted(found.items(), key=lambda item: item[1][0]))
+
+
+@cache
+def read_shipped(name: str) -> Layer:
+    """The layer of a shipped recipe."""
+    return _read(name, shipped()[name])
+
+
+def locate(word: str, near: Path | None = None, asked: Origin | None = None) -> tuple[Layer, str]:
+    """The layer a word names, and its source: a path ending in .yaml, or a shipped recipe or part.
+
+    Args:
+        near: the folder a relative path is tried in first (that of the recipe which extends it).
+        asked: the line that names it, for the error.
+    """
+    if word.endswith((".yaml", ".yml")):
+        path = expanded(word)
+        if near is not None and (near / path).is_file():
+            path = near / path
+        if not path.is_file():
+            raise UsageError("no such recipe file", where=asked or "command line", found=word)
+        return read_layer_file(path), str(path)
+    recipes, known = shipped(), parts()
+    names = [*recipes, *known]
+    if word not in names:
+        of_run = Path(word).expanduser() / "recipe.yaml"
+        raise UsageError(
+            f"no recipe or part is called {word!r}",
+            where=asked or "command line",
+            nearest=str(of_run) if of_run.is_file() else nearest(word, names),
+            remedy="`dilkit recipes ls` lists them; your own file ends in .yaml; a setting is key.path=value",
+        )
+    return read_shipped(word) if word in recipes else _bare(known[word][1]), f"dilkit.recipes/{word}"
+
+
+def _bare(part: Layer) -> Layer:
+    """A part without its description: what it is added to keeps its own."""
+    return Layer({k: v for k, v in part.tree.items() if k != "description"}, part.origins)
+
+
+def _read(name: str, file: Traversable) -> Layer:
+    return read_layer(file.read_text(encoding="utf-8"), f"{name}.yaml")
+
+
+def _yaml_in(folder: Traversable) -> dict[str, Traversable]:
+    found = {f.name.removesuffix(".yaml"): f for f in folder.iterdir() if f.name.endswith(".yaml")}
+    return dict(sorted(found.items()))
+
+
 def _override_layer(words: Sequence[str]) -> Layer:
     tree: dict[str, Any] = {}
     origins: dict[tuple[str | int, ...], Origin] = {}
@@ -236,3 +324,52 @@ def _has(tree: Any, key: tuple[str | int, ...]) -> bool:
             return False
         tree = tree[part]
     return True
+
+
+def refuse_leaks(recipe: Recipe, seen: Any = None) -> None:
+    """Compare what is trained on (`seen`: words, or the recipe's own `data.distort`), held out and tested on.
+
+    Two distortions are the same by the rule of evaluation: `clip` and `quantize` do not count, and a law of
+    chance has every value it can draw.
+
+    Raises:
+        UsageError: two of the three share a distortion.
+    """
+    held_out = recipe.validation.held_out if recipe.validation is not None else None
+    given = (seen if seen is not None else recipe.data.distort, held_out, recipe.test.distort)
+    if sum(distort is not None for distort in given) < 2:
+        return
+    trained, held, tested = map(_words, given)
+    if both := [*_met(tested, held), *_met(held, tested)]:
+        raise UsageError(
+            "the held-out distortion is one the task is tested on: it would select on the test",
+            where="validate.held_out",
+            found=", ".join(dict.fromkeys(both)),
+            expected="a distortion outside test.distort",
+        )
+    for key, others in (("validate.held_out", held), ("test.distort", tested)):
+        if both := _met(others, trained):
+            raise UsageError(
+                "a distortion is declared unseen and trained on",
+                where=key,
+                found=", ".join(both),
+                expected=f"none that is among {trained}",
+            )
+
+
+def _words(distort: Any) -> ConfounderSet | None:
+    if distort is None:
+        return None
+    from dilkit.distortions import confounder_set
+
+    return confounder_set(distort)
+
+
+def _met(words: ConfounderSet | None, others: ConfounderSet | None) -> list[str]:
+    """The labels of those among `words` that `others` have or can draw, by the rule of evaluation."""
+    if words is None or others is None:
+        return []
+    from dilkit.distortions.novelty import novelty
+
+    same = {word.hash for word in others}
+    return [word.label for word in words if word.hash in same or novelty(word, others) == "seen"]

@@ -11,9 +11,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from dilkit.errors import UsageError, nearest
 from dilkit.objectives import AnyObjective, ObjectiveConfig, configs
-from dilkit.recipe.choice import ByName
 from dilkit.recipe.layers import Key, Layer, dotted
-from dilkit.recipe.schema import Recipe
+from dilkit.recipe.schema import ByName, Recipe
 
 
 def explain(error: ValidationError, layer: Layer, within: Key = ()) -> UsageError:

@@ -2,23 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, core_schema
 
 from dilkit.errors import UsageError
 from dilkit.losses import parse_loss
 from dilkit.models.config import MODELS, config_class
 from dilkit.objectives import OBJECTIVES, AnyObjective
-from dilkit.recipe.choice import ByName
 
 Positive = Annotated[int, Field(ge=1)]
-OPTIMISERS = ("adam", "adamw", "sgd", "muon")
+OPTIMISERS = ("adam", "adamw", "sgd", "muon", "lion")
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ByName:
+    """Pydantic annotation: `Annotated[Any, ByName(find, names)]` holds the config that `find(name)` gives.
+
+    Args:
+        find: name -> its config class, or None.
+        names: the names there are, for errors and for the JSON schema.
+        other: what else a name may be, for errors: `package.module:Class`.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[Any], type[BaseModel] | None],
+        names: Callable[[], Iterable[str]],
+        other: str | None = None,
+    ) -> None:
+        self.find, self.names, self.other = find, names, other
+
+    def configs(self) -> list[type[BaseModel]]:
+        """The config class of every name."""
+        found = (self.find(name) for name in self.names())
+        return [config for config in found if config is not None]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        write = core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True)
+        return core_schema.no_info_plain_validator_function(self._validate, serialization=write)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [handler(config.__pydantic_core_schema__) for config in self.configs()]}
+
+    def _validate(self, value: Any) -> BaseModel:
+        name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
+        config = self.find(name)
+        if config is None:
+            known = [*self.names(), *([self.other] if self.other else [])]
+            raise PydanticCustomError(
+                "union_tag_invalid", "no such name", {"expected_tags": ", ".join(f"'{n}'" for n in known)}
+            )
+        return config.model_validate(value)
+
+
+def _dump(value: BaseModel, info: Any) -> dict[str, Any]:
+    return value.model_dump(
+        mode=info.mode,
+        by_alias=info.by_alias,
+        exclude_none=info.exclude_none,
+        exclude_defaults=info.exclude_defaults,
+    )
 
 
 AnyModel = Annotated[Any, ByName(config_class, lambda: MODELS.names, "package.module:Class")]
@@ -171,15 +229,15 @@ class Optim(Section):
     """The outer optimiser, which moves theta along the objective's direction."""
 
     name: Annotated[str, AfterValidator(_optimiser)] = "adam"
-    """`adam`, `adamw`, `sgd`, `muon`, or a class of `torch.optim`: `NAdam`, `RMSprop`."""
+    """`adam`, `adamw`, `sgd`, `muon`, `lion`, or a class of `torch.optim`: `NAdam`, `RMSprop`."""
     lr: float = Field(default=1e-4, gt=0)
     """Learning rate, after the warm-up."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the two moments, for adam, adamw and muon."""
+    """Decay of the two moments, for adam, adamw and muon; for lion, whose publication has (0.9, 0.99)."""
     eps: float = Field(default=1e-8, gt=0)
     """What the second moment's root is kept above, for adam, adamw and muon."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """As the optimiser takes it: decoupled for adamw and muon."""
+    """As the optimiser takes it: decoupled for adamw, muon and lion."""
     momentum: float = Field(default=0.0, ge=0)
     """For sgd and muon."""
     clip: float | None = Field(default=None, gt=0)
@@ -213,8 +271,8 @@ class Log(Section):
     every: Positive = 50
     """Steps between rows of the metrics files."""
     to: list[Annotated[str, Field(pattern=r"^([\w-]+|[\w.]+:\w+)$")]] = []
-    """Where rows go besides: `tensorboard`, a sink of a plug-in, or any `package.module:Class` (see
-    `dilkit.training.records`)."""
+    """Where rows, pictures and the recipe go besides: `tensorboard`, `wandb`, `trackio`, `mlflow`, a sink of
+    a plug-in, or any `package.module:Class` (see `dilkit.training.sinks`)."""
 
 
 class Hardware(Section):
@@ -222,8 +280,9 @@ class Hardware(Section):
     """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1` or `mps`."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of torch on the CPU; torch's own choice by default."""
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
-    """bf16: forward passes under autocast; weights, virtual weights and losses stay float32."""
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    """bf16, fp16: forward passes under autocast; weights, virtual weights and losses stay float32. fp16
+    scales the loss (a step that overflows is skipped), and is for objectives that differentiate once."""
     sync: Literal["inner", "outer"] = "inner"
     """Over several processes: average the gradient of every virtual step (the released script), or only the
     direction at the end of the chain."""
@@ -251,6 +310,8 @@ class Validate(Section):
     """Validations without a better one after which the run ends."""
     select: Literal["seen", "held_out"] = "seen"
     """Whose mean PSNR picks the best checkpoint."""
+    pictures: bool = True
+    """Write input, output and clean image of the first pair of every distortion, side by side."""
 
     @model_validator(mode="after")
     def _declared(self) -> Validate:
@@ -356,6 +417,8 @@ class Recipe(Section):
         objective = OBJECTIVES.get(self.objective.name)
         if self.hardware.compile and objective.second_order:
             raise ValueError(f"{objective.name} differentiates twice, which a compiled net cannot")
+        if self.hardware.precision == "fp16" and objective.second_order:
+            raise ValueError(f"{objective.name} differentiates twice, for which fp16 is not enough: use bf16")
         if self.data.spread == "distortions" and not objective.pooled:
             pooled = sorted(name for name in OBJECTIVES if OBJECTIVES.get(name).pooled)
             raise ValueError(f"spread: distortions is for {', '.join(pooled)}, which pool them")

@@ -336,6 +336,30 @@ def training_curves(
     return figure
 
 
+def losses_over_rates(
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggested: float,
+    *,
+    style: Style = LIGHT,
+) -> Figure:
+    """The losses of a range test of the learning rate, and the rate that it suggests."""
+    figure = _figure(6.4, 4.0, style)
+    axes = figure.add_subplot()
+    axes.plot(rates, losses, lw=0.8, color=style.soft, label="each step")
+    axes.plot(rates, smoothed, lw=1.8, color=style.inks[0], label="smoothed")
+    axes.axvline(suggested, lw=1.2, ls="--", color=style.inks[1], label=f"suggested: {suggested:.1e}")
+    axes.set_xscale("log")
+    low, high = min(smoothed), max(smoothed[0], *smoothed[: len(smoothed) // 2])
+    axes.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss")
+    _dress(axes, style)
+    _legend(axes, style)
+    return figure
+
+
 def save_plots(figures: Mapping[str, Figure], path: str | Path) -> list[Path]:
     """Write figures, each under `path` with its addition to the name; without an ending, as .png and .svg.
 

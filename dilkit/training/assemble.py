@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from inspect import signature
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,119 +15,101 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dilkit.checkpoint import Provenance, find_checkpoint, initial_weights, load_weights
-from dilkit.confounders.episodes import Batch, EpisodeSampler
+from dilkit.confounders.episodes import EpisodeSampler
 from dilkit.confounders.orbit import Correlation, Orbit
 from dilkit.confounders.store import Store
 from dilkit.errors import UsageError, nearest
-from dilkit.losses import loss_of
 from dilkit.models import from_config
 from dilkit.models.config import CustomConfig
-from dilkit.models.sizes import find_multiple, takes
+from dilkit.models.custom import find_multiple, takes
 from dilkit.objectives import make_objective
-from dilkit.objectives.base import Loss
-from dilkit.recipe import Recipe
-from dilkit.recipe.schema import Constant, Cosine, Data, Hardware, Init, Optim, Staircase, TorchSchedule
+from dilkit.recipe import Recipe, refuse_leaks
+from dilkit.recipe.schema import Constant, Cosine, Data, Init, Optim, Staircase, TorchSchedule
 from dilkit.training.accelerator import Accelerator
+from dilkit.training.lion import Lion
 from dilkit.training.loop import Trainee
 from dilkit.training.muon import Muon
-
-
-def make_loss(text: str, device: torch.device, hardware: Hardware) -> Loss:
-    """The loss closure objectives call.
-
-    Autocast is opened anew for each forward pass, because its cache of cast weights goes stale when a virtual
-    update moves them; the loss itself is taken in float32. A net is compiled when it is first met, so that
-    the copy on which virtual steps are taken is compiled too.
-    """
-    low = hardware.precision == "bf16"
-    measured = loss_of(text)
-    compiled: dict[nn.Module, Callable[[Tensor], Any]] = {}
-
-    def forward(net: nn.Module, distorted: Tensor) -> Tensor:
-        call: Callable[[Tensor], Any] = net
-        if hardware.compile:
-            if net not in compiled:
-                compiled[net] = torch.compile(net)
-            call = compiled[net]
-        with torch.autocast(device.type, torch.bfloat16) if low else nullcontext():
-            output: Tensor = call(distorted)
-        return output.float() if low else output
-
-    def loss(net: nn.Module, batch: Batch) -> Tensor:
-        distorted, clean = batch
-        return measured(forward(net, distorted), clean)
-
-    return loss
+from dilkit.training.precision import LossScale, make_loss
 
 
 def make_optimizer(optim: Optim, net: nn.Module) -> Optimizer:
-    """The recipe's optimiser over the parameters that require gradients."""
+    """The recipe's optimiser over the parameters that require gradients.
+
+    Raises:
+        UsageError: torch has no such optimiser, it does not take the arguments, or a pattern of `rates` that
+            no parameter has.
+    """
     if optim.name == "muon":
         named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
         return Muon(named, optim.lr, optim.momentum or 0.95, None, optim.betas, optim.eps, optim.weight_decay)
     groups = _groups(optim, net)
-    trained = [p for group in groups for p in group["params"]]
     shared: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay}
-    if all(p.device.type in ("cpu", "cuda") for p in trained):
-        shared["fused"] = True
+    if optim.name == "lion":
+        return Lion(groups, betas=optim.betas, **shared)
+    fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
+    shared |= {"fused": True} if fused else {}
     if optim.name == "sgd":
         return torch.optim.SGD(groups, momentum=optim.momentum, **shared)
     if optim.name in ("adam", "adamw"):
         kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
         return kind(groups, betas=optim.betas, eps=optim.eps, **shared)
-    return _torch_optimizer(optim, groups)
+    shared.pop("fused", None)
+    kinds = _classes(torch.optim, Optimizer)
+    made: Optimizer = _of_torch(kinds, optim.name, "optim.name", "optim.args", groups, **shared, **optim.args)
+    return made
 
 
 def _groups(optim: Optim, net: nn.Module) -> list[dict[str, Any]]:
     """The parameters that are trained, those of each rate together: the first pattern of a name counts."""
     groups: dict[float, list[nn.Parameter]] = {1.0: []}
-    names = []
-    for name, p in net.named_parameters():
-        if p.requires_grad:
-            names.append(name)
-            factor = next((f for pattern, f in optim.rates.items() if fnmatchcase(name, pattern)), 1.0)
-            groups.setdefault(factor, []).append(p)
-    for pattern in optim.rates:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(
-                "no parameter that is trained has such a name",
-                where="optim.rates",
-                found=pattern,
-                nearest=nearest(pattern, names),
-            )
+    trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    _refuse_unmatched(optim.rates, trained, "optim.rates", "parameter that is trained")
+    for name, p in trained.items():
+        factor = next((f for pattern, f in optim.rates.items() if fnmatchcase(name, pattern)), 1.0)
+        groups.setdefault(factor, []).append(p)
     if not optim.rates:
         return [{"params": groups[1.0]}]
     return [{"params": ps, "lr": optim.lr * factor} for factor, ps in groups.items() if ps]
 
 
-def _torch_optimizer(optim: Optim, groups: list[dict[str, Any]]) -> Optimizer:
-    """Any other optimiser of `torch.optim`, by the name of its class.
+def _refuse_unmatched(patterns: Iterable[str], names: Iterable[str], where: str, what: str) -> None:
+    """Raises UsageError for a pattern that none of the names fits."""
+    names = list(names)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(
+                f"no {what} has such a name", where=where, found=pattern, nearest=nearest(pattern, names)
+            )
+
+
+def _classes(module: ModuleType, base: type) -> dict[str, type]:
+    return {
+        name: kind for name, kind in vars(module).items()
+        if isinstance(kind, type) and issubclass(kind, base) and kind is not base
+    }  # fmt: skip
+
+
+def _of_torch(
+    kinds: Mapping[str, type], name: str, where: str, args_at: str, *given: Any, **args: Any
+) -> Any:
+    """One of torch's classes, made with what is given to it.
 
     Raises:
         UsageError: torch has no such class, or it does not take the arguments.
     """
-    kinds = {
-        name: kind
-        for name, kind in vars(torch.optim).items()
-        if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
-    }
-    if optim.name not in kinds:
+    if name not in kinds:
         raise UsageError(
-            "torch has no such optimiser",
-            where="optim.name",
-            found=optim.name,
+            "torch has none of this name",
+            where=where,
+            found=name,
             expected=", ".join(sorted(kinds)),
-            nearest=nearest(optim.name, kinds),
+            nearest=nearest(name, kinds),
         )
     try:
-        make: Any = kinds[optim.name]
-        made: Optimizer = make(groups, lr=optim.lr, weight_decay=optim.weight_decay, **optim.args)
-        return made
+        return kinds[name](*given, **args)
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"{optim.name}: {error}",
-            where="optim.args",
-            expected=f"{optim.name}{signature(kinds[optim.name])}",
+            f"{name}: {error}", where=args_at, expected=f"{name}{signature(kinds[name])}"
         ) from None
 
 
@@ -142,7 +124,7 @@ def make_schedule(
             raise ValueError("a cosine schedule needs the number of steps")
         main = lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - plan.warmup), eta_min=plan.floor)
     elif isinstance(plan, TorchSchedule):
-        main = _torch_schedule(plan, optimizer)
+        main = _torch_schedule(plan, optimizer, steps)
     elif isinstance(plan, Staircase):
         every = plan.every * (steps_per_epoch if plan.unit == "epochs" else 1)
         main = lr_scheduler.StepLR(optimizer, every, gamma=plan.factor)
@@ -155,50 +137,29 @@ def make_schedule(
     return lr_scheduler.SequentialLR(optimizer, [rise, main], milestones=[plan.warmup])
 
 
-def _torch_schedule(plan: TorchSchedule, optimizer: Optimizer) -> lr_scheduler.LRScheduler:
-    kinds = {
-        name: kind
-        for name, kind in vars(lr_scheduler).items()
-        if isinstance(kind, type) and issubclass(kind, lr_scheduler.LRScheduler)
-    }
+def _torch_schedule(plan: TorchSchedule, optimizer: Optimizer, steps: int | None) -> lr_scheduler.LRScheduler:
+    """A schedule of torch's that goes by steps; the length that it asks for is the budget's."""
+    kinds = _classes(lr_scheduler, lr_scheduler.LRScheduler)
     kinds.pop("ReduceLROnPlateau", None)
-    if plan.of not in kinds:
-        raise UsageError(
-            "torch has no such schedule by steps",
-            where="optim.schedule.of",
-            found=plan.of,
-            nearest=nearest(plan.of, kinds),
-        )
-    try:
-        return kinds[plan.of](optimizer, **plan.args)
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"{plan.of}: {error}",
-            where="optim.schedule.args",
-            expected=f"{plan.of}{signature(kinds[plan.of])}",
-        ) from None
+    asked = signature(kinds[plan.of]).parameters if plan.of in kinds else {}
+    length = {name: steps for name in ("total_steps", "T_max") if name in asked and steps is not None}
+    args = plan.args if "epochs" in plan.args else {**length, **plan.args}
+    made: lr_scheduler.LRScheduler = _of_torch(
+        kinds, plan.of, "optim.schedule.of", "optim.schedule.args", optimizer, **args
+    )
+    return made
 
 
 def refuse_unequal(data: Data, world: int, labels: Sequence[str] | None) -> None:
-    """Check that `world` processes have equal shares of the batch, or (`spread: distortions`) of the labels,
-    where those are known yet.
-
-    Raises:
-        UsageError: they have not.
-    """
-    if data.spread == "distortions":
-        if labels is not None and len(labels) % world:
-            raise UsageError(
-                "the distortions cannot be shared equally",
-                where="data.spread",
-                found=f"{len(labels)} distortions",
-                expected=f"a multiple of the {world} processes",
-            )
-    elif data.batch % world:
+    """Raises UsageError where `world` processes would not have equal shares of the batch, or (`spread:
+    distortions`) of the labels, where those are known yet."""
+    by_label = data.spread == "distortions"
+    shared = len(labels or ()) if by_label else data.batch
+    if shared % world:
         raise UsageError(
-            "the batch cannot be shared equally",
-            where="data.batch",
-            found=data.batch,
+            f"the {'distortions' if by_label else 'batch'} cannot be shared equally",
+            where="data.spread" if by_label else "data.batch",
+            found=f"{shared} distortions" if by_label else shared,
             expected=f"a multiple of the {world} processes",
         )
 
@@ -229,6 +190,12 @@ class Budget:
         if self.steps is None:
             return trainee.seconds >= (self.seconds or 0)
         return trainee.step >= self.steps
+
+    def left(self, trainee: Trainee) -> float:
+        """Seconds that remain at the pace so far."""
+        if self.steps is None:
+            return (self.seconds or 0) - trainee.seconds
+        return trainee.seconds * (self.steps - trainee.step) / max(trainee.step, 1)
 
 
 def open_store(recipe: Recipe) -> Store:
@@ -267,10 +234,9 @@ def open_store(recipe: Recipe) -> Store:
     return store
 
 
-def make_sampler(recipe: Recipe, store: Store, accelerator: Accelerator) -> EpisodeSampler:
-    """This process's share of every batch, or (`spread: distortions`) of the distortions."""
-    data, labels = recipe.data, tuple(recipe.data.labels or store.labels)
-    rank, world = accelerator.rank, accelerator.world
+def _sampler(recipe: Recipe, store: Store, labels: Sequence[str], rank: int, world: int) -> EpisodeSampler:
+    """One process's share of every batch, or (`spread: distortions`) of the distortions."""
+    data = recipe.data
     refuse_unequal(data, world, labels)
     if data.spread == "distortions":
         labels, rank, world = labels[rank::world], 0, 1
@@ -290,10 +256,6 @@ def make_sampler(recipe: Recipe, store: Store, accelerator: Accelerator) -> Epis
     )
 
 
-def steps_per_epoch(recipe: Recipe, store: Store) -> int:
-    return max(1, len(store.items(recipe.data.split)) // recipe.data.batch)
-
-
 def initialise(net: nn.Module, init: Init) -> Provenance:
     """Load the weights that `init` names into a net, all or those of the names it asks for; what they have
     seen is returned.
@@ -307,24 +269,17 @@ def initialise(net: nn.Module, init: Init) -> Provenance:
     wanted = {
         name: tensor
         for name, tensor in tensors.items()
-        if (not init.only or matched(name, init.only)) and not matched(name, init.skip)
+        if (not init.only or _matched(name, init.only)) and not _matched(name, init.skip)
     }
-    for pattern in (*init.only, *init.skip):
-        if not any(fnmatchcase(name, pattern) for name in tensors):
-            raise UsageError(
-                "no weight of the checkpoint has such a name",
-                where="init",
-                found=pattern,
-                nearest=nearest(pattern, tensors),
-            )
+    _refuse_unmatched((*init.only, *init.skip), tensors, "init", "weight of the checkpoint")
     if init.only or init.skip:
         wanted = own | wanted
     load_weights(net, wanted, source)
     return past
 
 
-def matched(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a parameter's name is one of the patterns (`body.*`, as file names are matched)."""
+def _matched(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name is one of the patterns (`body.*`, as file names are matched)."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -334,16 +289,12 @@ def freeze(net: nn.Module, patterns: Sequence[str]) -> None:
     Raises:
         UsageError: a pattern that no parameter has, or nothing is left to train.
     """
-    names = [name for name, _ in net.named_parameters()]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(
-                "no parameter has such a name", where="freeze", found=pattern, nearest=nearest(pattern, names)
-            )
-    for name, p in net.named_parameters():
-        if matched(name, patterns):
+    named = dict(net.named_parameters())
+    _refuse_unmatched(patterns, named, "freeze", "parameter")
+    for name, p in named.items():
+        if _matched(name, patterns):
             p.requires_grad_(False)
-    if not any(p.requires_grad for p in net.parameters()):
+    if not any(p.requires_grad for p in named.values()):
         raise UsageError("no parameter is left to train", where="freeze", found=", ".join(patterns))
 
 
@@ -390,36 +341,54 @@ def mean_from(first: int) -> Callable[[Any, Any, Any], None]:
     return take
 
 
+@dataclass(frozen=True)
+class Assembled:
+    """A recipe's parts, all new: nothing has been trained, and nothing written.
+
+    Attributes:
+        past: what the net has seen before, by its `init`.
+    """
+
+    store: Store
+    labels: tuple[str, ...]
+    accelerator: Accelerator
+    sampler: EpisodeSampler
+    trainee: Trainee
+    budget: Budget
+    past: Provenance
+
+
 def assemble(
-    recipe: Recipe,
-    accelerator: Accelerator,
-    labels: Sequence[str],
-    per_epoch: int,
-    *,
-    trust_code: bool = False,
-) -> tuple[Trainee, Budget, Provenance]:
-    """Net, objective, optimiser and schedule, all new; and what the net has seen before, by its `init`.
+    recipe: Recipe, *, accelerator: Accelerator | None = None, trust_code: bool = False
+) -> Assembled:
+    """Open the data, choose the device, seed torch, and build what is trained.
 
     Raises:
-        UsageError: a setting that does not fit the others, or a crop that the net does not take.
+        UsageError: a setting that does not fit the others, data that cannot be read, a device this machine
+            has not, or a crop that the net does not take.
     """
+    store = open_store(recipe)
+    labels = tuple(recipe.data.labels or store.labels)
+    refuse_leaks(recipe, [store.word(label) for label in labels])
+    accelerator = accelerator or Accelerator.of(recipe.hardware)
+    torch.manual_seed(recipe.seed)
+    sampler = _sampler(recipe, store, labels, accelerator.rank, accelerator.world)
     net = from_config(recipe.model, trust="code" if trust_code else "modules")
-    past = Provenance()
-    if recipe.init is not None:
-        past = initialise(net, recipe.init)
+    past = Provenance() if recipe.init is None else initialise(net, recipe.init)
     freeze(net, recipe.freeze)
     check_crop(net, recipe)
     net = accelerator.place(net)
-    settings = recipe.objective.model_dump(exclude={"name"})
     inner = accelerator.reduce if accelerator.world > 1 and recipe.hardware.sync == "inner" else None
+    scale = LossScale() if recipe.hardware.precision == "fp16" else None
     objective = make_objective(
         recipe.objective.name,
-        loss=make_loss(recipe.loss, accelerator.device, recipe.hardware),
+        loss=make_loss(recipe.loss, accelerator.device, recipe.hardware, scale),
         seed=recipe.seed,
         reduce=inner,
-        **settings,
+        **recipe.objective.model_dump(exclude={"name"}),
     )
     passes = objective.passes(len(labels)) * recipe.optim.accumulate
+    per_epoch = max(1, len(store.items(recipe.data.split)) // recipe.data.batch)
     budget = Budget.of(recipe, passes, per_epoch)
     optimizer = make_optimizer(recipe.optim, net)
     schedule = make_schedule(recipe.optim, optimizer, budget.steps, per_epoch)
@@ -429,4 +398,5 @@ def assemble(
     elif recipe.swa is not None and budget.steps is not None:
         first = round(budget.steps * (1 - recipe.swa))
         average = AveragedModel(net, multi_avg_fn=mean_from(first), use_buffers=True)
-    return Trainee(net, objective, optimizer, schedule, passes, average), budget, past
+    trainee = Trainee(net, objective, optimizer, schedule, passes, average, scale)
+    return Assembled(store, labels, accelerator, sampler, trainee, budget, past)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from dilkit.recipe import Composed, refuse_leaks
-from dilkit.training.accelerator import Accelerator, peak_memory
-from dilkit.training.assemble import assemble, make_sampler, open_store, steps_per_epoch
+from dilkit.recipe import Composed
+from dilkit.training.accelerator import peak_memory
+from dilkit.training.assemble import assemble
 from dilkit.training.loop import Trainee, descend
-from dilkit.training.records import find_sinks
+from dilkit.training.sinks import find_sinks
 
 
 @dataclass(frozen=True)
@@ -50,25 +50,18 @@ def dry_run(composed: Composed, *, trust_code: bool = False) -> Forecast:
     """
     recipe = composed.recipe
     find_sinks(recipe.log.to, trust_code=trust_code)
-    store = open_store(recipe)
-    labels = tuple(recipe.data.labels or store.labels)
-    refuse_leaks(recipe, [store.word(label) for label in labels])
-    accelerator = Accelerator.of(recipe.hardware)
-    torch.manual_seed(recipe.seed)
-    sampler = make_sampler(recipe, store, accelerator)
-    trainee, budget, _ = assemble(
-        recipe, accelerator, labels, steps_per_epoch(recipe, store), trust_code=trust_code
-    )
+    made = assemble(recipe, trust_code=trust_code)
+    trainee, accelerator = made.trainee, made.accelerator
     params = {name: p for name, p in trainee.net.named_parameters() if p.requires_grad}
     trainee.net.train()
     for step in range(2):
         began = time.perf_counter()
-        episode = accelerator.move(sampler.episode(step))
+        episode = accelerator.move(made.sampler.episode(step))
         found = trainee.objective.gradients(trainee.net, episode)
         descend(trainee, params, found.grads, recipe.optim.clip)
         loss = float(found.loss)
     seconds = (time.perf_counter() - began) * recipe.optim.accumulate
-    steps = budget.steps or max(1, round((budget.seconds or 0) / seconds))
+    steps = made.budget.steps or max(1, round((made.budget.seconds or 0) / seconds))
     return Forecast(
         shapes={label: tuple(view.shape) for label, view in episode.views.items()},
         clean=tuple(next(iter(episode.targets.values())).shape),

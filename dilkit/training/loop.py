@@ -19,6 +19,7 @@ from dilkit.confounders.episodes import Episode
 from dilkit.meta.guards import NonFinite
 from dilkit.objectives.base import Gradients, Objective
 from dilkit.training.accelerator import Accelerator
+from dilkit.training.precision import LossScale
 
 
 @dataclass
@@ -31,6 +32,8 @@ class Trainee:
     schedule: LRScheduler
     passes_per_step: int
     average: AveragedModel | None = None
+    scale: LossScale | None = None
+    """For fp16 alone."""
     step: int = 0
     passes: int = 0
     seconds: float = 0.0
@@ -60,6 +63,7 @@ class Trainee:
             "schedule": self.schedule.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state() if self._on_cuda else None,
+            "scale": None if self.scale is None else (self.scale.value, self.scale.good),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -70,6 +74,8 @@ class Trainee:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        if self.scale is not None and state.get("scale"):
+            self.scale.value, self.scale.good = state["scale"]
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self._on_cuda:
             torch.cuda.set_rng_state(state["cuda_rng"])
@@ -87,8 +93,13 @@ class Meter:
             self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach()
             self.counts[name] = self.counts.get(name, 0) + 1
 
+    def means(self) -> dict[str, float]:
+        """The means so far."""
+        return {name: float(self.sums[name]) / self.counts[name] for name in sorted(self.sums)}
+
     def read(self) -> dict[str, float]:
-        means = {name: float(self.sums[name]) / self.counts[name] for name in sorted(self.sums)}
+        """The means, which then begin anew."""
+        means = self.means()
         self.sums.clear()
         self.counts.clear()
         return means
@@ -108,7 +119,8 @@ def fit(
     """Step until the episodes end, or `after` (called with the step just done) says stop.
 
     Args:
-        failed: called where a loss or gradient is not finite; raises, or returns to skip the step.
+        failed: called where a loss or gradient is not finite; raises, or returns to skip the step. In fp16 a
+            step whose gradients overflowed is skipped, and the scale of the loss halved, without a call.
         accumulate: episodes whose directions are averaged into one step.
         reduce: averages the direction over processes, where the objective has not done so already.
     """
@@ -124,8 +136,11 @@ def fit(
                 episode = accelerator.move(episode)
                 found.append(trainee.objective.gradients(trainee.net, episode))
         except NonFinite as error:
-            failed(trainee, episode, error)
+            if trainee.scale is None or not trainee.scale.step(finite=False):
+                failed(trainee, episode, error)
         else:
+            if trainee.scale is not None:
+                trainee.scale.step(finite=True)
             whole = found[0] if accumulate == 1 else mean_of(found)
             if reduce is not None:
                 reduce(list(whole.grads.values()))

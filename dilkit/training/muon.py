@@ -57,36 +57,46 @@ class Muon(torch.optim.Optimizer):
         """One update along the gradients; parameters without one stay."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            if group["weight_decay"] and params:
+            if not params:
+                continue
+            if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
             (self._orthogonal if group["orthogonal"] else self._adam)(params, group)
 
     def _orthogonal(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for p in params:
-            state, grad = self.state[p], cast(Tensor, p.grad)
+        grads = [cast(Tensor, p.grad) for p in params]
+        states = [self.state[p] for p in params]
+        for p, state in zip(params, states, strict=True):
             if not state:
                 state["momentum"] = torch.zeros_like(p)
-            state["momentum"].lerp_(grad, 1 - group["momentum"])
-            direction = grad.lerp(state["momentum"], group["momentum"])
+        momenta = [state["momentum"] for state in states]
+        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+        shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for p, direction in zip(params, torch._foreach_lerp(grads, momenta, group["momentum"]), strict=True):
             matrix = direction.reshape(direction.shape[0], -1)
             shapes[matrix.shape[0], matrix.shape[1]].append((p, matrix))
         for shape, items in shapes.items():
             made = orthogonal(torch.stack([matrix for _, matrix in items]))
-            for (p, _), update in zip(items, made, strict=True):
-                p.add_(update.view(p.shape), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+            updates = [update.view(p.shape) for (p, _), update in zip(items, made, strict=True)]
+            torch._foreach_add_([p for p, _ in items], updates, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
     def _adam(self, params: list[Tensor], group: dict[str, Any]) -> None:
         first, second = group["betas"]
-        for p in params:
-            state = self.state[p]
+        states = [self.state[p] for p in params]
+        for p, state in zip(params, states, strict=True):
             if not state:
                 state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
             state["step"] += 1
-            state["mean"].lerp_(p.grad, 1 - first)
-            state["square"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
-            size = (state["square"] / (1 - second ** state["step"])).sqrt_().add_(group["eps"])
-            p.addcdiv_(state["mean"], size, value=-group["lr"] / (1 - first ** state["step"]))
+        grads = [cast(Tensor, p.grad) for p in params]
+        means, squares = [state["mean"] for state in states], [state["square"] for state in states]
+        torch._foreach_lerp_(means, grads, 1 - first)
+        torch._foreach_mul_(squares, second)
+        torch._foreach_addcmul_(squares, grads, grads, value=1 - second)
+        sizes = torch._foreach_div(squares, [1 - second ** state["step"] for state in states])
+        torch._foreach_sqrt_(sizes)
+        torch._foreach_add_(sizes, group["eps"])
+        rates = [-group["lr"] / (1 - first ** state["step"]) for state in states]
+        torch._foreach_addcdiv_(params, means, sizes, rates)
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -97,5 +107,5 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return x.mT if tall else x

@@ -1,85 +1,22 @@
 """What a run writes down beside its checkpoints: metrics as CSV and JSONL and wherever else they are sent,
-its recipe, command and versions."""
+pictures of its validations, its recipe, command and versions."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from dilkit.checkpoint import versions, write_text
-from dilkit.errors import UsageError
+from dilkit.checkpoint import versions, write_atomically, write_text
+from dilkit.distortions import Image
 from dilkit.recipe import Composed, resolved, to_yaml
-from dilkit.registry import Registry, import_named
+from dilkit.training.sinks import Sink
 
-
-class Sink(Protocol):
-    """The plug-in point: `log.to: [package.module:Class]` calls `Class(run_folder)`, then `add` for each row.
-
-    A row is one of metrics.jsonl: `step`, `loss`, `val/<label>` ..., all numbers.
-    """
-
-    def add(self, row: Mapping[str, Any]) -> None: ...
-
-
-class TensorBoard:
-    """Scalars under RUN/tensorboard (`pip install dilkit[tensorboard]`)."""
-
-    def __init__(self, out: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UsageError(
-                "TensorBoard is not installed", where="log.to", remedy="pip install dilkit[tensorboard]"
-            ) from None
-        self._writer: Any = SummaryWriter(str(out / "tensorboard"))
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        for name, value in row.items():
-            if isinstance(value, (int, float)) and name != "step":
-                self._writer.add_scalar(name, value, row["step"])
-        self._writer.flush()
-
-
-def require_sink(name: str, kind: object) -> None:
-    """Raises UsageError where it is no class with a method `add`."""
-    if not (isinstance(kind, type) and callable(getattr(kind, "add", None))):
-        raise UsageError(
-            f"{name} is no sink, and has not been called",
-            where="log.to",
-            found=f"a {type(kind).__name__}",
-            expected="a class with a method add(row), made as Class(run_folder)",
-            remedy="--trust-code (trust_code=True) also calls functions that make a sink",
-        )
-
-
-SINKS: Registry[Any] = Registry(
-    "sink",
-    own={"tensorboard": "dilkit.training.records:TensorBoard"},
-    check=require_sink,
-    is_one=lambda value: isinstance(value, type) and callable(getattr(value, "add", None)),
-)
-"""Where the rows of a run may go besides its own files, by name."""
-
-
-def find_sinks(names: Sequence[str], *, trust_code: bool = False) -> list[Callable[[Path], Sink]]:
-    """What makes each sink: one of `SINKS`, or any `package.module:Class`. Nothing is called yet.
-
-    Raises:
-        UsageError: an unknown name; or what is named is no class with a method `add`, and `trust_code` is not
-            given.
-    """
-    found = []
-    for name in names:
-        make = import_named(name, "log.to") if ":" in name else SINKS.get(name)
-        if not trust_code:
-            require_sink(name, make)
-        found.append(make)
-    return found
-
-
+_UNSAFE = re.compile(r"[^\w.,=()-]+")
+"""What the names of files had better not hold."""
 Row = dict[str, float | int | str | None]
 
 
@@ -123,6 +60,23 @@ class Metrics:
             writer.writerows(rows)
         for sink in self._sinks:
             sink.add(row)
+
+    def picture(self, step: int, label: str, image: Image) -> None:
+        """Keep an (H, W, 3) uint8 picture of a validation: the newest of each label, in RUN/pictures."""
+        from PIL import Image as Pictures
+
+        path = self.jsonl.parent / "pictures" / f"{_UNSAFE.sub('-', label)}.png"
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, lambda p: Pictures.fromarray(image).save(p, "PNG"))
+        for sink in self._sinks:
+            if hasattr(sink, "picture"):
+                sink.picture(step, label, path)
+
+    def close(self) -> None:
+        """The run has ended."""
+        for sink in self._sinks:
+            if hasattr(sink, "close"):
+                sink.close()
 
 
 def read_metrics(path: Path) -> list[Row]:

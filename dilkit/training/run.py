@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,21 +32,27 @@ from dilkit.confounders.store import Store
 from dilkit.distortions import ConfounderSet
 from dilkit.errors import DilkitError, UsageError, nearest
 from dilkit.meta.guards import NonFinite
-from dilkit.recipe import Composed, Recipe, compose, differences, refuse_leaks, resolved, validate
+from dilkit.recipe import Composed, Recipe, compose, differences, resolved, validate
 from dilkit.training.accelerator import Accelerator, peak_memory
-from dilkit.training.assemble import Budget, assemble, make_sampler, open_store, steps_per_epoch
+from dilkit.training.assemble import Assembled, Budget, assemble
 from dilkit.training.loop import Meter, Trainee, fit
-from dilkit.training.records import Metrics, find_sinks, write_header
+from dilkit.training.records import Metrics, write_header
+from dilkit.training.sinks import find_sinks
 
 if TYPE_CHECKING:
     from dilkit.training.validation import Validation
 
 Log = Callable[[Mapping[str, Any]], None]
-"""Called with each row of the metrics, and with `{"note": text}` for what a person should know."""
+"""Called with each row of the metrics; after the first step, and every half second, with a row of the step
+in hand; with `{"step": N, "validated": (done, total)}`; and with `{"note": text}` for what a person should
+know."""
+LIVE_EVERY = 0.5
+"""Seconds between rows that are shown and not written."""
 
 _FIRST = {".writable", ".run.json.tmp"}
 """What a run that was killed at its very start can leave without its `run.json`."""
 _OWN = {"recipe.yaml", "recipe.raw.yaml", "run.json", "metrics.jsonl", "metrics.csv", *_FIRST}
+_OWN_FOLDERS = {"pictures", "tensorboard", "wandb", "mlruns"}
 """What a run writes before its first checkpoint."""
 
 
@@ -99,18 +106,11 @@ def train(
     composed = what if isinstance(what, Composed) else compose(what)
     out, recipe = Path(out), composed.recipe
     sinks = find_sinks(recipe.log.to, trust_code=trust_code)
-    store = open_store(recipe)
-    labels = tuple(recipe.data.labels or store.labels)
-    refuse_leaks(recipe, [store.word(label) for label in labels])
-    accelerator = Accelerator.of(recipe.hardware)
+    made = assemble(recipe, trust_code=trust_code)
+    store, labels, accelerator, trainee = made.store, made.labels, made.accelerator, made.trainee
     if accelerator.first:
         claim_output(out, resume=resume)
     accelerator.wait()
-    torch.manual_seed(recipe.seed)
-    sampler = make_sampler(recipe, store, accelerator)
-    trainee, budget, past = assemble(
-        recipe, accelerator, labels, steps_per_epoch(recipe, store), trust_code=trust_code
-    )
     validation = None
     if recipe.validation is not None and accelerator.first:
         from dilkit.training.validation import Validation
@@ -119,6 +119,7 @@ def train(
     folder = Folder(out / "checkpoints", recipe.checkpoint.keep, recipe.checkpoint.archive)
     if accelerator.rank > 0:
         torch.manual_seed(recipe.seed + accelerator.rank)
+    past = made.past
     if resume:
         past = past | resume_from(folder, trainee, composed, accelerator, allow_changes, log)
     metrics = None
@@ -126,21 +127,12 @@ def train(
         write_header(out, composed, command)
         metrics = Metrics(out, [make(out) for make in sinks], resume_at=trainee.step)
     provenance = _Provenance(store, recipe, labels, validation, past)
-    run = Callbacks(recipe, accelerator, budget, folder, metrics, validation, provenance, log, stop)
-    if not run.done(trainee):
-        group = recipe.optim.accumulate
-        last = budget.steps * group if budget.steps else sys.maxsize
-        feed = episodes(sampler, trainee.step * group, last, workers=recipe.data.workers)
-        fit(
-            trainee,
-            iter(feed),
-            accelerator,
-            clip=recipe.optim.clip,
-            after=run.after,
-            failed=run.failed,
-            accumulate=group,
-            reduce=accelerator.reduce if recipe.hardware.sync == "outer" else None,
-        )
+    run = Callbacks(recipe, accelerator, made.budget, folder, metrics, validation, provenance, log, stop)
+    try:
+        run.fit(made)
+    finally:
+        if metrics is not None:
+            metrics.close()
     accelerator.wait()
     accelerator.leave()
     store.close()
@@ -179,7 +171,7 @@ def claim_output(out: Path, *, resume: bool) -> None:
     own = all(
         path.name in _OWN
         or path.name.startswith("nonfinite-")
-        or "tensorboard" in path.parts
+        or _OWN_FOLDERS & {*path.relative_to(out).parts[:1]}
         or (path.name.startswith(".") and path.suffix == ".tmp")
         for path in files
     )
@@ -290,7 +282,7 @@ def _objective(recipe: Mapping[str, Any]) -> tuple[str, str | None]:
 
 def _measure(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint's value depends on."""
-    return {k: v for k, v in recipe.get("validate", {}).items() if k not in ("every", "patience")}
+    return {k: v for k, v in recipe.get("validate", {}).items() if k not in ("every", "patience", "pictures")}
 
 
 @dataclass
@@ -331,6 +323,26 @@ class Callbacks:
     last: dict[str, Any] = field(default_factory=dict)
     skipped: int = 0
     saved: int | None = None
+    shown: float = -math.inf
+    """When a row was last logged."""
+
+    def fit(self, made: Assembled) -> None:
+        """Train to the end of the budget, from where the trainee is."""
+        trainee, group = made.trainee, self.recipe.optim.accumulate
+        if self.done(trainee):
+            return
+        last = self.budget.steps * group if self.budget.steps else sys.maxsize
+        feed = episodes(made.sampler, trainee.step * group, last, workers=self.recipe.data.workers)
+        fit(
+            trainee,
+            iter(feed),
+            self.accelerator,
+            clip=self.recipe.optim.clip,
+            after=self.after,
+            failed=self.failed,
+            accumulate=group,
+            reduce=self.accelerator.reduce if self.recipe.hardware.sync == "outer" else None,
+        )
 
     def done(self, trainee: Trainee) -> bool:
         """Whether the budget is spent, or validation has not improved for as long as the recipe allows."""
@@ -362,11 +374,12 @@ class Callbacks:
         if measured and not done:
             done = self.accelerator.agree(self.done(trainee)) if self._may_end_early else done
         if due or measured:
-            self.last = self._row(trainee, meter) | measured
+            self.last = self._row(trainee) | self.accelerator.mean(meter.read()) | measured
             if self.metrics is not None:
                 self.metrics.add(self.last)
-                memory = peak_memory(self.accelerator.device)
-                self.log({**self.last, "steps": self.budget.steps, **memory})
+                self._show(trainee, self.last)
+        elif self.metrics is not None and time.monotonic() - self.shown > LIVE_EVERY:
+            self._show(trainee, self._row(trainee) | meter.means())
         if done or trainee.step % self.recipe.checkpoint.every == 0:
             self._save(trainee)
         return done
@@ -403,7 +416,14 @@ class Callbacks:
             return {}
         if self.validation is None:
             return {"val": 0.0} if self._may_end_early else {}
-        row = self.validation.measure(trainee.shown, self.accelerator.device, self.accelerator.dtype)
+        row, pictures = self.validation.measure(
+            trainee.shown,
+            self.accelerator.device,
+            self.accelerator.dtype,
+            lambda *counts: self.log({"step": trainee.step, "validated": counts}),
+        )
+        for label, image in pictures.items() if plan.pictures and self.metrics is not None else ():
+            self.metrics.picture(trainee.step, label, image)
         trainee.stale += 1
         if trainee.best is None or row["val/select"] > trainee.best:
             trainee.best, trainee.stale = row["val/select"], 0
@@ -426,12 +446,16 @@ class Callbacks:
             "passes": trainee.passes,
         }
 
-    def _row(self, trainee: Trainee, meter: Meter) -> dict[str, Any]:
+    def _row(self, trainee: Trainee) -> dict[str, Any]:
         return {
             "step": trainee.step,
             "passes": trainee.passes,
             "seconds": round(trainee.seconds, 3),
             "passes_per_s": round(trainee.passes / max(trainee.seconds, 1e-9), 3),
             "lr": trainee.optimizer.param_groups[0]["lr"],
-            **self.accelerator.mean(meter.read()),
         }
+
+    def _show(self, trainee: Trainee, row: Mapping[str, Any]) -> None:
+        self.shown = time.monotonic()
+        more = {"steps": self.budget.steps, "left": max(0.0, self.budget.left(trainee))}
+        self.log({**row, **more, **peak_memory(self.accelerator.device)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,30 +59,48 @@ class Validation:
         pairs = [{w.label: [_pair(w, x) for x in images] for w in words} for words in (seen, held_out)]
         return cls(pairs[0], pairs[1], recipe.test.channel, recipe.test.border, plan.select, looks)
 
-    def measure(self, net: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-        """Mean PSNR in dB: `val/<label>` each, `val/seen`, `val/held_out`, and `val/select`."""
+    def measure(
+        self,
+        net: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> tuple[dict[str, float], dict[str, Image]]:
+        """Mean PSNR in dB: `val/<label>` each, `val/seen`, `val/held_out`, and `val/select`; and, by label,
+        input, output and clean image of the first pair side by side, (H, W, 3) uint8."""
+        row, pictures = {}, {}
+        total = sum(len(pairs) for words in (self.seen, self.held_out) for pairs in words.values())
+        done = 0
         training = net.training
         net.eval()
         try:
-            found = {
-                group: {label: self._mean(net, device, dtype, pairs) for label, pairs in words.items()}
-                for group, words in (("seen", self.seen), ("held_out", self.held_out))
-            }
+            for group, words in (("seen", self.seen), ("held_out", self.held_out)):
+                for label, pairs in words.items():
+                    values = []
+                    for pair in pairs:
+                        batch = torch.from_numpy(pair.distorted.transpose(2, 0, 1)[None].copy())
+                        with torch.no_grad():
+                            output = net(batch.to(device, dtype))
+                        restored = output[0].float().cpu().numpy().transpose(1, 2, 0)
+                        values.append(psnr(restored, pair.clean, channel=self.channel, border=self.border))
+                        if label not in pictures:
+                            pictures[label] = _side_by_side(pair.distorted, restored, pair.clean)
+                        progress(done := done + 1, total)
+                    row[f"val/{label}"] = float(np.mean(values))
+                if words:
+                    row[f"val/{group}"] = float(np.mean([row[f"val/{label}"] for label in words]))
         finally:
             net.train(training)
-        row = {f"val/{label}": v for words in found.values() for label, v in words.items()}
-        row |= {f"val/{g}": float(np.mean(list(words.values()))) for g, words in found.items() if words}
-        return {**row, "val/select": row[f"val/{self.select}"]}
+        return {**row, "val/select": row[f"val/{self.select}"]}, pictures
 
-    def _mean(self, net: nn.Module, device: torch.device, dtype: torch.dtype, pairs: list[Pair]) -> float:
-        values = []
-        for pair in pairs:
-            batch = torch.from_numpy(pair.distorted.transpose(2, 0, 1)[None].copy())
-            with torch.no_grad():
-                output = net(batch.to(device, dtype))
-            restored = output[0].float().cpu().numpy().transpose(1, 2, 0)
-            values.append(psnr(restored, pair.clean, channel=self.channel, border=self.border))
-        return float(np.mean(values))
+
+def _side_by_side(*images: Image) -> Image:
+    """Images of one height, or whole fractions of it, with a white line between them, as uint8."""
+    height = max(image.shape[0] for image in images)
+    parts = [image.repeat(height // len(image), 0).repeat(height // len(image), 1) for image in images]
+    line = np.ones((height, 4, 3), np.float32)
+    whole = np.concatenate([parts[0], line, parts[1], line, parts[2]], 1)
+    return np.asarray(np.rint(whole.clip(0, 1) * 255), np.uint8)
 
 
 def _images(plan: Validate, store: Store) -> tuple[list[Image], SeenImages]:

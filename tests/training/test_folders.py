@@ -161,7 +161,10 @@ def test_validation_that_no_longer_improves_ends_the_run(
     "words",
     [
         ["optim.name=NAdam", "optim.args={betas: [0.5, 0.9]}"],
+        ["optim={name: lion, lr: 1e-4, betas: [0.9, 0.99], weight_decay: 0.01}"],
+        ["optim={name: muon, lr: 1e-3}"],
         ["optim={name: sgd, rates: {'body.0.*': 0.1}}"],
+        ["optim.schedule={name: torch, of: OneCycleLR, args: {max_lr: 1e-3}}"],
         ["optim.schedule={name: torch, of: ExponentialLR, args: {gamma: 0.9}}"],
         ["loss=l1 + 0.1*fft"],
     ],

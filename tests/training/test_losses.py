@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 from dilkit.errors import UsageError
-from dilkit.losses import LOSSES, loss_of, parse_loss
+from dilkit.losses import LOSSES, _vgg, loss_of, parse_loss
 
 
 @pytest.fixture
@@ -53,7 +55,40 @@ def test_ssim_is_that_of_scikit_image(pair: tuple[torch.Tensor, torch.Tensor]) -
     assert float(loss_of("ssim")(output, target)) == pytest.approx(1 - sum(values) / 2, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", list(LOSSES))
+def test_ms_ssim_is_that_of_torchmetrics() -> None:
+    measure = pytest.importorskip("torchmetrics.functional.image", reason="torchmetrics is not installed")
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(2, 3, 12, 12, generator=generator).repeat_interleave(16, 2).repeat_interleave(16, 3)
+    output = (target + 0.1 * torch.randn(target.shape, generator=generator)).clamp(0, 1)
+    expected = measure.multiscale_structural_similarity_index_measure(output, target, data_range=1.0)
+    assert float(loss_of("ms_ssim")(output, target)) == pytest.approx(1 - float(expected), abs=2e-3)
+
+
+def test_the_perceptual_loss_compares_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small stand-in for VGG19, whose weights are not to be downloaded."""
+    asked = []
+
+    def vgg19(weights: str) -> SimpleNamespace:
+        asked.append(weights)
+        return SimpleNamespace(features=torch.nn.Sequential(*(torch.nn.Conv2d(3, 3, 1) for _ in range(37))))
+
+    module = ModuleType("torchvision.models")
+    module.vgg19 = vgg19  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", module)
+    _vgg.cache_clear()
+    output, target = torch.rand(2, 3, 8, 8, requires_grad=True), torch.rand(2, 3, 8, 8)
+    loss = loss_of("l1 + 0.1*perceptual")
+    assert float(loss(target, target)) == 0 < float(loss(output, target))
+    loss(output, target).backward()
+    assert output.grad is not None and asked == ["DEFAULT"]
+    _vgg.cache_clear()
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    with pytest.raises(UsageError, match="torchvision is not installed"):
+        loss(output, target)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "perceptual"])
 def test_every_loss_is_least_for_the_target_itself_and_has_gradients(
     name: str, pair: tuple[torch.Tensor, torch.Tensor]
 ) -> None:

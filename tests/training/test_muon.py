@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from dilkit.training.lion import Lion
 from dilkit.training.muon import Muon, orthogonal
 
 
@@ -58,3 +59,15 @@ def test_its_state_goes_on_to_the_bit() -> None:
     resumed.load_state_dict(state)
     step(again, resumed)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+
+def test_lion_moves_by_the_sign_of_a_mean_of_gradients() -> None:
+    p = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
+    optimizer = Lion([p], lr=0.1, betas=(0.9, 0.99), weight_decay=0.5)
+    mean, expected = torch.zeros(3), p.detach().clone()
+    for grad in (torch.tensor([1.0, -1.0, 0.2]), torch.tensor([-5.0, -1.0, -0.1])):
+        p.grad = grad.clone()
+        optimizer.step()
+        expected = expected * (1 - 0.1 * 0.5) - 0.1 * (0.9 * mean + 0.1 * grad).sign()
+        mean = 0.99 * mean + 0.01 * grad
+        assert torch.allclose(p, expected)

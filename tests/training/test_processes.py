@@ -92,16 +92,15 @@ def test_outer_sync_averages_the_directions_of_the_ranks(tiny: list[str], tmp_pa
     from dilkit.confounders.episodes import EpisodeSampler
     from dilkit.recipe import compose
     from dilkit.training.accelerator import Accelerator
-    from dilkit.training.assemble import assemble, open_store
+    from dilkit.training.assemble import assemble
 
     recipe = compose(words).recipe
-    store = open_store(recipe)
     moved = []
     for rank in range(2):
-        torch.manual_seed(recipe.seed)
-        trainee, *_ = assemble(recipe, Accelerator(torch.device("cpu"), torch.float64), store.labels, 1)
+        made = assemble(recipe, accelerator=Accelerator(torch.device("cpu"), torch.float64))
+        trainee = made.trainee
         start = {k: t.clone() for k, t in trainee.net.state_dict().items()}
-        sampler = EpisodeSampler(store, batch=2, crop=16, seed=recipe.seed, rank=rank, world=2)
+        sampler = EpisodeSampler(made.store, batch=2, crop=16, seed=recipe.seed, rank=rank, world=2)
         episode = Accelerator(torch.device("cpu"), torch.float64).move(sampler.episode(0))
         moved.append(trainee.objective.gradients(trainee.net, episode).grads)
     for name, tensor in a.items():

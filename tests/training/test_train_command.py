@@ -22,6 +22,7 @@ ROW = {
     "passes": 200,
     "seconds": 10.0,
     "passes_per_s": 20.0,
+    "left": 30.0,
     "val/seen": 31.234,
     "memory": 412_000_000,
 }
