@@ -30,7 +30,7 @@ from dilkit.recipe import Recipe, resolved, validate
 from dilkit.zoo import resolve
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write to a temporary name beside `path`, flush it to disk, then replace `path`.
 
     Where writing fails (a full disk), what was there before stays, and nothing half-written is left.
@@ -49,11 +49,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda p: _write_text(p, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def link(source: Path, name: Path) -> None:

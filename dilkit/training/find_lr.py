@@ -49,8 +49,8 @@ def find_lr(
 ) -> RateTest:
     """Train a new net for at most `steps` steps while the rate rises from `low` to `high`, and write nothing.
 
-    It ends early where the smoothed loss is as far above its first value as its least was below, or not
-    finite.
+    It ends early where the loss is not finite, or its smoothed value lies above all of the first quarter by
+    more than those differ.
 
     Raises:
         UsageError: whatever `train` would refuse, but for its output folder.
@@ -75,8 +75,8 @@ def find_lr(
         found.rates.append(low * ratio ** (k / (steps - 1)))
         found.losses.append(loss)
         found.smoothed.append(mean / (1 - _MEMORY ** (k + 1)))
-        first, least, now = found.smoothed[min(k, 5)], min(found.smoothed), found.smoothed[-1]
-        return k + 1 == steps or (k > steps // 6 and now > 2 * first - least)
+        early = found.losses[: steps // 4]
+        return k + 1 == steps or (k > steps // 2 and found.smoothed[-1] > 2 * max(early) - min(early))
 
     def failed(trainee: Trainee, episode: Episode, error: NonFinite) -> None:
         nonlocal diverged

@@ -17,6 +17,8 @@ from dilkit.errors import DilkitError, UsageError
 
 GRACE = 30.0
 """Seconds the other processes have to end by themselves once one has died."""
+_SETTLE = 5.0
+"""Seconds after the first failure: it makes the others fail too, and may not be the first to end."""
 _LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 """What gloo and NCCL say in a process that has lost another."""
 
@@ -77,47 +79,29 @@ def _watch(
     children: Sequence[subprocess.Popen[bytes]], said: Sequence[IO[bytes] | None], stop: Callable[[], bool]
 ) -> int:
     told = False
-    while any(child.poll() is None for child in children):
+    while any(child.poll() is None for child in children) and not _failed(children):
         if stop() and not told:
             told = True
             for child in children:
                 child.send_signal(signal.SIGTERM)
-        bad = [r for r, child in enumerate(children) if child.poll() not in (None, 0, 143)]
-        if bad:
-            _settle(children)
-            ended = [r for r, child in enumerate(children) if child.poll() not in (None, 0, 143)]
-            end(children)
-            return _failed(children, said, ended)
         time.sleep(0.05)
-    bad = [r for r, child in enumerate(children) if child.returncode not in (0, 143)]
-    if bad:
-        return _failed(children, said, bad)
-    return int(children[0].returncode)
-
-
-def _settle(children: Sequence[subprocess.Popen[bytes]], seconds: float = 5.0) -> None:
-    """The one that failed first makes the others fail too, and may not be the first to end: give all of them
-    time to end by themselves, so that its own word arrives."""
-    deadline = time.monotonic() + seconds
+    if not _failed(children):
+        return int(children[0].returncode)
+    deadline = time.monotonic() + _SETTLE
     for child in children:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(max(0.0, deadline - time.monotonic()))
-
-
-def _failed(
-    children: Sequence[subprocess.Popen[bytes]], said: Sequence[IO[bytes] | None], bad: Sequence[int]
-) -> int:
-    """The first process's refusal stands as it is; anything else is told by `_death`."""
+    failed = _failed(children)  # those that are ended from here on have not failed by themselves
+    end(children)
     if children[0].returncode == UsageError.exit_code:
         return UsageError.exit_code
-    raise _death(children, said, _culprit(said, bad))
+    # of those that failed, one that does not merely say that it lost another; the first's words are shown
+    own = [r for r in failed if r and not any(lost in _words(said[r]) for lost in _LOST)]
+    raise _death(children, said, (own or failed)[0])
 
 
-def _culprit(said: Sequence[IO[bytes] | None], bad: Sequence[int]) -> int:
-    """Of those that failed, one that does not merely say that it lost another; the first one's words are on
-    stderr already."""
-    own = [r for r in bad if said[r] is not None and not any(lost in _words(said[r]) for lost in _LOST)]
-    return own[0] if own else bad[0]
+def _failed(children: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    return [r for r, child in enumerate(children) if child.poll() not in (None, 0, 143)]
 
 
 def _words(stream: IO[bytes] | None) -> str:

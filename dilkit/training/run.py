@@ -28,13 +28,12 @@ from dilkit.checkpoint import (
     write_text,
 )
 from dilkit.confounders.episodes import Episode, episodes
-from dilkit.confounders.store import Store
 from dilkit.distortions import ConfounderSet
 from dilkit.errors import DilkitError, UsageError, nearest
 from dilkit.meta.guards import NonFinite
 from dilkit.recipe import Composed, Recipe, compose, differences, resolved, validate
 from dilkit.training.accelerator import Accelerator, peak_memory
-from dilkit.training.assemble import Assembled, Budget, assemble
+from dilkit.training.assemble import Assembled, assemble
 from dilkit.training.loop import Meter, Trainee, fit
 from dilkit.training.records import Metrics, write_header
 from dilkit.training.sinks import find_sinks
@@ -52,7 +51,7 @@ LIVE_EVERY = 0.5
 _FIRST = {".writable", ".run.json.tmp"}
 """What a run that was killed at its very start can leave without its `run.json`."""
 _OWN = {"recipe.yaml", "recipe.raw.yaml", "run.json", "metrics.jsonl", "metrics.csv", *_FIRST}
-_OWN_FOLDERS = {"pictures", "tensorboard", "wandb", "mlruns"}
+_OWN_FOLDERS = {"pictures", "tensorboard", "wandb", "mlruns", "mlflow.db"}
 """What a run writes before its first checkpoint."""
 
 
@@ -107,7 +106,7 @@ def train(
     out, recipe = Path(out), composed.recipe
     sinks = find_sinks(recipe.log.to, trust_code=trust_code)
     made = assemble(recipe, trust_code=trust_code)
-    store, labels, accelerator, trainee = made.store, made.labels, made.accelerator, made.trainee
+    accelerator, trainee = made.accelerator, made.trainee
     if accelerator.first:
         claim_output(out, resume=resume)
     accelerator.wait()
@@ -115,7 +114,7 @@ def train(
     if recipe.validation is not None and accelerator.first:
         from dilkit.training.validation import Validation
 
-        validation = Validation.of(recipe, store, labels)
+        validation = Validation.of(recipe, made.store, made.labels)
     folder = Folder(out / "checkpoints", recipe.checkpoint.keep, recipe.checkpoint.archive)
     if accelerator.rank > 0:
         torch.manual_seed(recipe.seed + accelerator.rank)
@@ -126,16 +125,15 @@ def train(
     if accelerator.first:
         write_header(out, composed, command)
         metrics = Metrics(out, [make(out) for make in sinks], resume_at=trainee.step)
-    provenance = _Provenance(store, recipe, labels, validation, past)
-    run = Callbacks(recipe, accelerator, made.budget, folder, metrics, validation, provenance, log, stop)
+    run = Callbacks(recipe, made, folder, metrics, validation, past, log, stop)
     try:
-        run.fit(made)
+        run.fit()
     finally:
         if metrics is not None:
             metrics.close()
     accelerator.wait()
     accelerator.leave()
-    store.close()
+    made.store.close()
     return RunResult(
         out,
         folder.path / "last.safetensors",
@@ -286,38 +284,16 @@ def _measure(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass
-class _Provenance:
-    """What the net will have seen; images are looked at when the first checkpoint needs it."""
-
-    store: Store
-    recipe: Recipe
-    labels: Sequence[str]
-    validation: Validation | None
-    past: Provenance
-
-    @cached_property
-    def whole(self) -> Provenance:
-        own = Provenance(
-            confounders=tuple(str(ConfounderSet.of([self.store.word(label)])) for label in self.labels),
-            labels=tuple(self.labels),
-            images=self.store.seen_images(self.recipe.data.split),
-            selection=None if self.validation is None else self.validation.seen_images,
-        )
-        return self.past | own
-
-
-@dataclass
 class Callbacks:
     """What happens after a step: rows, validation, checkpoints, the end; and what a failed step leaves
     behind."""
 
     recipe: Recipe
-    accelerator: Accelerator
-    budget: Budget
+    made: Assembled
     folder: Folder
     metrics: Metrics | None
     validation: Validation | None
-    provenance: _Provenance
+    past: Provenance
     log: Log
     stop: Callable[[], bool]
     last: dict[str, Any] = field(default_factory=dict)
@@ -326,13 +302,16 @@ class Callbacks:
     shown: float = -math.inf
     """When a row was last logged."""
 
-    def fit(self, made: Assembled) -> None:
+    def __post_init__(self) -> None:
+        self.accelerator, self.budget = self.made.accelerator, self.made.budget
+
+    def fit(self) -> None:
         """Train to the end of the budget, from where the trainee is."""
-        trainee, group = made.trainee, self.recipe.optim.accumulate
+        trainee, group = self.made.trainee, self.recipe.optim.accumulate
         if self.done(trainee):
             return
         last = self.budget.steps * group if self.budget.steps else sys.maxsize
-        feed = episodes(made.sampler, trainee.step * group, last, workers=self.recipe.data.workers)
+        feed = episodes(self.made.sampler, trainee.step * group, last, workers=self.recipe.data.workers)
         fit(
             trainee,
             iter(feed),
@@ -422,8 +401,9 @@ class Callbacks:
             self.accelerator.dtype,
             lambda *counts: self.log({"step": trainee.step, "validated": counts}),
         )
-        for label, image in pictures.items() if plan.pictures and self.metrics is not None else ():
-            self.metrics.picture(trainee.step, label, image)
+        if plan.pictures and self.metrics is not None:
+            for label, image in pictures.items():
+                self.metrics.picture(trainee.step, label, image)
         trainee.stale += 1
         if trainee.best is None or row["val/select"] > trainee.best:
             trainee.best, trainee.stale = row["val/select"], 0
@@ -437,10 +417,20 @@ class Callbacks:
             self.folder.save(trainee.net, trainee.average, self.recipe, self._notes(trainee), state)
         self.saved = trainee.step
 
+    @cached_property
+    def _seen(self) -> Provenance:
+        """What the net will have seen; images are looked at when the first checkpoint needs it."""
+        store, labels = self.made.store, self.made.labels
+        return self.past | Provenance(
+            confounders=tuple(str(ConfounderSet.of([store.word(label)])) for label in labels),
+            labels=labels,
+            images=store.seen_images(self.recipe.data.split),
+            selection=None if self.validation is None else self.validation.seen_images,
+        )
+
     def _notes(self, trainee: Trainee) -> dict[str, Any]:
-        seen = self.provenance.whole.to_metadata()
         return {
-            **seen,
+            **self._seen.to_metadata(),
             "multiple": getattr(trainee.net, "multiple", None),
             "step": trainee.step,
             "passes": trainee.passes,

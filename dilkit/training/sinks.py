@@ -121,14 +121,17 @@ class Trackio:
 
 class MLflow:
     """A run of the experiment `dilkit`, named after the run's folder, at $MLFLOW_TRACKING_URI, or in
-    RUN/mlruns. MLflow's names have no brackets and arrows: `val/awgn(5)>>clip` is `val/awgn.5.clip` there."""
+    RUN/mlflow.db (`mlflow ui --backend-store-uri sqlite:///RUN/mlflow.db`). MLflow's names have no brackets
+    and arrows: `val/awgn(5)>>clip` is `val/awgn.5.clip` there."""
 
     def __init__(self, out: Path) -> None:
         mlflow = _library("mlflow", "mlflow")
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or (out / "mlruns").absolute().as_uri()
-        self._client: Any = mlflow.MlflowClient(tracking_uri=uri)
+        own, files = f"sqlite:///{out.absolute() / 'mlflow.db'}", (out / "mlruns").absolute().as_uri()
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        self._client: Any = mlflow.MlflowClient(tracking_uri=uri or own)
         found = self._client.get_experiment_by_name("dilkit")
-        experiment = found.experiment_id if found else self._client.create_experiment("dilkit")
+        made = found is None and self._client.create_experiment("dilkit", None if uri else files)
+        experiment = found.experiment_id if found else made
         self._id = self._client.create_run(experiment, run_name=out.name).info.run_id
         for key, value in leaves(_recipe(out)):
             self._client.log_param(self._id, _plain(dotted(key)), str(value)[:500])

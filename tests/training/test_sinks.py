@@ -99,9 +99,10 @@ def test_mlflow_keeps_metrics_parameters_and_pictures(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     train([*words, "log.to=[mlflow]"], tmp_path / "run")
-    client = mlflow.MlflowClient(tracking_uri=(tmp_path / "run/mlruns").as_uri())
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'run/mlflow.db'}")
     experiment = client.get_experiment_by_name("dilkit")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED" and run.data.params["optim.name"] == "adam"
