@@ -180,7 +180,7 @@ def pack(name: str, source: str, rows: list[Path]) -> None:
     notes["versions"] = {**notes["versions"], "platform": MACHINE}
     if notes.get("images") is None:  # a run that looked at no image to note it
         seen = open_store(loaded.recipe).seen_images(loaded.recipe.data.split)
-        chosen = SeenImages.of(
+        chosen = SeenImages(
             [perceptual_hash(i.load("refuse")) for i in expand(loaded.recipe.validation.images)]
         )
         known = Provenance.from_metadata({**notes, "images": seen.to_json(), "selection": chosen.to_json()})

@@ -7,7 +7,6 @@ bits, one of them mirrored and turned in the eight ways of a square.
 from __future__ import annotations
 
 import base64
-import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -155,51 +154,24 @@ def refuse_duplicates(
     )
 
 
-MOST_LISTED = 1_000_000
-"""Images whose hashes are kept one by one, 8 bytes each; those beyond go into a filter."""
-_BITS, _PROBES = 24, 8
-"""Of the filter, a hash: a picture that was not seen is then taken for one with a probability of 3e-4."""
+_MOST = 1 << 30
+"""Bytes that a list of hashes may have when it is read: of 134 million images."""
 
 
 class SeenImages:
-    """The images that something has seen, by their perceptual hashes; any number of them.
+    """The images that something has seen, by their perceptual hashes; any number of them, 8 bytes each."""
 
-    Up to a million hashes are kept as they are: an image is then found where it looks alike (`NEAR`). Those
-    beyond go into a Bloom filter of 24 bits each, where an image is found if its hash is that of a seen one,
-    mirrored or turned or not, to the bit; `false_positive_rate` says how often one is found wrongly.
-    """
-
-    def __init__(self, listed: npt.NDArray[np.uint64], further: int = 0, bits: bytes = b"") -> None:
-        self._listed, self._further = listed, further
-        self._bits = np.frombuffer(bits, np.uint8).copy()
-
-    @classmethod
-    def of(cls, hashes: Iterable[int] | npt.NDArray[np.uint64]) -> SeenImages:
-        """Of the perceptual hashes of images."""
+    def __init__(self, hashes: Iterable[int] | npt.NDArray[np.uint64] = ()) -> None:
         values = hashes if isinstance(hashes, np.ndarray) else np.fromiter(hashes, np.uint64)
         unique = np.unique(values.astype(np.uint64))
-        unique = unique[unique != _FLAT]
-        made = cls(unique[:MOST_LISTED])
-        made._filter(unique[MOST_LISTED:])
-        return made
+        self._hashes = unique[unique != _FLAT]
 
     def __len__(self) -> int:
-        return len(self._listed) + self._further
+        return len(self._hashes)
 
     def __or__(self, other: SeenImages) -> SeenImages:
         """What either has seen."""
-        made = SeenImages.of(np.concatenate([self._listed, other._listed]))
-        for each in (self, other):
-            made = made._with_filter_of(each)
-        return made
-
-    @property
-    def false_positive_rate(self) -> float:
-        """How often an image that was not seen is found in the filter; 0 for a list."""
-        if not self._further:
-            return 0.0
-        full = float(np.bitwise_count(self._bits).sum()) / (8 * len(self._bits))
-        return float(1 - (1 - full**_PROBES) ** 8)
+        return SeenImages(np.concatenate([self._hashes, other._hashes]))
 
     def holds(self, image: Pixels) -> bool:
         """Whether one of them looks like `image`, (H, W, 3) uint8 or float32, mirrored or turned or not."""
@@ -210,20 +182,12 @@ class SeenImages:
         if value == _FLAT or not len(self):
             return False
         ways = symmetries(np.array([value], np.uint64))[:, 0]
-        for way in ways:
-            if len(self._listed) and int(np.bitwise_count(self._listed ^ way).min()) <= NEAR:
-                return True
-        return bool(self._further and any(self._in_filter(int(way)) for way in ways))
+        return any(int(np.bitwise_count(self._hashes ^ way).min()) <= NEAR for way in ways)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-able, some 11 bytes an image and 4 for those in the filter."""
-        packed = base64.b64encode(zlib.compress(self._listed.astype("<u8").tobytes(), 1)).decode()
-        found: dict[str, Any] = {"count": len(self), "near": NEAR, "hashes": packed}
-        if self._further:
-            found["further"] = self._further
-            found["filter"] = base64.b64encode(self._bits.tobytes()).decode()
-            found["false_positive_rate"] = self.false_positive_rate
-        return found
+        """JSON-able, some 11 bytes an image."""
+        packed = base64.b64encode(zlib.compress(self._hashes.astype("<u8").tobytes(), 1)).decode()
+        return {"count": len(self), "near": NEAR, "hashes": packed}
 
     @classmethod
     def from_json(cls, value: Any) -> SeenImages:
@@ -234,48 +198,11 @@ class SeenImages:
         """
         try:
             if isinstance(value, list):
-                return cls.of([int(text, 16) for text in value])
+                return cls(int(text, 16) for text in value)
             unpacker = zlib.decompressobj()
-            raw = unpacker.decompress(base64.b64decode(value["hashes"]), 8 * MOST_LISTED * 4)
-            bits = base64.b64decode(value.get("filter", ""))
-            further = int(value.get("further", 0))
-            if len(raw) % 8 or not unpacker.eof or bool(further) != bool(bits) or further < 0:
-                raise ValueError("damaged")
-            return cls(np.frombuffer(raw, "<u8").astype(np.uint64), further, bits)
+            raw = unpacker.decompress(base64.b64decode(value["hashes"]), _MOST)
+            if len(raw) % 8 or not unpacker.eof or value.get("filter"):
+                raise ValueError("damaged, or with a filter, as early versions wrote it for a million images")
+            return cls(np.frombuffer(raw, "<u8"))
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError, zlib.error) as error:
             raise DilkitError("the list of seen images is damaged", found=str(error)[:100]) from None
-
-    def _filter(self, hashes: npt.NDArray[np.uint64]) -> None:
-        if not len(hashes):
-            return
-        self._bits = np.zeros(max(8, 2 ** math.ceil(math.log2(len(hashes) * _BITS)) // 8), np.uint8)
-        self._further = len(hashes)
-        for probe in range(_PROBES):
-            at = self._places(hashes, probe)
-            np.bitwise_or.at(
-                self._bits, at >> np.uint64(3), np.uint8(1) << (at & np.uint64(7)).astype(np.uint8)
-            )
-
-    def _with_filter_of(self, other: SeenImages) -> SeenImages:
-        if not other._further:
-            return self
-        if not self._further:
-            return SeenImages(self._listed, other._further, other._bits.tobytes())
-        # Sizes are powers of two: a place in the smaller is that in the larger modulo its size.
-        size = max(len(self._bits), len(other._bits))
-        joined = np.tile(self._bits, size // len(self._bits)) | np.tile(other._bits, size // len(other._bits))
-        return SeenImages(self._listed, self._further + other._further, joined.tobytes())
-
-    def _places(self, hashes: npt.NDArray[np.uint64], probe: int) -> npt.NDArray[np.uint64]:
-        """Bits that stand for hashes; splitmix64 of each and the probe's number."""
-        with np.errstate(over="ignore"):
-            z = hashes + np.uint64((0x9E3779B97F4A7C15 * (probe + 1)) % 2**64)
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            z ^= z >> np.uint64(31)
-        return z % np.uint64(8 * len(self._bits))
-
-    def _in_filter(self, value: int) -> bool:
-        one = np.array([value], np.uint64)
-        places = [int(self._places(one, probe)[0]) for probe in range(_PROBES)]
-        return all(int(self._bits[at >> 3]) >> (at & 7) & 1 for at in places)

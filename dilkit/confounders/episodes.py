@@ -5,7 +5,7 @@ The one file of this room that imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -16,9 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data._utils.collate import collate as collated
-from torch.utils.data._utils.collate import default_collate_fn_map
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dilkit.confounders.orbit import BITS, Correlation, Element, Orbit
 from dilkit.confounders.store import Store
@@ -178,36 +176,44 @@ class EpisodeSampler:
         """The episode of an outer step, float32 in the range that is stored (noise may leave [0, 1])."""
         if self._ahead != step:
             self._expect(step)
-        made = self._paired(step) if self.pairing == "paired" else self._independent(step)
+        if self.pairing == "paired":
+            clean, *parts = stacked(self.parts(pick, self.labels) for pick in self.picks(step))
+            made = Episode(
+                dict(zip(self.labels, parts, strict=True)), dict.fromkeys(self.labels, clean), step
+            )
+        else:
+            views, targets = {}, {}
+            for label in self.labels:
+                crops = (self.parts(pick, (label,)) for pick in self.picks(step, label))
+                targets[label], views[label] = stacked(crops)
+            made = Episode(views, targets, step)
         self._expect(step + 1)
         self._ahead = step + 1
         return made
 
     def _expect(self, step: int) -> None:
         """Have the crops of a step fetched while others are read, or trained on."""
-        if self.pairing == "paired":
-            for pick in self.picks(step):
-                self.store.expect(pick.item, self.labels, pick.window, draw=pick.draw)
-            return
-        for label in self.labels:
-            for pick in self.picks(step, label):
-                self.store.expect(pick.item, [label], pick.window, draw=pick.draw)
+        for key in self.pools:
+            for pick in self.picks(step, key):
+                self.store.expect(pick.item, (key,) if key else self.labels, pick.window, draw=pick.draw)
 
-    def _independent(self, step: int) -> Episode:
-        views, targets = {}, {}
-        for label in self.labels:
-            picks = self.picks(step, label)
-            clean, view = self._batch(1), self._batch(self._scales[label])
-            for row, pick in enumerate(picks):
-                if pick.element != _UNMOVED:
-                    moved = self._moved(pick, [label])
-                    _put(clean[row], moved[0], pick.symmetry)
-                    _put(view[row], moved[1], pick.symmetry)
-                    continue
-                _put(clean[row], self.store.clean(pick.item, pick.window, expected=True), pick.symmetry)
-                _put(view[row], self._view(pick, label), pick.symmetry)
-            views[label], targets[label] = torch.from_numpy(view), torch.from_numpy(clean)
-        return Episode(views, targets, step)
+    def parts(self, pick: Pick, labels: Sequence[str]) -> list[npt.NDArray[Any]]:
+        """The clean crop and its views, (h, w, 3), turned and moved, after `Store.expect`."""
+        item, (y, x, h, w) = pick.item, pick.window
+        if pick.element.s != 1:
+            image = pick.element.contracted(self.store.clean_for(item, labels, pick.window))
+            views = [self.store.make(image, item, label, pick.window, pick.draw) for label in labels]
+            found = [image[y : y + h, x : x + w], *views]
+        else:
+            found = [self.store.clean(item, pick.window, expected=True)]
+            if self.unit == 1:
+                found += self.store.views(item, labels, pick.window, draw=pick.draw, expected=True)
+            for label in labels if self.unit > 1 else ():
+                window = Window(*(side // self._scales[label] for side in pick.window))
+                found.append(self.store.view(item, label, window, draw=pick.draw, expected=True))
+        if pick.element != _UNMOVED:
+            found = [pick.element.after(part, self.crop) for part in found]
+        return [turned(part, pick.symmetry) for part in found] if pick.symmetry else found
 
     def picks(self, step: int, label: str = "") -> Sequence[Pick]:
         """The crops of a step; `label` is empty when all confounders share them."""
@@ -247,51 +253,6 @@ class EpisodeSampler:
             bits = _bits(BITS * whole, "correlate", self.seed, label, step).reshape(BITS, whole)[:, rows]
             made = [m.then(self.correlate.element(column)) for m, column in zip(made, bits.T, strict=True)]
         return made
-
-    def _paired(self, step: int) -> Episode:
-        clean = self._batch(1)
-        views = {label: self._batch(scale) for label, scale in self._scales.items()}
-        same_size = self.unit == 1
-        for row, pick in enumerate(self.picks(step)):
-            if pick.element != _UNMOVED:
-                moved = self._moved(pick, self.labels)
-                _put(clean[row], moved[0], pick.symmetry)
-                for label, part in zip(self.labels, moved[1:], strict=True):
-                    _put(views[label][row], part, pick.symmetry)
-                continue
-            _put(clean[row], self.store.clean(pick.item, pick.window, expected=True), pick.symmetry)
-            if same_size:
-                parts = self.store.views(pick.item, self.labels, pick.window, draw=pick.draw, expected=True)
-            else:
-                parts = [self._view(pick, label) for label in self.labels]
-            for label, part in zip(self.labels, parts, strict=True):
-                _put(views[label][row], part, pick.symmetry)
-        target = torch.from_numpy(clean)
-        return Episode(
-            {label: torch.from_numpy(view) for label, view in views.items()},
-            dict.fromkeys(self.labels, target),
-            step,
-        )
-
-    def _moved(self, pick: Pick, labels: Sequence[str]) -> list[npt.NDArray[Any]]:
-        """The clean crop and its views, moved by the pick's element."""
-        if pick.element.s == 1:
-            parts = [self.store.clean(pick.item, pick.window, expected=True)]
-            parts += [self._view(pick, label) for label in labels]
-        else:
-            y, x, h, w = pick.window
-            image = pick.element.contracted(self.store.clean_for(pick.item, labels, pick.window))
-            views = [self.store.make(image, pick.item, label, pick.window, pick.draw) for label in labels]
-            parts = [image[y : y + h, x : x + w], *views]
-        return [pick.element.after(part, self.crop) for part in parts]
-
-    def _view(self, pick: Pick, label: str) -> npt.NDArray[Any]:
-        scale = self._scales[label]
-        window = Window(*(v // scale for v in pick.window))
-        return self.store.view(pick.item, label, window, draw=pick.draw, expected=True)
-
-    def _batch(self, scale: int) -> npt.NDArray[np.float32]:
-        return np.empty((self.batch, 3, self.crop // scale, self.crop // scale), np.float32)
 
     def _shuffled(self, label: str, epoch: int) -> npt.NDArray[np.intp]:
         return np.argsort(
@@ -393,19 +354,35 @@ class _Steps(Dataset[Any]):
         return dict(episode.views), dict(episode.targets), step
 
 
-def _put(out: npt.NDArray[np.float32], part: npt.NDArray[Any], symmetry: int) -> None:
-    """Write an (h, w, 3) crop, turned, as a (3, h, w) float32 one; uint8 k becomes k / 255."""
+def turned(part: npt.NDArray[Any], symmetry: int) -> npt.NDArray[Any]:
+    """An (h, w, 3) crop under one of the 8 symmetries of the square; not copied."""
     if symmetry & 4:
         part = part.swapaxes(0, 1)
     if symmetry & 1:
         part = part[::-1]
-    if symmetry & 2:
-        part = part[:, ::-1]
-    planes = part.transpose(2, 0, 1)
-    if part.dtype == np.uint8:
-        np.divide(planes, np.float32(255), out=out, dtype=np.float32)
-    else:
-        out[...] = planes
+    return part[:, ::-1] if symmetry & 2 else part
+
+
+def stacked(rows: Iterable[Sequence[npt.NDArray[Any]]]) -> list[Tensor]:
+    """For each place in the rows, its (h, w, 3) crops as one (B, 3, h, w) float32 tensor; uint8 k becomes
+    k / 255.
+
+    Raises:
+        ValueError: the crops in one place differ in size.
+    """
+    batches = []
+    for parts in zip(*rows, strict=True):
+        h, w, _ = parts[0].shape
+        batch = np.empty((len(parts), 3, h, w), np.float32)
+        for out, part in zip(batch, parts, strict=True):
+            if part.dtype == np.uint8:
+                np.divide(part.transpose(2, 0, 1), np.float32(255), out=out, dtype=np.float32)
+            elif part.shape != (h, w, 3):
+                raise ValueError("crops of several sizes")
+            else:
+                out[...] = part.transpose(2, 0, 1)
+        batches.append(torch.from_numpy(batch))
+    return batches
 
 
 def _bits(count: int, *key: object) -> npt.NDArray[np.uint64]:
@@ -463,59 +440,53 @@ class PairDataset(Dataset[Any]):
             pairing="paired" if views else "independent",
         )  # fmt: skip
         self.labels, self.crop = self._sampler.labels, crop
-        pools = self._sampler.pools
-        self._items = np.concatenate([pool.items for pool in pools.values()]).tolist()
-        self._which = np.repeat(np.arange(len(pools)), [len(pool.items) for pool in pools.values()]).tolist()
-        self._scale = {label: self.store.scale(label) for label in self.labels}
-        self._scales = {*self._scale.values()}
+        self._elements = [
+            (item, which, *self.store.size(item))
+            for which, pool in enumerate(self._sampler.pools.values())
+            for item in pool.items.tolist()
+        ]
+        self._single = [(label,) for label in self.labels]
+        self._alike = crop is not None and len({self.store.scale(label) for label in self.labels}) == 1
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._elements)
 
     def label(self, index: int) -> str:
         """The confounder of an element; empty where an element has them all."""
-        return "" if self.views else self.labels[self._which[index]]
+        return "" if self.views else self.labels[self._elements[index][1]]
 
     def __getitem__(self, index: int) -> Any:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
         """Several elements; a DataLoader calls it with the indices of a batch."""
         numbers = torch.randint(0, 1 << 30, (len(indices), 4)).tolist() if self.crop is not None else indices
         picks = [self._pick(index, drawn) for index, drawn in zip(indices, numbers, strict=True)]
         for labels, pick in picks:
             self.store.expect(pick.item, labels, pick.window, draw=pick.draw)
-        cleans = self._places(len(picks), 1)
-        degraded = (
-            {scale: self._places(len(picks), scale) for scale in self._scales} if not self.views else {}
-        )
-        views = {label: self._places(len(picks), self._scale[label]) for label in self.labels if self.views}
-        made = []
-        for row, (labels, pick) in enumerate(picks):
-            clean = _put_at(
-                cleans, row, self.store.clean(pick.item, pick.window, expected=True), pick.symmetry
-            )
-            parts = zip(labels, self._parts(labels, pick), strict=True)
-            if self.views:
-                found: Any = {label: _put_at(views[label], row, part, pick.symmetry) for label, part in parts}
-            else:
-                ((label, part),) = parts
-                found = _put_at(degraded[self._scale[label]], row, part, pick.symmetry)
-            made.append((found, clean) if self.transform is None else self.transform(found, clean))
-        return made
+        rows = [self._sampler.parts(pick, labels) for labels, pick in picks]
+        made: Sequence[Any]
+        if self._alike or len({tuple(part.shape for part in row) for row in rows}) == 1:
+            made = _Batch(self, stacked(rows))
+        else:
+            made = [_Batch(self, stacked([row]))[0] for row in rows]
+        return made if self.transform is None else [self.transform(*element) for element in made]
+
+    def _element(self, parts: Sequence[Tensor]) -> tuple[Any, Tensor]:
+        clean, *views = parts
+        return dict(zip(self.labels, views, strict=True)) if self.views else views[0], clean
 
     @staticmethod
-    def collate(elements: list[Any]) -> Any:
-        """What torch's default_collate gives, without the copy where the elements are crops of one batch: for
+    def collate(elements: Sequence[Any]) -> Any:
+        """What torch's default_collate gives, without its copy: for
         `DataLoader(data, batch_size=8, collate_fn=data.collate)`."""
-        return collated(elements, collate_fn_map={**default_collate_fn_map, Tensor: _stack})
+        return elements.whole() if isinstance(elements, _Batch) else default_collate(list(elements))
 
     def _pick(self, index: int, drawn: Any) -> tuple[tuple[str, ...], Pick]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"element {index} of {len(self)}")
-        item = self._items[index]
-        labels = self.labels if self.views else (self.labels[self._which[index]],)
-        height, width = self.store.size(item)
+        item, which, height, width = self._elements[index]
+        labels = self.labels if self.views else self._single[which]
         if self.crop is None:
             return labels, Pick(item, Window(0, 0, height, width), 0)
         unit, (y, x, turn, draw) = self._sampler.unit, drawn
@@ -523,40 +494,18 @@ class PairDataset(Dataset[Any]):
         x = x % ((width - self.crop) // unit + 1) * unit
         return labels, Pick(item, Window(y, x, self.crop, self.crop), turn % 8, draw=draw)
 
-    def _parts(self, labels: Sequence[str], pick: Pick) -> list[npt.NDArray[Any]]:
-        if self._sampler.unit == 1:
-            return self.store.views(pick.item, labels, pick.window, draw=pick.draw, expected=True)
-        windows = [Window(*(side // self._scale[label] for side in pick.window)) for label in labels]
-        return [
-            self.store.view(pick.item, label, window, draw=pick.draw, expected=True)
-            for label, window in zip(labels, windows, strict=True)
-        ]
 
-    def _places(self, count: int, scale: int) -> Places:
-        """Where the crops of a batch go; nowhere for whole items, which may differ in size."""
-        if self.crop is None:
-            return None
-        batch = np.empty((count, 3, self.crop // scale, self.crop // scale), np.float32)
-        return batch, torch.from_numpy(batch).unbind(0)
+class _Batch(Sequence[Any]):
+    """The elements of a batch, made when they are asked for: `PairDataset.collate` wants them whole."""
 
+    def __init__(self, data: PairDataset, parts: list[Tensor]) -> None:
+        self._data, self._parts = data, parts
 
-Places = tuple[npt.NDArray[np.float32], tuple[Tensor, ...]] | None
-"""A batch and its elements."""
+    def __len__(self) -> int:
+        return len(self._parts[0])
 
+    def __getitem__(self, row: Any) -> Any:
+        return self._data._element([part[row] for part in self._parts])
 
-def _put_at(places: Places, row: int, part: npt.NDArray[Any], symmetry: int) -> Tensor:
-    """A crop or an item, turned, as a (3, h, w) tensor in its place or of its own."""
-    if places is None:
-        out = np.empty((3, *part.shape[:2]), np.float32)
-        _put(out, part, symmetry)
-        return torch.from_numpy(out)
-    _put(places[0][row], part, symmetry)
-    return places[1][row]
-
-
-def _stack(tensors: Sequence[Tensor], *, collate_fn_map: Any = None) -> Tensor:
-    base = tensors[0]._base
-    whole = base is not None and base.shape[1:] == tensors[0].shape and len(base) == len(tensors)
-    if whole and all(t._base is base and t.storage_offset() == k * t.numel() for k, t in enumerate(tensors)):
-        return base  # type: ignore[return-value]
-    return torch.stack(list(tensors))
+    def whole(self) -> list[Any]:
+        return list(self._data._element(self._parts))

@@ -41,7 +41,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import current_process, get_context
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 import h5py
 import numpy as np
@@ -49,7 +49,7 @@ import numpy.typing as npt
 import xxhash
 
 from dilkit._version import __version__
-from dilkit.confounders.plan import COUPLINGS, STORAGES, Plan, PlannedView, Shard, item_offsets, settings_json
+from dilkit.confounders.plan import Coupling, Plan, PlannedView, Shard, Storage, item_offsets
 from dilkit.distortions import ConfounderSet, confounder_set, pixel_hash
 from dilkit.distortions.randomness import Window
 from dilkit.errors import UsageError, printable
@@ -493,7 +493,7 @@ def _write_attributes(file: h5py.File, plan: Plan) -> None:
         "coupling": settings.coupling,
         "storage": settings.storage,
         "policy": POLICY,
-        "settings": settings_json(settings),
+        "settings": json.dumps(settings.table(), sort_keys=True),
         "licence": "; ".join(licences),
         "shard": f"{shard.k}/{shard.n}",
         "plan": shard.plan,
@@ -779,7 +779,7 @@ def _attributes(path: Path, file: h5py.File) -> dict[str, Any]:
         raise Hostile("settings or versions are no table")
     for name, value in [*settings.items(), *versions.items()]:
         _text("settings and versions", f"{name} {value}")
-    if attrs["storage"] not in STORAGES or attrs["coupling"] not in COUPLINGS:
+    if attrs["storage"] not in get_args(Storage) or attrs["coupling"] not in get_args(Coupling):
         raise ValueError("an unknown storage or coupling")
     return attrs
 

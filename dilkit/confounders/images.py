@@ -16,11 +16,12 @@ import tarfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,33 +37,12 @@ Pixels = npt.NDArray[Any]
 Alpha = Literal["refuse", "black", "grey", "white"]
 """What to do with a transparent image: refuse it, or lay it on a plain background."""
 
-ALPHAS: tuple[Alpha, ...] = ("refuse", "black", "grey", "white")
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".avif"))
 """Of the files that are read."""
 NOT_READ = frozenset(
-    f".{name}"
-    for name in [
-        "heic",
-        "heif",
-        "dng",
-        "cr2",
-        "cr3",
-        "nef",
-        "arw",
-        "raf",
-        "orf",
-        "rw2",
-        "jp2",
-        "j2k",
-        "jxl",
-        "exr",
-        "hdr",
-        "pfm",
-        "gif",
-        "tga",
-        "psd",
-    ]
-)
+    (".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".jp2", ".j2k",
+     ".jxl", ".exr", ".hdr", ".pfm", ".gif", ".tga", ".psd")
+)  # fmt: skip
 """Of the image files that are not read, and named where they are met."""
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "AVIF")
@@ -76,18 +56,12 @@ class UnreadableImage(DilkitError):
     """This one file cannot be used; others may go on."""
 
 
-@dataclass(frozen=True)
-class ImageHeader:
-    """What is known without decoding: height and width as shown, bits per channel, floating point or not."""
+class ImageHeader(NamedTuple):
+    """What is known without decoding: height and width as shown, bits per channel."""
 
     height: int
     width: int
     bits: int
-    is_float: bool = False
-
-    @property
-    def eight_bit(self) -> bool:
-        return self.bits <= 8
 
 
 def read_header(path: str | Path) -> ImageHeader:
@@ -98,13 +72,12 @@ def read_header(path: str | Path) -> ImageHeader:
     except UnreadableImage:
         if (shape := _float_tiff(path)) is None:
             raise
-        return ImageHeader(shape[0], shape[1], 32, True)
+        return ImageHeader(shape[0], shape[1], 32)
     with opened as image:
         width, height = image.size
         if _orientation(image, path) >= 5:
             height, width = width, height
-        bits, is_float = _depth(image, path)
-        return ImageHeader(height, width, bits, is_float)
+        return ImageHeader(height, width, _depth(image, path))
 
 
 def read_image(path: str | Path, *, alpha: Alpha = "refuse") -> Pixels:
@@ -128,13 +101,25 @@ def read_image(path: str | Path, *, alpha: Alpha = "refuse") -> Pixels:
             raise
         return _read_float_tiff(path, alpha)
     with opened as image:
-        bits, _ = _depth(image, path)
+        bits = _depth(image, path)
         turn = _orientation(image, path)
         pixels = _jpeg(path) if image.format == "JPEG" and image.mode == "RGB" else None
         if pixels is None:
-            _load(image, path)
+            with _named(path, "cut short or damaged"):
+                image.load()
             pixels = _deep(path, image, alpha) if bits > 8 else _shallow(path, image, alpha)
         return np.ascontiguousarray(_TURNS[turn](pixels)) if turn in _TURNS else pixels
+
+
+@contextmanager
+def _named(path: Path, what: str) -> Iterator[None]:
+    """Whatever a decoder raises becomes an UnreadableImage; what it only warns of is dropped."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise UnreadableImage(f"{what}: {error}", where=path) from None
 
 
 def _open(path: Path) -> Pil.Image:
@@ -146,34 +131,35 @@ def _open(path: Path) -> Pil.Image:
         )
     if path.is_symlink() and not path.exists():
         raise UnreadableImage("a link that leads nowhere", where=path)
-    try:
-        if path.stat().st_size == 0:
-            raise UnreadableImage("the image file is empty (0 bytes)", where=path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters is raised, here or when the pixels are decoded
+    with _named(path, "cannot be opened"):
+        try:
+            if path.stat().st_size == 0:
+                raise UnreadableImage("the image file is empty (0 bytes)", where=path)
             return one_picture(Pil.open(path, formats=_FORMATS), path)
-    except FileNotFoundError:
-        raise UnreadableImage("no such image", where=path) from None
-    except UnidentifiedImageError:
-        raise UnreadableImage(
-            "not an image this program reads",
-            where=path,
-            expected="PNG, JPEG, TIFF, BMP, WebP, PPM, PGM or AVIF",
-        ) from None
-    except Pil.DecompressionBombError as error:
-        raise UnreadableImage(
-            f"refused: {error}", where=path, remedy="cut it into smaller files first"
-        ) from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise UnreadableImage(f"cannot be opened: {error}", where=path) from None
+        except FileNotFoundError:
+            raise UnreadableImage("no such image", where=path) from None
+        except UnidentifiedImageError:
+            raise UnreadableImage(
+                "not an image this program reads",
+                where=path,
+                expected="PNG, JPEG, TIFF, BMP, WebP, PPM, PGM or AVIF",
+            ) from None
+        except Pil.DecompressionBombError as error:
+            raise UnreadableImage(
+                f"refused: {error}", where=path, remedy="cut it into smaller files first"
+            ) from None
 
 
 def one_picture(image: Pil.Image, path: Path) -> Pil.Image:
     """The image, if its file shows one picture; thumbnails and previews beside it do not count."""
     frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
     if image.format == "TIFF" and frames > 1:
-        frames = sum(not _page(image, k).get(_NEW_SUBFILE_TYPE, 0) & 1 for k in range(frames))
+        kinds = []
+        for k in range(frames):
+            image.seek(k)
+            kinds.append(image.tag_v2.get(_NEW_SUBFILE_TYPE, 0))  # type: ignore[attr-defined]
         image.seek(0)
+        frames = sum(not kind & 1 for kind in kinds)
     if frames > 1:
         raise UnreadableImage(
             "several pictures in one file",
@@ -185,33 +171,16 @@ def one_picture(image: Pil.Image, path: Path) -> Pil.Image:
     return image
 
 
-def _page(image: Pil.Image, number: int) -> Any:
-    image.seek(number)
-    return image.tag_v2  # type: ignore[attr-defined]
-
-
 def _orientation(image: Pil.Image, path: Path) -> int:
     """The EXIF orientation, 1 being upright; of a PNG, if it is written before the pixels."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise UnreadableImage(f"damaged EXIF data: {error}", where=path) from None
+    with _named(path, "damaged EXIF data"):
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
 
 
-def _load(image: Pil.Image, path: Path) -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise UnreadableImage(f"cut short or damaged: {error}", where=path) from None
-
-
-def _depth(image: Pil.Image, path: Path) -> tuple[int, bool]:
+def _depth(image: Pil.Image, path: Path) -> int:
+    """Bits per channel."""
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
         bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
@@ -220,16 +189,16 @@ def _depth(image: Pil.Image, path: Path) -> tuple[int, bool]:
             raise UnreadableImage(
                 "unusual TIFF depth", where=path, found=f"{bits} bits", expected="8, 16 or float32"
             )
-        return bits, is_float
+        return int(bits)
     with path.open("rb") as file:
         head = file.read(4096)
     if image.format == "PNG":
-        return head[24], False
+        return head[24]
     if image.format == "PPM":
-        return (16 if _ppm_maximum(head) > 255 else 8), False
+        return 16 if _ppm_maximum(head) > 255 else 8
     if image.format == "AVIF" and (found := re.search(rb"av1C..(.)", head, re.DOTALL)) and found[1][0] & 0x40:
         raise UnreadableImage("AVIF of more than 8 bits a channel", where=path, remedy="convert it to PNG")
-    return 8, False
+    return 8
 
 
 def _ppm_maximum(head: bytes) -> int:
@@ -256,10 +225,11 @@ def _float_tiff(path: Path) -> tuple[int, ...] | None:
 def _read_float_tiff(path: Path, alpha: Alpha) -> Pixels:
     import tifffile
 
-    try:
-        return np.ascontiguousarray(_colour(path, np.asarray(tifffile.imread(path)), 1.0, alpha))
-    except (tifffile.TiffFileError, OSError, ValueError, struct.error) as error:
-        raise UnreadableImage(f"cut short or damaged: {error}", where=path) from None
+    with _named(path, "cut short or damaged"):
+        try:
+            return np.ascontiguousarray(_colour(path, np.asarray(tifffile.imread(path)), 1.0, alpha))
+        except tifffile.TiffFileError as error:
+            raise ValueError(error) from None
 
 
 def _jpeg(path: Path) -> Pixels | None:
@@ -329,13 +299,9 @@ def _true_maximum(image: Pil.Image, path: Path) -> float:
     if image.format == "PPM":
         with path.open("rb") as file:
             return float(_ppm_maximum(file.read(4096)))
-    if image.format == "TIFF":
-        declared = image.tag_v2.get(_MAX_SAMPLE_VALUE)  # type: ignore[attr-defined]
-        if declared is not None:
-            value = declared if isinstance(declared, int) else max(declared)
-            if value > 255:
-                return float(value)
-    return 65535.0
+    declared = image.tag_v2.get(_MAX_SAMPLE_VALUE, 0) if image.format == "TIFF" else 0  # type: ignore[attr-defined]
+    greatest = declared if isinstance(declared, int) else max(declared)
+    return float(greatest) if greatest > 255 else 65535.0
 
 
 def _composite(path: Path, colour: Pixels, opacity: Pixels, alpha: Alpha) -> Pixels:
@@ -418,6 +384,15 @@ class CleanImage(Protocol):
     def load(self, alpha: Alpha) -> Pixels: ...
 
 
+def _state(file: Path) -> str:
+    """What changes with a file: its size and when it was written."""
+    try:
+        state = file.stat()
+    except OSError:
+        return "gone"
+    return f"{state.st_size}-{state.st_mtime_ns}"
+
+
 @dataclass(frozen=True)
 class FileImage:
     """An image file; `name` is what the dataset remembers of its path."""
@@ -433,11 +408,7 @@ class FileImage:
 
     @property
     def stamp(self) -> str:
-        try:
-            state = self.path.stat()
-        except OSError:
-            return "gone"
-        return f"{state.st_size}-{state.st_mtime_ns}"
+        return _state(self.path)
 
     def header(self) -> ImageHeader:
         return read_header(self.path)
@@ -447,40 +418,27 @@ class FileImage:
 
 
 @dataclass(frozen=True)
-class DeadLeaves:
-    """A synthetic image, made when it is loaded."""
+class SyntheticImage:
+    """A synthetic image, made when it is loaded: `deadleaves`, or `scenes` with shading, texture and defocus
+    (see `dilkit.confounders.scenes`)."""
 
+    kind: str
     seed: int
     index: int
     size: int
     number: int = 1
     licence: str = "CC0 (synthetic)"
+    stamp: str = ""
 
     @property
     def name(self) -> str:
-        return f"deadleaves/{self.index:06d}" + (f"#{self.number}" if self.number > 1 else "")
-
-    @property
-    def stamp(self) -> str:
-        return ""
+        return f"{self.kind}/{self.index:06d}" + (f"#{self.number}" if self.number > 1 else "")
 
     def header(self) -> ImageHeader:
         return ImageHeader(self.size, self.size, 8)
 
     def load(self, alpha: Alpha) -> Pixels:
-        return dead_leaves(self.seed, self.index, self.size)
-
-
-@dataclass(frozen=True)
-class Scene(DeadLeaves):
-    """A synthetic image with shading, texture and defocus (see `dilkit.confounders.scenes`)."""
-
-    @property
-    def name(self) -> str:
-        return f"scenes/{self.index:06d}" + (f"#{self.number}" if self.number > 1 else "")
-
-    def load(self, alpha: Alpha) -> Pixels:
-        return scene(self.seed, self.index, self.size)
+        return (dead_leaves if self.kind == "deadleaves" else scene)(self.seed, self.index, self.size)
 
 
 @dataclass(frozen=True)
@@ -488,8 +446,7 @@ class StoredImage:
     """An image inside a container: an LMDB folder, an HDF5 file (one array a split), a tar file.
 
     Attributes:
-        container: the LMDB folder, the HDF5 file or the tar file.
-        key: in it; of HDF5, ARRAY/NUMBER.
+        key: of HDF5, ARRAY/NUMBER.
     """
 
     name: str
@@ -499,29 +456,25 @@ class StoredImage:
 
     @property
     def stamp(self) -> str:
-        file = self.container / "data.mdb" if self.container.is_dir() else self.container
-        try:
-            state = file.stat()
-        except OSError:
-            return "gone"
-        return f"{state.st_size}-{state.st_mtime_ns}"
+        return _state(self.container / "data.mdb" if self.container.is_dir() else self.container)
 
     def header(self) -> ImageHeader:
         pixels = self.load("black")
         return ImageHeader(pixels.shape[0], pixels.shape[1], 8 if pixels.dtype == np.uint8 else 32)
 
     def load(self, alpha: Alpha) -> Pixels:
+        import cv2
+
         if self.container.suffix.lower() in HDF5_SUFFIXES:
             return _from_hdf5(self.container, self.key)
         data = _bytes_of(self.container, self.key)
-        import cv2
-
         raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        where = f"{self.container}: {self.key}"
         if raw is None or raw.dtype not in (np.uint8, np.uint16):
-            raise UnreadableImage("not an image", where=f"{self.container}: {self.key}")
+            raise UnreadableImage("not an image", where=where)
         raw = raw.reshape(*raw.shape[:2], -1)
         if raw.shape[2] == 4:
-            raise UnreadableImage("the image has an alpha channel", where=f"{self.container}: {self.key}")
+            raise UnreadableImage("the image has an alpha channel", where=where)
         rgb = np.ascontiguousarray(raw[..., ::-1] if raw.shape[2] == 3 else raw[..., :1].repeat(3, axis=2))
         return rgb if rgb.dtype == np.uint8 else (rgb / 65535).astype(np.float32)
 
@@ -547,7 +500,7 @@ def _from_hdf5(path: Path, key: str) -> Pixels:
 
 def _bytes_of(container: Path, key: str) -> bytes:
     if container.is_dir():
-        with _lmdb(container).begin() as transaction:
+        with _lmdb(container, os.getpid()).begin() as transaction:
             found = transaction.get(key.encode())
     else:
         with tarfile.open(container) as archive:
@@ -559,7 +512,8 @@ def _bytes_of(container: Path, key: str) -> bytes:
 
 
 @lru_cache(maxsize=8)
-def _open_lmdb(folder: Path, process: int) -> Any:
+def _lmdb(folder: Path, process: int) -> Any:
+    """An open LMDB folder; one for each process, since a handle must not cross a fork."""
     try:
         import lmdb
     except ImportError:
@@ -570,10 +524,6 @@ def _open_lmdb(folder: Path, process: int) -> Any:
         return lmdb.open(str(folder), readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:
         raise UsageError(f"not an LMDB folder: {error}", where=folder) from None
-
-
-def _lmdb(folder: Path) -> Any:
-    return _open_lmdb(folder, os.getpid())  # a handle must not cross a fork
 
 
 # -- Real pairs --------------------------------------------------------------------------------------------
@@ -601,7 +551,7 @@ class PairedImage:
     def header(self) -> ImageHeader:
         found = self.clean.header()
         bits = max([found.bits, *(image.header().bits for image in self.degraded.values())])
-        return replace(found, bits=bits)
+        return found._replace(bits=bits)
 
     def load(self, alpha: Alpha) -> Pixels:
         return self.clean.load(alpha)
@@ -663,8 +613,7 @@ class Pairs:
         self._refuse_swapped()
         matched = _matched(*(list(side) for side in sides))
         if matched is None:
-            self._refuse_unmatched(*sides)
-        assert matched is not None
+            raise self._unmatched(*sides)
         return [(sides[0][clean], sides[1][degraded]) for clean, degraded in matched]
 
     def _listed(self, licence: str) -> list[tuple[CleanImage, CleanImage]]:
@@ -681,21 +630,14 @@ class Pairs:
                 found=self.clean,
                 expected="NAME=CLEAN:DEGRADED, NAME=LIST.csv, NAME=LIST.json or NAME=FILE.tar",
             ) from None
-        rows = _list_of_pairs(path, text)
         files = []
-        for row in rows:
-            both = [expanded(path.parent / entry) for entry in row]
-            for file in both:
+        for row in _list_of_pairs(path, text):
+            clean, degraded = (expanded(path.parent / entry) for entry in row)
+            for file in (clean, degraded):
                 if not file.is_file():
                     raise UsageError("the list of pairs names no file", where=path, found=file)
-            files.append(both)
-        return [
-            (
-                FileImage.of(f"{self.name}/{c.name}", c, licence),
-                FileImage.of(f"{self.name}/{d.name}", d, licence),
-            )
-            for c, d in files
-        ]
+            files.append([FileImage.of(f"{self.name}/{f.name}", f, licence) for f in (clean, degraded)])
+        return [(clean, degraded) for clean, degraded in files]
 
     def _refuse_swapped(self) -> None:
         clean, degraded = (
@@ -710,9 +652,9 @@ class Pairs:
                 remedy=f"--pairs {self.name}={self.degraded}:{self.clean}",
             )
 
-    def _refuse_unmatched(self, clean: Mapping[str, CleanImage], degraded: Mapping[str, CleanImage]) -> None:
+    def _unmatched(self, clean: Mapping[str, CleanImage], degraded: Mapping[str, CleanImage]) -> UsageError:
         lone = sorted({*clean} - {*degraded})[:3], sorted({*degraded} - {*clean})[:3]
-        raise UsageError(
+        return UsageError(
             "the files do not match",
             where=f"--pairs {self.name}",
             found=f"{len(clean)} clean and {len(degraded)} degraded; "
@@ -822,12 +764,8 @@ def _tar_pairs(path: Path, name: str, licence: str) -> list[tuple[CleanImage, Cl
         others = [kind for kind in kinds if kind != "clean"]
         chosen = name if name in kinds else others[0] if len(others) == 1 else None
         if "clean" in kinds and chosen is not None:
-            pairs.append(
-                tuple(
-                    StoredImage(f"{path.stem}/{Path(key).name}", path, kinds[kind], licence)
-                    for kind in ("clean", chosen)
-                )
-            )
+            image = f"{path.stem}/{Path(key).name}"
+            pairs.append([StoredImage(image, path, kinds[kind], licence) for kind in ("clean", chosen)])
     if not pairs:
         raise UsageError(
             "the tar file holds no pairs",
@@ -1063,7 +1001,7 @@ def _numbered(image: CleanImage, count: int) -> CleanImage:
     """Files of one name from different folders are told apart, and synthetic images of several sizes."""
     if count > 1 and isinstance(image, FileImage | StoredImage):
         return replace(image, name=f"{image.name}#{count}")
-    return replace(image, number=count) if isinstance(image, DeadLeaves) else image
+    return replace(image, number=count) if isinstance(image, SyntheticImage) else image
 
 
 def _expand_one(text: str, seed: int, licence: str) -> Iterable[CleanImage]:
@@ -1144,8 +1082,7 @@ def _generated(text: str, seed: int) -> Iterator[CleanImage]:
             expected="deadleaves:N or deadleaves:N@SIZE, SIZE >= 16; scenes: the same",
             remedy="for example deadleaves:100 or scenes:100@320",
         )
-    made = DeadLeaves if match[1] == "deadleaves" else Scene
-    return (made(seed, i, int(match[3] or 256)) for i in range(int(match[2])))
+    return (SyntheticImage(match[1], seed, i, int(match[3] or 256)) for i in range(int(match[2])))
 
 
 def _neighbour(path: Path) -> str | None:

@@ -10,21 +10,20 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 import xxhash
 from PIL import Image, ImageDraw, ImageFont
 
-from dilkit.confounders.build import ONE_THREAD
-from dilkit.confounders.duplicates import perceptual_hash
-from dilkit.confounders.format import Array, Damaged, StoredView, pixels_of, write_all
-from dilkit.confounders.images import CleanImage, FileImage, Pixels, UnreadableImage
-from dilkit.confounders.plan import Plan, renderer
+from dilkit.confounders.build import ONE_THREAD, PartWriter, distort, ingest
+from dilkit.confounders.format import Array, Damaged, StoredView, create, pixels_of, regions
+from dilkit.confounders.images import FileImage, UnreadableImage
+from dilkit.confounders.plan import Plan
 from dilkit.confounders.store import Store
 from dilkit.distortions import SampleKey, as_float, pixel_hash
 from dilkit.errors import DilkitError, UsageError
@@ -32,10 +31,8 @@ from dilkit.metrics import psnr, ssim
 
 _MEASURED, _TILES = 12, 3
 """Images that are measured, and tiles of each."""
-
 _WRITE_RATE = 400e6
 """Bytes per second that a modest disk takes."""
-
 _FIXED = 0.2
 """Seconds that every run needs: laying the file out, its checksum, the last flush."""
 
@@ -67,85 +64,54 @@ def estimate(plan: Plan, out: Path, workers: int) -> Estimate:
     Raises:
         DilkitError: none of the images that were tried can be read.
     """
-    with ONE_THREAD:
-        surveying, reading, making = _seconds(plan)
+    ends = np.flatnonzero(np.append(plan.image[1:] != plan.image[:-1], True))
+    areas = (plan.box[ends, :2] + plan.box[ends, 2:]).astype(np.int64).prod(axis=1)
+    spread = np.unique(np.linspace(0, len(ends) - 1, _MEASURED).round().astype(int))
+    tried = np.sort(np.argsort(areas, kind="stable")[spread])  # small and large ones have their share
+    with ONE_THREAD, tempfile.TemporaryDirectory() as folder:
+        times = [found for image in tried.tolist() if (found := _seconds(plan, image, Path(folder) / "x.h5"))]
+    if not times:
+        raise DilkitError("none of the images that were tried can be read", where=plan.images[tried[0]].name)
+    reading = float(np.mean([read for read, _, _ in times]))
+    making = sum(made * items for _, made, items in times) / sum(items for _, _, items in times)
     nbytes = plan.nbytes()
     work = (reading * len(plan.images) + making * len(plan)) / workers
-    folder = next(p for p in out.absolute().parents if p.exists())
     return Estimate(
         images=len(plan.images),
         items=len(plan),
         nbytes=nbytes,
-        seconds=_FIXED + surveying * len(plan.images) + max(work, sum(nbytes.values()) / _WRITE_RATE),
-        free=shutil.disk_usage(folder).free,
+        seconds=_FIXED + max(work, sum(nbytes.values()) / _WRITE_RATE),
+        free=shutil.disk_usage(next(p for p in out.absolute().parents if p.exists())).free,
     )
 
 
-def _seconds(plan: Plan) -> tuple[float, float, float]:
-    """To look at an image's header, to read one, and to make and write an item, on average.
-
-    The images are evenly spread over all, in the order of their sizes, so that small and large ones have
-    their share.
-    """
-    ends = np.flatnonzero(np.append(plan.image[1:] != plan.image[:-1], True))
-    areas = (plan.box[ends, :2] + plan.box[ends, 2:]).astype(np.int64).prod(axis=1)
-    order = np.argsort(areas, kind="stable")
-    tried = order[np.unique(np.linspace(0, len(order) - 1, _MEASURED).round().astype(int))].tolist()
-    looked: list[float] = []
-    read: list[float] = []
-    made: list[tuple[float, float]] = []
-    with tempfile.TemporaryFile() as scratch:
-        for image in tried:
-            source, items = plan.images[image], plan.items_of(image)
-            try:
-                pixels = source.load(plan.settings.alpha)
-                looked.append(_time(source.header))
-                read.append(_time(partial(_read, plan, source)))
-            except UnreadableImage:
-                continue
-            chosen = items[:: -(-len(items) // _TILES)]
-            for item in chosen:
-                y, x, h, w = plan.window(item)
-                tile = np.ascontiguousarray(pixels[y : y + h, x : x + w])
-                spent = _time(partial(_make, plan, tile, scratch.fileno()))
-                made.append((spent, len(items) / len(chosen)))
-    if not read:
-        raise DilkitError("none of the images that were tried can be read", where=plan.images[tried[0]].name)
-    per_item = sum(spent * items for spent, items in made) / sum(items for _, items in made)
-    return float(np.mean(looked)), float(np.mean(read)), per_item
-
-
-def _read(plan: Plan, source: CleanImage) -> None:
-    perceptual_hash(source.load(plan.settings.alpha))
-
-
-def _make(plan: Plan, tile: Pixels, scratch: int) -> None:
-    """The work on one item."""
-    name = pixel_hash(tile)
-    _write(tile, scratch)
-    if plan.settings.storage == "virtual":
-        return
-    image = as_float(tile)
-    for view, word in zip(plan.views, plan.confounders, strict=True):
-        for draw in range(plan.draws(view) if not view.real else 0):
-            key = SampleKey(plan.settings.seed, name, draw, plan.settings.coupling)
-            _write(renderer(word, view.dtype, view.scale)(image, key, None), scratch)
-
-
-def _write(pixels: Pixels, scratch: int) -> None:
-    pixels = np.ascontiguousarray(pixels)
-    xxhash.xxh3_64_intdigest(pixels.data)
-    write_all(scratch, pixels, 0)
-
-
-def _time(work: Callable[[], object]) -> float:
-    """The shorter of two trials: what is done first pays for much that is done once."""
-    times = []
-    for _ in range(2):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times)
+def _seconds(plan: Plan, image: int, scratch: Path) -> tuple[float, float, int] | None:
+    """To read an image, to make and write one of its items, and how many it has; None where it is damaged."""
+    items = plan.items_of(image)
+    chosen = items[:: -(-len(items) // _TILES)]
+    part = replace(
+        plan,
+        images=(plan.images[image],),
+        image=np.zeros(len(chosen), np.int32),
+        box=plan.box[chosen.start : chosen.stop : chosen.step],
+    )
+    create(scratch, part)
+    with h5py.File(scratch, "r", locking=False) as file:
+        writer = PartWriter(scratch, part, regions(file)).open()
+    try:
+        times = []
+        for _ in range(2):  # what is done first pays for much that is done once
+            writer.forget()
+            began = time.perf_counter()
+            if ingest(writer, 0):
+                return None
+            read = time.perf_counter()
+            if plan.settings.storage == "stored":
+                distort(writer, 0)
+            times.append((read - began, (time.perf_counter() - read) / len(chosen)))
+        return (*np.min(times, axis=0).tolist(), len(items))
+    finally:
+        writer.close()
 
 
 GAIN = 4

@@ -11,9 +11,10 @@ import json
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import cv2
 import h5py
@@ -76,16 +77,12 @@ def export_store(
         DilkitError: the disk is full, or a package is missing.
     """
     store, out = store if isinstance(store, Store) else Store(store), Path(out)
-    if to not in get_args(StoreForm):
+    if to not in (forms := get_args(StoreForm)):
         raise UsageError(
-            "unknown form",
-            where="--to",
-            found=to,
-            expected=" or ".join(get_args(StoreForm)),
-            nearest=nearest(to, get_args(StoreForm)),
+            "unknown form", where="--to", found=to, expected=" or ".join(forms), nearest=nearest(to, forms)
         )
     chosen = tuple(labels) if labels is not None else store.labels
-    present = {label: store.has(label) for label in chosen}  # names an unknown one
+    present = {label: store.has(label) for label in chosen}  # raises for an unknown one
     items = store.items(split).tolist()
     names = _names(chosen)
     if out.exists() and (not out.is_dir() or any(out.iterdir()) or to == "deepinv"):
@@ -93,11 +90,21 @@ def export_store(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if to == "deepinv":
-            _to_deepinv(store, out, items, names, present, split, progress)
+            part = {None: "train", "validation": "val"}.get(split, str(split))
+            opened = _deepinv(store, out, items, names, part)
         else:
             out.mkdir(exist_ok=True)
-            write = {"folders": _to_folders, "lmdb": _to_lmdb, "webdataset": _to_tars}[to]
-            write(store, out, items, names, present, progress)
+            largest = max(h * w for h, w in map(store.size, items))
+            open_form = {"folders": _folders, "lmdb": _lmdb, "webdataset": _tars}[to]
+            opened = open_form(out, ["clean", *names.values()], len(items), largest)
+        with opened as put:
+            for number, item in enumerate(items):
+                put(number, "clean", store.clean(item))
+                for label, name in names.items():
+                    if present[label][item]:
+                        put(number, name, store.view(item, label))
+                progress(number + 1, len(items))
+        if to != "deepinv":
             _write_index(store, out, items, names)
     except OSError as error:
         raise DilkitError(f"writing failed: {reason(error)}", where=out, remedy="make room") from error
@@ -125,92 +132,64 @@ def _png(pixels: Array) -> bytes:
     return data.tobytes()
 
 
-def _images(
-    store: Store, item: int, names: dict[str, str], present: dict[str, Any]
-) -> Iterator[tuple[str, Array]]:
-    """The clean item and the views that it has, by name."""
-    yield "clean", store.clean(item)
-    for label, name in names.items():
-        if present[label][item]:
-            yield name, store.view(item, label)
+Put = Callable[[int, str, Array], object]
+"""(number of the item, name of the image, pixels (h, w, 3)): write one image."""
 
 
-def _to_folders(
-    store: Store,
-    out: Path,
-    items: list[int],
-    names: dict[str, str],
-    present: dict[str, Any],
-    progress: Progress,
-) -> None:
-    for name in ("clean", *names.values()):
+@contextmanager
+def _folders(out: Path, names: Sequence[str], count: int, largest: int) -> Iterator[Put]:
+    for name in names:
         (out / name).mkdir()
-    for number, item in enumerate(items):
-        for name, pixels in _images(store, item, names, present):
-            (out / name / f"{number:06d}.png").write_bytes(_png(pixels))
-        progress(number + 1, len(items))
+    yield lambda number, name, pixels: (out / name / f"{number:06d}.png").write_bytes(_png(pixels))
 
 
-def _to_lmdb(
-    store: Store,
-    out: Path,
-    items: list[int],
-    names: dict[str, str],
-    present: dict[str, Any],
-    progress: Progress,
-) -> None:
+@contextmanager
+def _lmdb(out: Path, names: Sequence[str], count: int, largest: int) -> Iterator[Put]:
     try:
         import lmdb
     except ImportError:
         raise DilkitError("writing LMDB needs the lmdb package", remedy="pip install lmdb") from None
-    size = 2 * len(items) * max(store.header.index["h"] * store.header.index["w"]).item() * 3 + (1 << 24)
-    folders = {name: out / f"{name}.lmdb" for name in ("clean", *names.values())}
-    databases = {name: lmdb.open(str(folder), map_size=size) for name, folder in folders.items()}
-    lines: dict[str, list[str]] = {name: [] for name in folders}
+    size = 2 * count * largest * 3 + (1 << 24)
+    databases = {name: lmdb.open(str(out / f"{name}.lmdb"), map_size=size) for name in names}
+    lines: dict[str, list[str]] = {name: [] for name in names}
+
+    def put(number: int, name: str, pixels: Array) -> None:
+        with databases[name].begin(write=True) as transaction:
+            transaction.put(f"{number:06d}".encode(), _png(pixels))
+        lines[name].append(f"{number:06d}.png ({pixels.shape[0]},{pixels.shape[1]},3) 1\n")
+
     try:
-        for number, item in enumerate(items):
-            for name, pixels in _images(store, item, names, present):
-                with databases[name].begin(write=True) as transaction:
-                    transaction.put(f"{number:06d}".encode(), _png(pixels))
-                lines[name].append(f"{number:06d}.png ({pixels.shape[0]},{pixels.shape[1]},3) 1\n")
-            progress(number + 1, len(items))
+        yield put
     except lmdb.Error as error:
         raise DilkitError(f"writing failed: {error}", where=out, remedy="make room") from error
     finally:
         for database in databases.values():
             database.close()
-    for name, folder in folders.items():
-        (folder / "meta_info.txt").write_text("".join(lines[name]), encoding="utf-8")
+    for name in names:
+        (out / f"{name}.lmdb" / "meta_info.txt").write_text("".join(lines[name]), encoding="utf-8")
 
 
-def _to_tars(
-    store: Store,
-    out: Path,
-    items: list[int],
-    names: dict[str, str],
-    present: dict[str, Any],
-    progress: Progress,
-) -> None:
-    for first in range(0, len(items), _PER_TAR):
-        with tarfile.open(out / f"{first // _PER_TAR:06d}.tar", "w") as archive:
-            for number, item in enumerate(items[first : first + _PER_TAR], first):
-                for name, pixels in _images(store, item, names, present):
-                    data = _png(pixels)
-                    member = tarfile.TarInfo(f"{number:06d}.{name}.png")
-                    member.size = len(data)
-                    archive.addfile(member, io.BytesIO(data))
-                progress(number + 1, len(items))
+@contextmanager
+def _tars(out: Path, names: Sequence[str], count: int, largest: int) -> Iterator[Put]:
+    with ExitStack() as archives:
+        archive: tarfile.TarFile
+
+        def put(number: int, name: str, pixels: Array) -> None:
+            nonlocal archive
+            if number % _PER_TAR == 0 and name == "clean":
+                archives.close()
+                file = tarfile.open(out / f"{number // _PER_TAR:06d}.tar", "w")  # noqa: SIM115
+                archive = archives.enter_context(file)
+            data = _png(pixels)
+            member = tarfile.TarInfo(f"{number:06d}.{name}.png")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+        yield put
 
 
-def _to_deepinv(
-    store: Store,
-    out: Path,
-    items: list[int],
-    names: dict[str, str],
-    present: dict[str, Any],
-    split: str | None,
-    progress: Progress,
-) -> None:
+@contextmanager
+def _deepinv(store: Store, out: Path, items: list[int], names: dict[str, str], split: str) -> Iterator[Put]:
     sizes = {store.size(item) for item in items}
     if len(sizes) > 1:
         raise UsageError(
@@ -219,31 +198,28 @@ def _to_deepinv(
             found=f"{len(sizes)} sizes",
             remedy="make the dataset in tiles, with --small skip",
         )
-    for label, there in present.items():
-        if not there[items].all():
+    for label in names:
+        if not store.has(label)[items].all():
             raise UsageError(
                 f"not every item has {label}",
                 where=store.path,
                 remedy="export those that are complete: --label",
             )
     ((h, w),) = sizes
-    part = {None: "train", "train": "train", "validation": "val"}.get(split, split)
     tmp = out.with_name(out.name + ".tmp")
     try:
         with h5py.File(tmp, "w") as file:
             file.attrs["stacked"] = len(names)  # deepinv: as many measurements of each image
-            clean = file.create_dataset(f"x_{part}", (len(items), 3, h, w), "f4")
-            arrays = {}
-            for k, label in enumerate(names):
-                scale = store.scale(label)
-                shape = (len(items), 3, h // scale, w // scale)
-                arrays[label] = file.create_dataset(f"y{k}_{part}", shape, "f4")
-                arrays[label].attrs["label"] = label
-            for number, item in enumerate(items):
-                clean[number] = as_float(store.clean(item)).transpose(2, 0, 1)
-                for label, array in arrays.items():
-                    array[number] = as_float(store.view(item, label)).transpose(2, 0, 1)
-                progress(number + 1, len(items))
+            arrays = {"clean": file.create_dataset(f"x_{split}", (len(items), 3, h, w), "f4")}
+            for k, (label, name) in enumerate(names.items()):
+                shape = (len(items), 3, h // store.scale(label), w // store.scale(label))
+                arrays[name] = file.create_dataset(f"y{k}_{split}", shape, "f4")
+                arrays[name].attrs["label"] = label
+
+            def put(number: int, name: str, pixels: Array) -> None:
+                arrays[name][number] = as_float(pixels).transpose(2, 0, 1)
+
+            yield put
         tmp.replace(out)
     finally:
         tmp.unlink(missing_ok=True)

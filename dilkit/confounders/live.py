@@ -105,7 +105,7 @@ class LiveStore(Store):
     def seen_images(self, split: str | None = None) -> SeenImages:
         """The images of a split, or all, by what they look like; each is decoded once."""
         images = np.unique(self.plan.image[self.items(split)]).tolist()
-        return SeenImages.of([perceptual_hash(self.plan.load(image)) for image in images])
+        return SeenImages([perceptual_hash(self.plan.load(image)) for image in images])
 
     def _cut(self, name: str, item: int, scale: int, window: Window | None, expected: bool) -> Array:
         whole = self._item(item, name.partition("/")[2])

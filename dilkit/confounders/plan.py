@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 from zlib import crc32
 
 import numpy as np
@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from dilkit._version import __version__
 from dilkit.confounders.images import (
-    ALPHAS,
     Alpha,
     CleanImage,
     Failure,
@@ -158,9 +157,6 @@ Storage = Literal["stored", "virtual"]
 Coupling = Literal["independent", "common"]
 Small = Literal["keep", "skip"]
 
-STORAGES: tuple[Storage, ...] = ("stored", "virtual")
-COUPLINGS: tuple[Coupling, ...] = ("independent", "common")
-SMALLS: tuple[Small, ...] = ("keep", "skip")
 MOST_DRAWS = 1000
 
 
@@ -193,14 +189,8 @@ class Settings:
 
     def table(self) -> dict[str, Any]:
         """JSON-able; the last two only where they are not 1, so that other files stay what they were."""
-        return {name: value for name, value in vars(self).items() if name not in _LATER or value != 1}
-
-
-_LATER = ("crop_multiple", "draws")
-
-
-def settings_json(settings: Settings) -> str:
-    return json.dumps(settings.table(), sort_keys=True)
+        later = ("crop_multiple", "draws")
+        return {name: value for name, value in vars(self).items() if name not in later or value != 1}
 
 
 def settings_of(text: str) -> Settings:
@@ -217,48 +207,45 @@ def settings_of(text: str) -> Settings:
 def as_settings(**given: Any) -> Settings:
     """Checked settings; raises UsageError."""
     settings = Settings(**given)
-    if settings.tile < 0:
-        raise UsageError(
-            "negative tile size", where="tile", found=settings.tile, expected="pixels, or 0 for whole images"
-        )
-    if settings.tile and not 1 <= settings.stride <= settings.tile:
-        raise UsageError(
-            "the stride would skip pixels"
-            if settings.stride > settings.tile
-            else "the stride must be positive",
-            where="stride",
-            found=settings.stride,
-            expected=f"1 .. {settings.tile}, the tile size",
-        )
-    for name, choices in (
-        ("small", SMALLS),
-        ("alpha", ALPHAS),
-        ("storage", STORAGES),
-        ("coupling", COUPLINGS),
-    ):
-        if getattr(settings, name) not in choices:
-            raise UsageError(
-                f"unknown {name}", where=name, found=getattr(settings, name), expected=" or ".join(choices)
-            )
-    if not 0 <= settings.seed < 2**63:
-        raise UsageError(
-            "the seed is out of range", where="seed", found=settings.seed, expected="0 .. 2**63 - 1"
-        )
-    if not 0 <= settings.validation < 1:
-        raise UsageError(
-            "not a share", where="validation", found=settings.validation, expected="0 .. below 1"
-        )
-    if not 1 <= settings.crop_multiple <= 1024 or settings.tile % settings.crop_multiple:
-        raise UsageError(
+    tile, stride, multiple = settings.tile, settings.stride, settings.crop_multiple
+    for name, law in (("small", Small), ("alpha", Alpha), ("storage", Storage), ("coupling", Coupling)):
+        if (chosen := getattr(settings, name)) not in get_args(law):
+            raise UsageError(f"unknown {name}", where=name, found=chosen, expected=" or ".join(get_args(law)))
+    for sound, message, where, found, expected in (
+        (tile >= 0, "negative tile size", "tile", tile, "pixels, or 0 for whole images"),
+        (
+            not tile or stride >= 1,
+            "the stride must be positive",
+            "stride",
+            stride,
+            f"1 .. {tile}, the tile size",
+        ),
+        (
+            not tile or stride <= tile,
+            "the stride would skip pixels",
+            "stride",
+            stride,
+            f"1 .. {tile}, the tile size",
+        ),
+        (0 <= settings.seed < 2**63, "the seed is out of range", "seed", settings.seed, "0 .. 2**63 - 1"),
+        (0 <= settings.validation < 1, "not a share", "validation", settings.validation, "0 .. below 1"),
+        (
+            1 <= multiple <= 1024 and tile % multiple == 0,
             "the multiple does not divide the tile",
-            where="--crop-multiple",
-            found=settings.crop_multiple,
-            expected=f"a divisor of {settings.tile}" if settings.tile else "1 .. 1024",
-        )
-    if not 1 <= settings.draws <= MOST_DRAWS:
-        raise UsageError(
-            "impossible number of draws", where="--draws", found=settings.draws, expected=f"1 .. {MOST_DRAWS}"
-        )
+            "--crop-multiple",
+            multiple,
+            f"a divisor of {tile}" if tile else "1 .. 1024",
+        ),
+        (
+            1 <= settings.draws <= MOST_DRAWS,
+            "impossible number of draws",
+            "--draws",
+            settings.draws,
+            f"1 .. {MOST_DRAWS}",
+        ),
+    ):
+        if not sound:
+            raise UsageError(message, where=where, found=found, expected=expected)
     if settings.draws > 1 and settings.storage == "virtual":
         raise UsageError(
             "a virtual dataset is drawn afresh whenever it is read",
@@ -558,7 +545,7 @@ def make_plan(
         clean_dtype="uint8",
         skipped=tuple(skipped),
         left_out=tuple(left_out),
-        deep=frozenset(image.name for image, header in surveyed if not header.eight_bit),
+        deep=frozenset(image.name for image, header in surveyed if header.bits > 8),
     )._typed()
 
 

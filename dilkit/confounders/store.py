@@ -85,7 +85,7 @@ class Store:
 
     def seen_images(self, split: str | None = None) -> SeenImages:
         """The images of a split, or all, by what they look like."""
-        return SeenImages.of(self.index["perceptual_hash"][self.items(split)])
+        return SeenImages(self.index["perceptual_hash"][self.items(split)])
 
     @cached_property
     def confounders(self) -> ConfounderSet:

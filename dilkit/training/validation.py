@@ -107,7 +107,7 @@ def _images(plan: Validate, store: Store) -> tuple[list[Image], SeenImages]:
     """The centre crops to measure on, and what the images that they are of look like."""
     if plan.images is not None:
         found = [as_float(image.load("refuse")) for image in expand(plan.images)[: plan.limit]]
-        looks = SeenImages.of([perceptual_hash(image) for image in found])
+        looks = SeenImages([perceptual_hash(image) for image in found])
     else:
         if "validation" not in store.index["split"].astype(str):
             raise UsageError(

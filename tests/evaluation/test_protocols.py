@@ -108,8 +108,8 @@ def test_the_conformance_check_accepts_ours_and_refuses_a_silent_one() -> None:
 
 def test_an_image_seen_in_selection_or_mirrored_is_a_leak_too() -> None:
     data = pictures()
-    seen = SeenImages.of([perceptual_hash(np.ascontiguousarray(data["1.png"][:, ::-1]))]).to_json()
-    none, own = SeenImages.of([]).to_json(), {"confounders": "awgn(5)", "labels": ["awgn(5)"]}
+    seen = SeenImages([perceptual_hash(np.ascontiguousarray(data["1.png"][:, ::-1]))]).to_json()
+    none, own = SeenImages([]).to_json(), {"confounders": "awgn(5)", "labels": ["awgn(5)"]}
     words = confounder_set("awgn(5)")
     nets = [
         Net("trained", nn.Identity(), words, metadata={**own, "images": seen}),
@@ -126,7 +126,7 @@ def test_an_image_seen_in_selection_or_mirrored_is_a_leak_too() -> None:
 
 
 def test_the_past_of_a_net_stands_under_its_table() -> None:
-    none = SeenImages.of([]).to_json()
+    none = SeenImages([]).to_json()
     own = {"confounders": "awgn(5)", "labels": ["awgn(5)"]}
     past = {**own, "images": none, "parents": ["old.safetensors 0a1b"], "unknown": ["parent unknown"]}
     nets = [
@@ -140,7 +140,7 @@ def test_the_past_of_a_net_stands_under_its_table() -> None:
 
 
 def test_what_a_symmetry_reaches_has_a_word_of_its_own() -> None:
-    none = SeenImages.of([]).to_json()
+    none = SeenImages([]).to_json()
     recipe = {"model": {"equivariant": "contrast"}}
     nets = [
         Net("plain", nn.Identity(), confounder_set("awgn(5)"), metadata={"images": none}),

@@ -108,9 +108,9 @@ def test_weights_of_another_origin_leave_the_past_unknown(sets, tmp_path: Path) 
 
 
 def test_any_number_of_images_is_kept() -> None:
-    many = SeenImages.of(np.random.default_rng(0).integers(1, 2**63, 60_000).astype(np.uint64))
+    many = SeenImages(np.random.default_rng(0).integers(1, 2**63, 60_000).astype(np.uint64))
     image = np.random.default_rng(1).integers(0, 256, (32, 32, 3)).astype(np.uint8)
-    seen = Provenance(images=many) | Provenance(images=SeenImages.of([perceptual_hash(image)]))
+    seen = Provenance(images=many) | Provenance(images=SeenImages([perceptual_hash(image)]))
     again = Provenance.from_metadata(seen.to_metadata())
     assert len(again.images) == 60_001 and again.holds(image)
 
