@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,6 +30,7 @@ dilkit augment photos/ -d "poisson(2) >> clip >> quantize" --storage virtual --o
 dilkit augment photos/ -d "awgn[5, 25] | jpeg(30)" --preview look.png
 dilkit augment photos/ -d "awgn[5, 25]" --out train.h5 --shard 3/8
 dilkit augment --merge --out train.h5
+dilkit augment photos/ -d "awgn[5, 25]" --out train.h5 --on dask://scheduler:8786
 dilkit augment --pairs rain=Rain100L/clean:Rain100L/rain photos/ -d "rain(0.5)" --out rain.h5
 dilkit augment train.h5 --add "jpeg[10, 30]"
 dilkit augment train.h5 --drop "awgn(5)"
@@ -105,6 +107,10 @@ def augment_command(
         _file(help="virtual keeps clean images and recipe; distorted ones are made when read."),
     ] = "stored",
     workers: Annotated[int, _file("--workers", "-j", help="Processes; 0 takes every core.")] = 0,
+    on: Annotated[
+        str | None,
+        _file("--on", metavar="PLACE", help="local:N, dask://HOST:PORT or slurm instead of --workers."),
+    ] = None,
     shard: Annotated[
         str | None, _file(metavar="K/N", help="Make only part K of N, as OUT.K-of-N.h5.")
     ] = None,
@@ -154,8 +160,8 @@ def augment_command(
         out = shard_path(out, *part)
     return _make(
         sources or [], words, out, **settings, shard=part, exclude=exclude or [],
-        allow_missing=allow_missing, allow_duplicates=allow_duplicates, workers=workers, overwrite=overwrite,
-        restart=restart,
+        allow_missing=allow_missing, allow_duplicates=allow_duplicates, workers=workers, on=on,
+        overwrite=overwrite, restart=restart,
     )  # fmt: skip
 
 
@@ -184,7 +190,13 @@ def available_cores() -> int:
 
 
 def _make(
-    sources: list[str], distort: list[str], out: Path, *, allow_missing: bool = False, **settings: Any
+    sources: list[str],
+    distort: list[str],
+    out: Path,
+    *,
+    on: str | None = None,
+    allow_missing: bool = False,
+    **settings: Any,
 ) -> None:
     from dilkit.confounders.build import augment
     from dilkit.distortions.render import keep_freed_memory
@@ -192,8 +204,8 @@ def _make(
     keep_freed_memory()
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        with _progress() as progress:
-            built = augment(sources, distort, out, progress=progress.phase, **settings)
+        with _progress() as progress, _place(on) as executor:
+            built = augment(sources, distort, out, progress=progress.phase, executor=executor, **settings)
     except KeyboardInterrupt:
         if Path(f"{os.path.realpath(out)}.journal").exists():
             print("dilkit: what is written is kept; repeat the command to go on", file=sys.stderr)
@@ -207,6 +219,15 @@ def _make(
             where=out,
             remedy="the dataset is whole without them; --allow-missing says that this is as it should be",
         )
+
+
+def _place(on: str | None) -> AbstractContextManager[Any]:
+    """The executor that --on names."""
+    if on is None:
+        return nullcontext()
+    from dilkit.experiments.executors import opened
+
+    return opened(on)
 
 
 def _look(plan: Plan, failed: int, preview: Path | None, dry_run: bool, out: Path, workers: int) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -49,10 +54,45 @@ def coarse_pictures(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, 
     return make
 
 
+@pytest.fixture
+def dask(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A Dask scheduler's address and two worker processes, as one would start them by hand; the workers find
+    the modules beside the test."""
+    distributed = pytest.importorskip("distributed")
+    path = os.pathsep.join([str(request.path.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "PYTHONPATH": path, "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "1s"}
+    note = tmp_path / "scheduler.json"
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard"]
+    quiet: dict[str, Any] = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "env": env,
+        "cwd": tmp_path,
+    }
+    started = [subprocess.Popen([*command, "--scheduler-file", str(note)], **quiet)]
+    try:
+        end = time.monotonic() + 60
+        while not note.is_file():
+            assert time.monotonic() < end, "the Dask scheduler did not start"
+            time.sleep(0.02)
+        address = json.loads(note.read_text())["address"]
+        worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1"]
+        worker += ["--no-nanny", "--no-dashboard"]
+        workers = [subprocess.Popen(worker, **quiet) for _ in range(2)]
+        started += workers
+        with distributed.Client(address) as client:
+            client.wait_for_workers(2, timeout=60)
+        yield address.removeprefix("tcp:"), workers
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
 @pytest.fixture(autouse=True)
 def _one_thread(request: pytest.FixtureRequest) -> None:
     """Tests run side by side; each keeps to one core."""
-    import sys
-
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Protocol, Self
 
 import cv2
 import h5py
@@ -161,6 +162,8 @@ class UnfinishedFile:
     def _find(self) -> None:
         with h5py.File(self.path, "r", locking=False) as file:
             self.regions = regions(file)
+        self._journal.seek(0)
+        self.begun = self._journal.readline()
 
     def _begin(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -275,7 +278,11 @@ def _journal_path(out: Path) -> Path:
 def give_name(path: Path, out: Path) -> None:
     """Move a finished file to its place, durably."""
     path.replace(out)
-    sync_folder(out.parent)
+    folder = os.open(out.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
@@ -285,15 +292,6 @@ def _parsed(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) and line.endswith("\n") else None
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names of its files durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # -- What one process does to a part -----------------------------------------------------------------------
@@ -442,16 +440,28 @@ _writer: PartWriter | None = None
 
 class Workers:
     """This process or several, working on one dataset; open it with `with`. Processes start at the first task
-    and stay to the end."""
+    and stay to the end.
 
-    def __init__(self, writer: PartWriter, workers: int) -> None:
+    Args:
+        workers: processes of this machine.
+        executor: does the work instead, in pieces of several parts.
+        begun: the first line of the journal, by which a worker elsewhere knows that the file is still this
+            run's.
+    """
+
+    def __init__(
+        self, writer: PartWriter, workers: int, executor: Submits | None = None, begun: str = ""
+    ) -> None:
         self._writer = writer
         self._workers = min(workers, len(writer.plan.parts))
+        self._executor, self._begun = executor, begun
         self._pool: ProcessPoolExecutor | None = None
         self._closing = ExitStack()
 
     def __enter__(self) -> Self:
         self._closing.enter_context(ONE_THREAD)
+        if self._executor is not None:
+            return self
         if self._workers > 1:
             forked = sys.platform == "linux"
             context = get_context("fork" if forked else "spawn")
@@ -474,8 +484,11 @@ class Workers:
         """Do a task on every part, in any order; yields each part when it is written.
 
         Raises:
-            DilkitError: a worker process died.
+            DilkitError: a worker process died; of an executor's, one piece of work was lost several times.
         """
+        if self._executor is not None:
+            yield from self._elsewhere(self._executor, task, parts)
+            return
         if self._pool is None:
             for part in parts:
                 yield part, task(self._writer, part)
@@ -491,6 +504,85 @@ class Workers:
                 remedy="repeat the command, which goes on from what is written; "
                 "fewer --workers need less memory",
             ) from None
+
+    def _elsewhere(
+        self, executor: Submits, task: Task, parts: list[int]
+    ) -> Iterator[tuple[int, list[Failure]]]:
+        size = max(1, -(-len(parts) // _PIECES))
+        work = _PieceOfWork(
+            self._writer.path.absolute(), self._writer.plan, self._writer.regions, self._begun
+        )
+        pieces = [parts[first : first + size] for first in range(0, len(parts), size)]
+        under_way = [(executor.submit(work.do, task, piece), piece, 1) for piece in pieces]
+        try:
+            while under_way:
+                ended = [one for one in under_way if one[0].done()]
+                under_way = [one for one in under_way if one not in ended]
+                for future, piece, tried in ended:
+                    try:
+                        found = future.result()
+                    except (DilkitError, OSError):
+                        raise
+                    except Exception as error:  # a lost worker raises what its executor pleases
+                        if tried == _TRIALS:
+                            raise DilkitError(
+                                f"a piece of the work was lost {tried} times",
+                                where=self._writer.path,
+                                found=f"{type(error).__name__}: {error}".split("\n")[0],
+                                remedy="look into the worker's log, then repeat the command: it goes on from "
+                                "what is written",
+                            ) from error
+                        under_way.append((executor.submit(work.do, task, piece), piece, tried + 1))
+                        continue
+                    yield from zip(piece, found, strict=True)
+                if not ended:
+                    time.sleep(0.02)
+        finally:
+            for future, *_ in under_way:
+                future.cancel()
+
+
+_PIECES, _TRIALS = 32, 4
+"""Into how many pieces an executor's work is divided in each phase, each of which carries the plan; how often
+a piece is tried that was lost with its worker."""
+
+
+class Submits(Protocol):
+    """What is asked of an executor; futures have done(), result() and cancel()."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class _PieceOfWork:
+    """What a worker of an executor needs, perhaps on another machine that sees the same folder."""
+
+    path: Path
+    plan: Plan
+    regions: Regions
+    begun: str
+
+    def do(self, task: Task, parts: list[int]) -> list[list[Failure]]:
+        """The task on some parts, which are on the disk when it returns."""
+        try:
+            with _journal_path(self.path.with_suffix("")).open(encoding="utf-8") as journal:
+                if journal.readline() != self.begun:
+                    raise DilkitError("another run has begun this dataset anew", where=self.path)
+            writer = PartWriter(self.path, self.plan, self.regions).open()
+        except FileNotFoundError:
+            raise DilkitError(
+                "a worker does not see the dataset",
+                where=self.path,
+                found=f"on {socket.gethostname()}",
+                remedy="choose an --out, and sources, on a file system that all workers share",
+            ) from None
+        try:
+            with ONE_THREAD:
+                found = [task(writer, part) for part in parts]
+                os.fsync(writer.file)
+            return found
+        finally:
+            writer.close()
 
 
 def _dismiss(pool: ProcessPoolExecutor) -> None:
@@ -611,6 +703,7 @@ def augment(
     exclude: Sequence[str | Path] = (),
     allow_duplicates: bool = False,
     workers: int = 1,
+    executor: Submits | None = None,
     overwrite: bool = False,
     restart: bool = False,
     progress: Progress | None = None,
@@ -644,6 +737,9 @@ def augment(
         shard: (k, n) makes the k-th of n parts alone, for `merge`; `out` is the file of this part.
         exclude: sources (a test set) that no image may look like.
         allow_duplicates: accept images that look like each other.
+        workers: processes of this machine.
+        executor: does the work instead of them: any `concurrent.futures.Executor`, Dask's among them, whose
+            workers see `out` and the sources under the same paths. What is lost with a worker is done again.
         overwrite: replace `out`, when the new file is complete.
         restart: forget an unfinished run.
         progress: called with (phase, done, total).
@@ -685,7 +781,7 @@ def augment(
     excluded = hashes_of(exclude, plan.settings.alpha) if exclude else {}
     try:
         with UnfinishedFile(out, plan, restart=restart, every=checkpoint_every) as unfinished:
-            _fill(unfinished, workers, progress, excluded, allow_duplicates)
+            _fill(unfinished, workers, executor, progress, excluded, allow_duplicates)
             failures += unfinished.failures
             require_images(unfinished.plan, failures, plan.skipped)
             unfinished.complete(compared)
@@ -784,11 +880,16 @@ def _is_hdf5(path: Path) -> bool:
 
 
 def _fill(
-    unfinished: UnfinishedFile, workers: int, progress: Progress | None, excluded: dict[str, int], allow: bool
+    unfinished: UnfinishedFile,
+    workers: int,
+    executor: Submits | None,
+    progress: Progress | None,
+    excluded: dict[str, int],
+    allow: bool,
 ) -> None:
     while len(unfinished.plan):
         writer = PartWriter(unfinished.path, unfinished.plan, unfinished.regions)
-        with Workers(writer, workers) as pool:
+        with Workers(writer, workers, executor, unfinished.begun) as pool:
             failures = _phase(unfinished, "read", ingest, pool, progress)
             if not failures:
                 if excluded or not allow:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,37 +213,6 @@ def test_slurm_jobs_run_through_submitit_s_local_mode(
     assert runs(made) == [1, 1]
     with pytest.raises(DilkitError, match="the loss went up"):
         run_units(units(tmp_path / "wrong", 1, fails=True), f"slurm:cluster=local,folder={tmp_path / 'jobs'}")
-
-
-@pytest.fixture
-def dask(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A scheduler and two worker processes, as one would start them by hand."""
-    pytest.importorskip("distributed")
-    here = str(Path(__file__).parent)
-    path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "PYTHONPATH": path, "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "1s"}
-    note = tmp_path / "scheduler.json"
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": env, "cwd": str(tmp_path)}
-    started = [subprocess.Popen([*command, "--scheduler-file", str(note)], **quiet)]
-    try:
-        _until(note.is_file)
-        import json
-
-        address = json.loads(note.read_text())["address"]
-        worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1"]
-        worker += ["--no-nanny", "--no-dashboard"]
-        workers = [subprocess.Popen(worker, **quiet) for _ in range(2)]
-        started += workers
-        from distributed import Client
-
-        with Client(address) as client:
-            client.wait_for_workers(2, timeout=60)
-        yield address.removeprefix("tcp:"), workers
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
 
 
 def _until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
