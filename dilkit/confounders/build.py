@@ -17,14 +17,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple, Protocol, Self
+from typing import IO, Any, NamedTuple, Self
 
 import cv2
 import h5py
@@ -450,7 +450,7 @@ class Workers:
     """
 
     def __init__(
-        self, writer: PartWriter, workers: int, executor: Submits | None = None, begun: str = ""
+        self, writer: PartWriter, workers: int, executor: Executor | None = None, begun: str = ""
     ) -> None:
         self._writer = writer
         self._workers = min(workers, len(writer.plan.parts))
@@ -506,7 +506,7 @@ class Workers:
             ) from None
 
     def _elsewhere(
-        self, executor: Submits, task: Task, parts: list[int]
+        self, executor: Executor, task: Task, parts: list[int]
     ) -> Iterator[tuple[int, list[Failure]]]:
         size = max(1, -(-len(parts) // _PIECES))
         work = _PieceOfWork(
@@ -545,12 +545,6 @@ class Workers:
 _PIECES, _TRIALS = 32, 4
 """Into how many pieces an executor's work is divided in each phase, each of which carries the plan; how often
 a piece is tried that was lost with its worker."""
-
-
-class Submits(Protocol):
-    """What is asked of an executor; futures have done(), result() and cancel()."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -703,7 +697,7 @@ def augment(
     exclude: Sequence[str | Path] = (),
     allow_duplicates: bool = False,
     workers: int = 1,
-    executor: Submits | None = None,
+    executor: Executor | None = None,
     overwrite: bool = False,
     restart: bool = False,
     progress: Progress | None = None,
@@ -882,7 +876,7 @@ def _is_hdf5(path: Path) -> bool:
 def _fill(
     unfinished: UnfinishedFile,
     workers: int,
-    executor: Submits | None,
+    executor: Executor | None,
     progress: Progress | None,
     excluded: dict[str, int],
     allow: bool,
