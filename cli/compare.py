@@ -49,7 +49,7 @@ def compare(
     weights: Annotated[_Weights, typer.Option(help="Which checkpoint is measured.")] = "last",
     on: On = "local:1",
     max_hours: Annotated[
-        float | None, typer.Option(min=0, help="Take as many training seeds as fit into it.")
+        float | None, typer.Option(min=0, help="Take the seeds that fit; 0: report what is done.")
     ] = None,
     dry_run: _DryRun = False,
     plot: Plot = None,
@@ -101,7 +101,7 @@ def show_price(price: Any, workers: int) -> None:
         for row in [*price.to_dict("records"), {"arm": "in all", **total}]
     ]
     show_table(["arm", "runs", "passes", "time of one worker", "disk"], lines)
-    print(f"\n{clock(3600 * total['hours'] / workers)} with {workers} at a time; measuring comes on top")
+    print(f"\n{clock(3600 * total['hours'] / workers)} with {workers} at a time, measuring included")
 
 
 study = group("study", "Studies: several comparisons that answer one question, a tier at a time.")
@@ -129,7 +129,9 @@ def run(
     data: Annotated[Path | None, typer.Option(help="The folder its images are in.")] = None,
     tier: Annotated[list[str] | None, typer.Option(help="Only this tier; may be given again.")] = None,
     on: On = "local:1",
-    max_hours: Annotated[float | None, typer.Option(min=0, help="Run what fits into it.")] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(min=0, help="Run what fits; 0: report what is done.")
+    ] = None,
     dry_run: _DryRun = False,
     device: Device = "auto",
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def write_rows(rows: pd.DataFrame, path: str | Path) -> None:
     if writer is None:
         raise UsageError("not a format for rows", where=path, expected=".csv, .parquet or .json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two schedulers may end at the same time
     writer(rows, partial)
     partial.replace(path)
 

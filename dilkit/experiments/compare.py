@@ -8,22 +8,25 @@ measurements are units of work (see `dilkit.experiments.executors`).
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache, reduce
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import pandas as pd
 
 from dilkit.distortions import ConfounderSet, confounder_set
 from dilkit.distortions.novelty import novelty
-from dilkit.errors import UsageError
+from dilkit.errors import DilkitError, UsageError
 from dilkit.evaluation.bootstrap import check_arm, scores
 from dilkit.evaluation.rows import SETTINGS, write_rows
 from dilkit.evaluation.tables import grid, remarks, signed
-from dilkit.evaluation.testsets import Data
+from dilkit.evaluation.testsets import Data, find_images
 from dilkit.experiments.arms import ORACLE, Arm, parse_arms
 from dilkit.experiments.executors import Status, Unit, run_units, workers_of
 from dilkit.experiments.runs import (
@@ -67,6 +70,7 @@ class Comparison:
         chosen: by arm, the settings tried (a learning rate, or a trial by its number) and the mean PSNR that
             chose among them.
         sweep: every row that was measured to choose, with the columns arm, lr, trial and settings.
+        missing: by name, the units that failed, or that no time was left for, and why.
     """
 
     rows: pd.DataFrame
@@ -74,6 +78,7 @@ class Comparison:
     cost: pd.DataFrame
     chosen: dict[str, dict[float, float]] = field(default_factory=dict)
     sweep: pd.DataFrame = field(default_factory=pd.DataFrame)
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,11 +100,13 @@ class ComparisonPlan:
     """What a comparison will run, found fit to be run before anything is trained.
 
     Attributes:
+        texts: what the arms were given as.
         bases: by arm, its recipe, composed once.
         candidates: by arm, the settings to choose from.
     """
 
     shared: Composed
+    texts: tuple[str, ...]
     arms: tuple[Arm, ...]
     bases: Mapping[str, Composed]
     candidates: Mapping[str, tuple[Candidate, ...]]
@@ -129,15 +136,22 @@ class ComparisonPlan:
         ]
 
     @property
-    def runs_by_arm(self) -> dict[str, int]:
-        """How many training runs each arm takes."""
-        return {
-            arm: sum(len(c.judged) if c.judged and c.judged[0][0] is not c.run else 0 for c in cs)
-            + (1 if len(cs) > 1 and self.selection.rule == "leave_one_out" else len(cs))
-            + self.seeds
-            - 1
-            for arm, cs in self.candidates.items()
-        }
+    def left_by_arm(self) -> dict[str, int]:
+        """How many training runs of each arm are still to be done."""
+        return {arm: self._left(candidates) for arm, candidates in self.candidates.items()}
+
+    def _left(self, candidates: Sequence[Candidate]) -> int:
+        searched = len(candidates) > 1
+        judged = [run for c in candidates for run, _ in c.judged] if searched else []
+        runs = {run.out: run for run in (judged or [c.run for c in candidates])}
+        # where nets without one distortion are judged, the first seed of the chosen settings is left too
+        seeds = range(0 if judged else 1, self.seeds)
+        first = self.shared.recipe.seed
+        others = sum(
+            not any((c.run.out.with_name(f"seed-{first + k}") / "done.json").is_file() for c in candidates)
+            for k in seeds
+        )
+        return sum(not run.done.is_file() for run in runs.values()) + others
 
 
 def plan_comparison(
@@ -199,7 +213,18 @@ def plan_comparison(
                 for candidate in _candidates(base, arm, shared, Path(out), sweep, trials, weights)
             )
     return ComparisonPlan(
-        shared, tuple(made), bases, candidates, trained, test, selection, baseline, seeds, Path(out), weights
+        shared,
+        tuple(arms),
+        tuple(made),
+        bases,
+        candidates,
+        trained,
+        test,
+        selection,
+        baseline,
+        seeds,
+        Path(out),
+        weights,
     )
 
 
@@ -214,7 +239,10 @@ def _candidates(
 ) -> list[Candidate]:
     seed = shared.recipe.seed
     if not trials:
-        rates = tuple(sweep) or (shared.recipe.optim.lr,)
+        key = OBJECTIVES.get(base.recipe.objective.name).rate
+        own = any(word.startswith(f"{key}=") for word in arm.words)
+        rate = reduce(getattr, key.split("."), base.recipe) if own else shared.recipe.optim.lr
+        rates = tuple(sweep) or (float(rate),)
         return [Candidate(lr, run_of(base, arm, out, seed=seed, lr=lr, weights=weights)) for lr in rates]
     objective = OBJECTIVES.get(base.recipe.objective.name)
     space = search_space(objective, shared.recipe.optim.lr, len(training_set(base.recipe)))
@@ -243,45 +271,56 @@ def _judged(candidate: Candidate, arm: Arm, selection: Selection, weights: Weigh
     return Candidate(candidate.key, run, tuple(judged))
 
 
+class Choices(TypedDict, total=False):
+    """What may be said of a comparison beside recipe, arms, folder and test (see `compare`)."""
+
+    seeds: int
+    sweep: Sequence[float]
+    trials: int
+    rule: Rule
+    select: Data | None
+    held_out: str | None
+    baseline: str | None
+    weights: Weights
+
+
 def compare(
     recipe: Sequence[str] | Composed,
     arms: Sequence[str],
     out: str | Path,
     test: TestPlan,
     *,
-    seeds: int = 2,
-    sweep: Sequence[float] = (),
-    trials: int = 0,
-    rule: Rule = "seen",
-    select: Data | None = None,
-    held_out: str | None = None,
-    baseline: str | None = None,
-    weights: Weights = "last",
     on: str | Executor = "local:1",
     max_hours: float | None = None,
     device: str = "auto",
     tell: Say = lambda line: None,
     watch: Watch = lambda table: None,
+    **choices: Unpack[Choices],
 ) -> Comparison:
     """Train and measure every arm.
+
+    A run that fails (a learning rate at which the loss is no longer finite) leaves the others alone: as a
+    trial it is not chosen, as a seed it is missing, and the table says so.
 
     Args:
         recipe: the words of the recipe that all arms share, as `dilkit train` takes them, or a composed one.
         arms: see `dilkit.experiments.arms.parse_arms`.
         out: the folder of all runs and results.
         test: what they are measured on.
-        seeds: training seeds of each arm, counted from the recipe's own.
+        seeds: training seeds of each arm, counted from the recipe's own; 2 by default.
         sweep: learning rates to try, with the first seed, for every arm alike (an inner rate that equals the
             outer one moves with it). The best by `rule` trains the other seeds.
         trials: instead, so many settings of each arm, drawn at random from its own ranges (the first are the
             recipe's own).
-        rule: how they are chosen; one of `dilkit.experiments.selection.RULES`.
+        rule: how they are chosen; one of `dilkit.experiments.selection.RULES`, by default `seen`.
         select: clean images for that choice, apart from the test's.
         held_out: the distortions of the rule `held_out`, neither trained nor tested on.
         baseline: the arm that differences are taken to; the first by default.
-        weights: which checkpoint of a run is measured: the `last`, or the `best` of its own validation.
+        weights: which checkpoint of a run is measured: the `last` (default), or the `best` of its own
+            validation.
         on: where runs are done; see `dilkit.experiments.executors.run_units`.
-        max_hours: wall-clock hours there are: as many seeds as fit are taken, the same for all arms.
+        max_hours: wall-clock hours there are: as many seeds as fit are taken, the same for all arms, and no
+            run is begun when they are over. With 0, what is done is measured and compared.
         device: of the measurements.
         tell: called with lines about the progress.
         watch: called with where the units of work stand.
@@ -289,56 +328,70 @@ def compare(
     Raises:
         UsageError: a recipe that has no budget in passes, an arm that is unknown or has another budget, a
             choice without images to select on, or with those of the test; before anything is trained.
+        DilkitError: not one run could be measured.
     """
-    plan = plan_comparison(
-        recipe,
-        arms,
-        out,
-        test,
-        seeds=seeds,
-        sweep=sweep,
-        trials=trials,
-        rule=rule,
-        select=select,
-        held_out=held_out,
-        baseline=baseline,
-        weights=weights,
-    )
-    if max_hours is not None:
+    until = None if max_hours is None else time.monotonic() + 3600 * max_hours
+    plan = plan_comparison(recipe, arms, out, test, **choices)
+    if max_hours:
         plan = fitted(plan, max_hours, workers_of(on), tell)
+    return run_comparison(plan, on=on, until=until, device=device, tell=tell, watch=watch)
+
+
+def run_comparison(
+    plan: ComparisonPlan,
+    *,
+    on: str | Executor = "local:1",
+    until: float | None = None,
+    device: str = "auto",
+    tell: Say = lambda line: None,
+    watch: Watch = lambda table: None,
+) -> Comparison:
+    """Do what was planned; `until` is the time (of `time.monotonic`) after which no training run is begun."""
     plan.out.mkdir(parents=True, exist_ok=True)
+    missing: dict[str, str] = {}
 
-    def run(units: Sequence[Unit]) -> None:
-        run_units(units, on, watch=lambda table: _show(table, tell, watch))
+    def run(units: Sequence[Unit], until: float | None = None) -> None:
+        failed = run_units(units, on, watch=lambda table: _show(table, tell, watch), until=until)
+        for name, error in failed.items():
+            missing[name] = error.message
+            tell(f"{name} is missing: {error}")
 
-    best, chosen, sweep_rows = _choose(plan, run, device, tell)
-    runs = [r for arm in plan.arms for r in (best[arm.name].run, *plan.others(arm, best[arm.name]))]
-    run([r.training() for r in runs])
-    measured = [Measuring(r, test, r.out / "rows.json", device=device) for r in runs]
+    best, chosen, sweep_rows = _choose(plan, run, until, device, tell)
+    arms = [arm for arm in plan.arms if arm.name in best]
+    runs = [r for arm in arms for r in (best[arm.name].run, *plan.others(arm, best[arm.name]))]
+    run([r.training() for r in sorted(runs, key=lambda r: r.seed)], until)
+    measured = [Measuring(r, plan.test, r.out / "rows.json", device=device) for r in runs if r.done.is_file()]
     run([m.unit() for m in measured])
+    measured = [m for m in measured if m.path.is_file()]
+    if not measured:
+        raise DilkitError(
+            "not one run could be measured",
+            where=plan.out,
+            found=next((f"{name}: {why}" for name, why in missing.items()), None),
+        )
     rows = pd.concat([m.rows() for m in measured], ignore_index=True)
     several = any(len(each) > 1 for each in plan.candidates.values())
     rows.attrs[SETTINGS] = {
         "recipe": list(plan.shared.words),
-        "arms": list(arms),
+        "arms": list(plan.texts),
         "selection": plan.selection.story if several else "none",
-        "weights": weights,
+        "weights": plan.weights,
     }
-    cost = _cost(runs)
+    cost = _cost([m.run for m in measured])
     _write_measured(rows, sweep_rows, cost, chosen, plan.out)
-    tested = confounder_set(test.distort)
-    own = own_specialists(plan.arms, plan.trained, tested)
-    for arm in plan.arms:
+    tested, there = confounder_set(plan.test.distort), set(rows["arm"])
+    own = own_specialists([arm for arm in arms if arm.name in there], plan.trained, tested)
+    for arm in arms:
         if arm.member and arm.name not in own.values():
             tell(f"{arm.name}: no test distortion is its own, so it has no part in the worst-case gap")
     table = scores(
-        _relative_to(plan.trained, rows, test),
+        _relative_to(plan.trained, rows, plan.test),
         by="arm",
         seeds="train_seed",
-        baseline=plan.baseline,
+        baseline=plan.baseline if plan.baseline in there else str(rows["arm"][0]),
         specialists=own or None,
     )
-    result = Comparison(rows, table, cost, chosen, sweep_rows)
+    result = Comparison(rows, table, cost, chosen, sweep_rows, missing)
     table.to_csv(plan.out / "scores.csv", index=False)
     (plan.out / "table.md").write_text(comparison_markdown(result), encoding="utf-8")
     return result
@@ -355,7 +408,7 @@ def _show(table: Sequence[Status], tell: Say, watch: Watch) -> None:
 
 
 def _choose(
-    plan: ComparisonPlan, run: Callable[[Sequence[Unit]], None], device: str, tell: Say
+    plan: ComparisonPlan, run: Callable[..., None], until: float | None, device: str, tell: Say
 ) -> tuple[dict[str, Candidate], dict[str, dict[float, float]], pd.DataFrame]:
     """By arm, the candidate that the rule takes and the value of each; and all rows that were looked at."""
     tried = {arm: cs for arm, cs in plan.candidates.items() if len(cs) > 1}
@@ -375,24 +428,30 @@ def _choose(
                 look = Measuring(r, plan.test, path, distort, selection.images, device)
                 looks.setdefault((arm, c.key), []).append(look)
     flat = [look for each in looks.values() for look in each]
-    run([look.run.training() for look in flat])
-    run([look.unit() for look in flat])
+    run([look.run.training() for look in flat], until)
+    run([look.unit() for look in flat if look.run.done.is_file()])
     parts, chosen = [], {}
     for arm, candidates in tried.items():
-        values = {}
+        values: dict[float, float] = {}
         for c in candidates:
+            if not all(look.path.is_file() for look in looks[arm, c.key]):
+                continue
             rows = [look.rows() for look in looks[arm, c.key]]
             values[c.key] = sum(float(part["psnr"].mean()) for part in rows) / len(rows)
             settings = json.dumps(dict(c.run.settings))
             parts += [part.assign(trial=c.run.label, settings=settings) for part in rows]
         chosen[arm] = values
-        best[arm] = max(candidates, key=lambda c: values[c.key])
+        if not values:
+            del best[arm]
+            tell(f"{arm}: there is nothing to choose from, so it is left out")
+            continue
+        best[arm] = max(candidates, key=lambda c: values.get(c.key, -math.inf))
         if best[arm].run.label.startswith("lr-"):
             rates = ", ".join(f"{key:g}" for key in values)
             tell(f"{arm}: learning rate {best[arm].run.lr:g} chosen of {rates}")
         else:
             tell(f"{arm}: {best[arm].run.label} chosen of {len(values)}: {dict(best[arm].run.settings)}")
-    return best, chosen, pd.concat(parts, ignore_index=True)
+    return best, chosen, pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _relative_to(trained: ConfounderSet, rows: pd.DataFrame, test: TestPlan) -> pd.DataFrame:
@@ -406,37 +465,41 @@ def _relative_to(trained: ConfounderSet, rows: pd.DataFrame, test: TestPlan) -> 
 # ---------------------------------------------------------------------------------------
 
 
-def price(
-    plan: ComparisonPlan, seconds: Callable[[Composed], tuple[float, int]] | None = None
-) -> pd.DataFrame:
-    """What a comparison takes, by arm: runs, passes in all, hours of one worker, bytes on disk.
+Seconds = Callable[[Composed], tuple[float, int]]
+"""The seconds of one run of a recipe, and the bytes it leaves on disk."""
+
+
+def price(plan: ComparisonPlan, seconds: Seconds | None = None) -> pd.DataFrame:
+    """What is left to do of a comparison, by arm: runs, passes in all, hours of one worker, bytes on disk.
 
     Args:
-        seconds: gives the seconds and the bytes of one run; by default two real steps of each arm are timed.
-            Measuring comes on top.
+        seconds: gives the seconds and the bytes of one run; by default two real steps of each arm are timed,
+            and measuring is taken to cost a third of a pass for as many pixels.
     """
-    measure = seconds or _dry
+    measure, passes = seconds or timed(plan), plan.shared.recipe.passes or 0
     lines = []
-    for arm, runs in plan.runs_by_arm.items():
+    for arm, runs in plan.left_by_arm.items():
         each, disk = measure(plan.bases[arm])
-        passes = plan.shared.recipe.passes or 0
-        lines.append(
-            {
-                "arm": arm,
-                "runs": runs,
-                "passes": runs * passes,
-                "hours": runs * each / 3600,
-                "bytes": runs * disk,
-            }
-        )
+        line = {"arm": arm, "runs": runs, "passes": runs * passes}
+        lines.append({**line, "hours": runs * each / 3600, "bytes": runs * disk})
     return pd.DataFrame(lines)
 
 
-def _dry(composed: Composed) -> tuple[float, int]:
+def timed(plan: ComparisonPlan) -> Seconds:
+    """Times two real steps of a recipe, once, and adds the measuring of its net on the plan's test."""
     from dilkit.training.dry_run import dry_run
 
-    found = dry_run(composed)
-    return found.total, found.disk
+    shapes = [image.read().shape for image in find_images(plan.test.data)]
+    pixels = sum(h * w for h, w, _ in shapes) * len(confounder_set(plan.test.distort))
+
+    @cache
+    def seconds(words: tuple[str, ...]) -> tuple[float, int]:
+        found = dry_run(next(base for base in plan.bases.values() if base.words == words))
+        batch, _, height, width = found.clean
+        forward = found.seconds / found.passes / 3 / (batch * height * width)
+        return found.total + pixels * forward, found.disk
+
+    return lambda composed: seconds(composed.words)
 
 
 def fitted(
@@ -444,27 +507,26 @@ def fitted(
     max_hours: float,
     workers: int,
     tell: Say = lambda line: None,
-    seconds: Callable[[Composed], tuple[float, int]] | None = None,
+    seconds: Seconds | None = None,
 ) -> ComparisonPlan:
     """The same comparison with as many training seeds as fit into so many hours, the same for all arms.
 
     Raises:
         UsageError: not even one seed fits.
     """
-    from dataclasses import replace
-
+    seconds = seconds or timed(plan)
     for seeds in range(plan.seeds, 0, -1):
         smaller = replace(plan, seeds=seeds)
         hours = float(price(smaller, seconds)["hours"].sum()) / workers
         if hours <= max_hours:
             if seeds < plan.seeds:
-                tell(f"{seeds} of {plan.seeds} training seeds fit into {max_hours:g} hours ({hours:.2g})")
+                tell(f"{seeds} of {plan.seeds} training seeds fit into {max_hours:.3g} hours ({hours:.2g})")
             return smaller
     raise UsageError(
         "not even one training seed fits",
         where="max_hours",
         found=f"{hours:.3g} hours with {workers} at a time",
-        expected=f"at most {max_hours:g}",
+        expected=f"at most {max_hours:.3g}",
         remedy="fewer arms or settings, fewer passes, or more workers",
     )
 
@@ -539,6 +601,8 @@ def comparison_markdown(result: Comparison) -> str:
         else "the last of each run, none selected"
     )
     parts.append(f"Learning rates: {rule}. Checkpoints: {which}.")
+    if result.missing:
+        parts.append("Missing:\n\n" + "\n".join(f"- {name}: {why}" for name, why in result.missing.items()))
     return "\n\n".join([*remarks(result.rows), *parts]) + "\n"
 
 

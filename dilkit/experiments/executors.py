@@ -59,11 +59,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Status:
-    """Where a unit stands: `waiting`, `running` here or elsewhere, or `done`; and the last row it
-    reported."""
+    """Where a unit stands, and the last row it reported; `failed` also where no time was left for it."""
 
     unit: str
-    state: Literal["waiting", "running", "done"]
+    state: Literal["waiting", "running", "done", "failed"]
     worker: str
     row: Row
 
@@ -78,8 +77,9 @@ def run_units(
     watch: Watch = lambda table: None,
     patience: float = PATIENCE,
     poll: float = 0.5,
-) -> None:
-    """Do all units that are not done, each by one worker at a time, and return when every one is done.
+    until: float | None = None,
+) -> dict[str, DilkitError]:
+    """Do all units that are not done, each by one worker at a time; what fails does not keep the others.
 
     Args:
         on: `local:N` (N processes of this machine; with 1, this process itself), `dask://HOST:PORT` (a Dask
@@ -88,19 +88,22 @@ def run_units(
         watch: called with where all units stand, when that has changed.
         patience: seconds after which a silent worker on another machine counts as lost.
         poll: seconds between two looks at what is going on.
+        until: the time (of `time.monotonic`) after which no unit is begun; those under way are left to end.
+
+    Returns:
+        By name, the units that are not done, and why: what went wrong in them, that their workers were lost
+        too often, or that there was no time left.
 
     Raises:
         UsageError: no such kind of executor, or its library is not installed; units of one name.
-        DilkitError: a unit failed, or lost its worker too often. Units under way are left to end.
     """
     names = [unit.name for unit in units]
     if len(set(names)) < len(names):
         raise UsageError("two units have one name", found=next(n for n in names if names.count(n) > 1))
     if on == "local:1":
-        _here(units, watch, patience, poll)
-        return
+        return _here(units, watch, patience, poll, until)
     with opened(on) as executor:
-        _Scheduler(executor, units, watch, patience, poll).run()
+        return _Scheduler(executor, units, watch, patience, poll, until).run()
 
 
 def workers_of(on: str | Executor) -> int:
@@ -300,15 +303,24 @@ class _Scheduler:
     """Submits units, looks at the folders for what became of them, and submits again what was lost."""
 
     def __init__(
-        self, executor: Any, units: Sequence[Unit], watch: Watch, patience: float, poll: float
+        self,
+        executor: Any,
+        units: Sequence[Unit],
+        watch: Watch,
+        patience: float,
+        poll: float,
+        until: float | None,
     ) -> None:
         self._executor, self._units, self._watch = executor, units, watch
-        self._patience, self._poll = patience, poll
+        self._patience, self._poll, self._until = patience, poll, until
         self._lost: dict[str, int] = {}
         self._shown: Any = None
 
-    def run(self) -> None:
+    def run(self) -> dict[str, DilkitError]:
         left = {unit.name: unit for unit in self._units if not unit.done.is_file()}
+        failed: dict[str, DilkitError] = {}
+        if _over(self._until):
+            return {name: _no_time() for name in left}
         under_way = {name: self._submit(unit) for name, unit in left.items()}
         elsewhere: set[str] = set()
         looked = 0.0
@@ -316,25 +328,40 @@ class _Scheduler:
             while under_way or elsewhere:
                 ended = [name for name, future in under_way.items() if future.done()]
                 for name in ended:
-                    became = self._became(left[name], under_way.pop(name))
+                    try:
+                        became = self._became(left[name], under_way.pop(name))
+                    except DilkitError as error:
+                        failed[name] = error
+                        continue
                     if became == "taken":
                         elsewhere.add(name)
                     elif became == "lost":
                         under_way[name] = self._submit(left[name])
                 if time.monotonic() - looked > self._poll:
                     looked = time.monotonic()
+                    if _over(self._until):
+                        for name in self._not_begun(under_way.keys() | elsewhere, left):
+                            if name in under_way:
+                                under_way.pop(name).cancel()
+                            elsewhere.discard(name)
+                            failed[name] = _no_time()
                     for name in [name for name in elsewhere if self._free(left[name])]:
                         elsewhere.remove(name)
                         if not left[name].done.is_file():
                             under_way[name] = self._submit(left[name])
-                    self._look(under_way.keys() | elsewhere)
+                    self._look(under_way.keys() | elsewhere, failed)
                 if not ended:
                     time.sleep(min(self._poll, 0.01))
         except BaseException:
             for future in under_way.values():
                 future.cancel()
             raise
-        self._look(set())
+        self._look(set(), failed)
+        return failed
+
+    def _not_begun(self, names: Set[str], left: Mapping[str, Unit]) -> list[str]:
+        """Those that no worker is at work on."""
+        return [name for name in names if not left[name].done.is_file() and self._free(left[name])]
 
     def _free(self, unit: Unit) -> bool:
         """Whether nobody else is at work on it any more."""
@@ -363,8 +390,13 @@ class _Scheduler:
                 ) from error
             return "done" if unit.done.is_file() else "lost"
 
-    def _look(self, under_way: Set[str]) -> None:
-        table = [status_of(unit, unit.name in under_way) for unit in self._units]
+    def _look(self, under_way: Set[str], failed: Set[str] | Mapping[str, Any]) -> None:
+        table = [
+            Status(unit.name, "failed", "", {})
+            if unit.name in failed
+            else status_of(unit, unit.name in under_way)
+            for unit in self._units
+        ]
         if table != self._shown:
             self._shown = table
             self._watch(table)
@@ -404,21 +436,36 @@ def is_loss(error: BaseException) -> bool:
     return isinstance(error, BrokenProcessPool | CancelledError) or bool(names & lost)
 
 
-def _here(units: Sequence[Unit], watch: Watch, patience: float, poll: float) -> None:
+def _here(
+    units: Sequence[Unit], watch: Watch, patience: float, poll: float, until: float | None
+) -> dict[str, DilkitError]:
     """One unit after the other in this process; what others hold comes last."""
     left = [unit for unit in units if not unit.done.is_file()]
+    failed: dict[str, DilkitError] = {}
     while left:
         taken = []
         for unit in left:
+            if _over(until):
+                failed[unit.name] = _no_time()
+                continue
             try:
                 if do(_watched(unit, watch), patience) == "taken":
                     taken.append(unit)
-            except Exception as error:
-                raise _named(unit, error) from error
+            except Exception as error:  # noqa: BLE001  (handed back by name)
+                failed[unit.name] = _named(unit, error)
         left = taken
         if left:
             watch([status_of(unit) for unit in left])
             time.sleep(poll)
+    return failed
+
+
+def _over(until: float | None) -> bool:
+    return until is not None and time.monotonic() >= until
+
+
+def _no_time() -> DilkitError:
+    return DilkitError("there was no time left for it")
 
 
 def _watched(unit: Unit, watch: Watch) -> Unit:

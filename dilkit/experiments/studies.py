@@ -6,9 +6,9 @@ six hours gets the first rungs, and whoever has a cluster all of them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,18 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dilkit.errors import UsageError, nearest
+from dilkit.errors import DilkitError, UsageError, nearest
 from dilkit.evaluation.rows import write_rows
 from dilkit.experiments.compare import (
     Comparison,
     ComparisonPlan,
     Say,
+    Seconds,
     Watch,
-    compare,
     fitted,
     plan_comparison,
     price,
+    run_comparison,
 )
 from dilkit.experiments.executors import workers_of
 from dilkit.experiments.runs import TestPlan, Weights
@@ -148,9 +149,7 @@ def chosen_tiers(study: Study, names: Sequence[str]) -> list[Tier]:
     return [tier for tier in study.tiers if not names or tier.name in names]
 
 
-def price_study(
-    plans: dict[str, ComparisonPlan], seconds: Callable[[Any], tuple[float, int]] | None = None
-) -> pd.DataFrame:
+def price_study(plans: dict[str, ComparisonPlan], seconds: Seconds | None = None) -> pd.DataFrame:
     """What a study takes: a row per tier and arm (see `price`)."""
     parts = [price(plan, seconds).assign(tier=name) for name, plan in plans.items()]
     whole = pd.concat(parts, ignore_index=True)
@@ -168,55 +167,65 @@ def run_study(
     device: str = "auto",
     tell: Say = lambda line: None,
     watch: Watch = lambda table: None,
-    seconds: Callable[[Any], tuple[float, int]] | None = None,
+    seconds: Seconds | None = None,
 ) -> dict[str, Comparison]:
     """Run the tiers of a study in order; what is done is not done again.
 
-    OUT/TIER is the folder of a comparison; OUT/rows.csv and OUT/scores.csv hold all tiers, with a column
-    `tier`.
+    OUT/TIER is the folder of a comparison; OUT/rows.csv, OUT/sweep.csv and OUT/scores.csv hold all tiers,
+    with a column `tier`, and are written anew after each.
 
     Args:
         data, tiers: see `plan_study`.
-        max_hours: wall-clock hours there are. A tier that does not fit into what is left is run with fewer
-            training seeds, the same for all arms, or left out with all after it.
+        max_hours: wall-clock hours there are, by the clock. A tier that does not fit into what is left is
+            run with fewer training seeds, the same for all arms; where not one fits, nothing more is trained.
+            No run is begun when they are over. What earlier calls have left is measured and compared in any
+            case; with 0 that is all.
         on, device, tell, watch: as `compare` takes them.
         seconds: as `price` takes it.
 
     Raises:
         UsageError: as `plan_study`; or where the first tier does not fit.
+        DilkitError: there is nothing to report of any tier.
     """
-    plan_study(study, out, data, tiers)  # every mistake of every tier, before the first is trained
+    began = time.monotonic()
+    plans = plan_study(study, out, data, tiers)  # every mistake of every tier, before the first is trained
     found: dict[str, Comparison] = {}
-    left = max_hours
-    for tier in chosen_tiers(study, tiers):
-        arguments = _arguments(study, tier, Path(out), data)
-        if left is not None:
+    ends = None if max_hours is None else began + 3600 * max_hours
+    for name, plan in plans.items():
+        if max_hours and ends is not None:
+            left = max(0.0, (ends - time.monotonic()) / 3600)
             try:
-                plan = fitted(plan_comparison(**arguments), left, workers_of(on), tell, seconds)
+                plan = fitted(plan, left, workers_of(on), tell, seconds)
             except UsageError:
                 if not found:
                     raise
-                tell(
-                    f"tier {tier.name} and those after it do not fit into the {left:.2g} hours that are left"
-                )
-                break
-            arguments["seeds"] = plan.seeds
-            left -= float(price(plan, seconds)["hours"].sum()) / workers_of(on)
-        tell(f"tier {tier.name}: {tier.about or ', '.join(tier.arms)}")
-        found[tier.name] = compare(**arguments, on=on, device=device, tell=tell, watch=watch)
+                tell(f"tier {name} does not fit into the {left:.2g} hours that are left; nothing is trained")
+                ends = began
+        tell(f"tier {name}: {', '.join(plan.texts)}")
+        try:
+            found[name] = run_comparison(plan, on=on, until=ends, device=device, tell=tell, watch=watch)
+        except DilkitError as error:
+            tell(f"tier {name} is missing: {error}")
+            continue
         _write(found, Path(out))
+    if not found:
+        raise DilkitError("there is nothing to report of any tier", where=out)
     return found
 
 
 def _write(found: dict[str, Comparison], out: Path) -> None:
-    whole = partial(pd.concat, ignore_index=True)
-    write_rows(whole([result.rows.assign(tier=name) for name, result in found.items()]), out / "rows.csv")
-    scores = whole([result.scores.assign(tier=name) for name, result in found.items()])
-    scores.to_csv(out / "scores.csv", index=False)
+    def whole(part: Callable[[Comparison], pd.DataFrame]) -> pd.DataFrame:
+        parts = {name: part(result) for name, result in found.items()}
+        return pd.concat([table.assign(tier=name) for name, table in parts.items()], ignore_index=True)
+
+    write_rows(whole(lambda result: result.rows), out / "rows.csv")
+    whole(lambda result: result.scores).to_csv(out / "scores.csv", index=False)
+    if any(len(result.sweep) for result in found.values()):
+        write_rows(whole(lambda result: result.sweep), out / "sweep.csv")
 
 
 def _arguments(study: Study, tier: Tier, out: Path, data: str | Path | None) -> dict[str, Any]:
-    """What `plan_comparison` and `compare` take for a tier."""
+    """What `plan_comparison` takes for a tier."""
     folders = {name: _source(name, source, data) for name, source in study.folders.items()}
 
     def filled(text: str) -> str:

@@ -93,21 +93,46 @@ def test_the_unit_of_a_killed_worker_is_done_again_and_no_other(tmp_path: Path) 
     assert runs(made) == [2, 1, 1, 1]
 
 
-def test_a_unit_that_kills_every_worker_is_given_up(tmp_path: Path) -> None:
-    with pytest.raises(DilkitError, match=r"unit-0: the workers of this unit were lost 4 times"):
-        run_units(units(tmp_path, 1, dies=99), "local:2", poll=0.05)
+def test_a_unit_that_kills_every_worker_is_given_up_and_the_others_are_done(tmp_path: Path) -> None:
+    made = [*units(tmp_path / "a", 1, dies=99), *units(tmp_path / "b", 2)]
+    made = [Unit(f"{k}", unit.folder, unit.done, unit.work) for k, unit in enumerate(made)]
+    failed = run_units(made, "local:2", poll=0.05)
+    assert list(failed) == ["0"]
+    assert "the workers of this unit were lost 4 times" in failed["0"].message
+    assert runs(made[1:]) == [1, 1]
 
 
 @pytest.mark.parametrize("on", ["local:1", "local:2"])
-def test_a_failure_names_its_unit(tmp_path: Path, on: str) -> None:
-    with pytest.raises(DilkitError, match=r"unit-\d: ValueError: the loss went up"):
-        run_units(units(tmp_path, 2, fails=True), on, poll=0.05)
+def test_a_failure_is_told_by_name_and_the_others_are_done(tmp_path: Path, on: str) -> None:
+    wrong, right = units(tmp_path / "wrong", 2, fails=True), units(tmp_path / "right", 2)
+    made = [Unit(f"{k}", unit.folder, unit.done, unit.work) for k, unit in enumerate([*wrong, *right])]
+    seen: list[list[Status]] = []
+    failed = run_units(made, on, poll=0.05, watch=lambda table: seen.append(list(table)))
+    assert {name: str(error).splitlines()[0] for name, error in failed.items()} == {
+        name: f"{name}: ValueError: the loss went up" for name in ("0", "1")
+    }
+    assert runs(right) == [1, 1]
+    if on == "local:2":
+        assert [status.state for status in seen[-1]] == ["failed", "failed", "done", "done"]
     assert not list(tmp_path.glob(f"*/{CLAIM}"))
 
 
+@pytest.mark.parametrize("on", ["local:1", "local:2"])
+def test_when_the_time_is_over_no_unit_is_begun_and_those_under_way_end(tmp_path: Path, on: str) -> None:
+    made = units(tmp_path, 40, seconds=0.3)
+    began = time.monotonic()
+    failed = run_units(made, on, poll=0.05, until=began + 0.5)
+    done = [unit.name for unit in made if unit.done.is_file()]
+    assert sorted([*done, *failed]) == sorted(unit.name for unit in made)
+    assert len(failed) > 20
+    assert {error.message for error in failed.values()} == {"there was no time left for it"}
+    assert all(unit.work.runs == (unit.name in done) for unit in made)
+    assert set(run_units(made, on, until=began)) == set(failed)
+
+
 def test_a_unit_that_does_not_say_it_is_done_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DilkitError, match="without writing"):
-        run_units([Unit("idle", tmp_path, tmp_path / "done", lambda report: None)])
+    failed = run_units([Unit("idle", tmp_path, tmp_path / "done", lambda report: None)])
+    assert "without writing" in failed["idle"].message
 
 
 def test_two_schedulers_share_a_folder(tmp_path: Path) -> None:
@@ -211,8 +236,9 @@ def test_slurm_jobs_run_through_submitit_s_local_mode(
     made = units(tmp_path, 2)
     run_units(made, f"slurm:cluster=local,folder={tmp_path / 'jobs'}", poll=0.1)
     assert runs(made) == [1, 1]
-    with pytest.raises(DilkitError, match="the loss went up"):
-        run_units(units(tmp_path / "wrong", 1, fails=True), f"slurm:cluster=local,folder={tmp_path / 'jobs'}")
+    wrong = units(tmp_path / "wrong", 1, fails=True)
+    failed = run_units(wrong, f"slurm:cluster=local,folder={tmp_path / 'jobs'}")
+    assert "the loss went up" in str(failed["unit-0"])
 
 
 def _until(holds: Callable[[], bool], seconds: float = 60.0) -> None:

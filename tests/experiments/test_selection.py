@@ -11,7 +11,7 @@ import pytest
 
 from dilkit.confounders.build import augment
 from dilkit.distortions import confounder_set
-from dilkit.errors import UsageError
+from dilkit.errors import DilkitError, UsageError
 from dilkit.experiments.compare import Comparison, compare, fitted, plan_comparison, price
 from dilkit.experiments.runs import TestPlan
 from dilkit.experiments.selection import RULES, Selection, check_rule, draw_from, drawn, search_space
@@ -170,14 +170,56 @@ def test_the_price_counts_every_run_and_hours_are_divided_among_workers(recipe: 
         [str(recipe)], ["erm"], "nowhere", test, seeds=2, sweep=[1e-3, 1e-4], select=IMAGES,
         rule="leave_one_out",
     )  # fmt: skip
-    assert several.runs_by_arm == {"erm": 2 * 3 + 1 + 1}
+    assert several.left_by_arm == {"erm": 2 * 3 + 1 + 1}
     assert not Path("nowhere").exists()
+
+
+def test_a_run_that_fails_costs_its_arm_a_trial_or_a_seed_and_no_other_arm_anything(
+    recipe: Path, test: TestPlan, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    arms = ["nan: objective.name=erm loss=l2 optim.name=sgd", "erm"]
+    found = compare(
+        [str(recipe), "passes=60"], arms, tmp_path, test, device="cpu", seeds=2, sweep=[1e-3, 1e30],
+        select=IMAGES, tell=said.append,
+    )  # fmt: skip
+    assert "nan/lr-1e+30/seed-0" in found.missing
+    assert found.chosen["nan"].keys() == {1e-3}
+    assert found.cost["seeds"].tolist() == [2, 2]
+    assert "nan/lr-1e+30/seed-0" in (tmp_path / "table.md").read_text()
+    assert any(line.startswith("nan/lr-1e+30/seed-0 is missing") for line in said)
+    lost = arms[0].replace("nan:", "lost:")
+    found = compare([str(recipe), "passes=60", "optim.lr=1e30"], [lost, "good: optim.lr=0.001"],
+                    tmp_path / "b", test, device="cpu", seeds=1)  # fmt: skip
+    assert set(found.rows["arm"]) == {"good"}
+    assert (found.scores["difference"] == 0).all()  # to the first arm that there is
+    with pytest.raises(DilkitError, match="not one run"):
+        compare([str(recipe), "passes=60", "optim.lr=1e30"], [lost], tmp_path / "c", test, seeds=1)
+
+
+def test_with_no_time_left_what_is_done_is_compared(recipe: Path, test: TestPlan, tmp_path: Path) -> None:
+    run(recipe, test, tmp_path, ["dil_sf"])
+    plan = plan_comparison([str(recipe)], ["erm", "dil_sf"], tmp_path, test, seeds=2)
+    assert plan.left_by_arm == {"erm": 2, "dil_sf": 1}
+    found = compare([str(recipe)], ["erm", "dil_sf"], tmp_path, test, device="cpu", max_hours=0)
+    assert set(found.rows["arm"]) == {"dil_sf"}
+    assert set(found.missing.values()) == {"there was no time left for it"}
+    assert len(found.missing) == 3
+    assert len(list(tmp_path.glob("*/*/*/done.json"))) == 1
 
 
 def test_fish_is_swept_by_its_inner_rate_with_its_own_outer_step(recipe: Path, test: TestPlan) -> None:
     plan = plan_comparison([str(recipe)], ["fish"], "nowhere", test, sweep=[1e-4], select=IMAGES)
     made = plan.candidates["fish"][0].run.composed.recipe
     assert (made.optim.name, made.optim.lr, made.objective.inner.lr) == ("sgd", 0.5, 1e-4)
+
+
+def test_an_arm_that_names_its_rate_keeps_it_unless_rates_are_swept(recipe: Path, test: TestPlan) -> None:
+    arms = ["erm", "fast: objective.name=dil_sf optim.lr=0.004"]
+    plan = plan_comparison([str(recipe)], arms, "nowhere", test)
+    assert [c.run.composed.recipe.optim.lr for cs in plan.candidates.values() for c in cs] == [1e-3, 4e-3]
+    plan = plan_comparison([str(recipe)], arms, "nowhere", test, sweep=[1e-4], select=IMAGES)
+    assert [c.run.composed.recipe.optim.lr for cs in plan.candidates.values() for c in cs] == [1e-4, 1e-4]
 
 
 def test_two_workers_give_the_rows_of_one(recipe: Path, test: TestPlan, tmp_path: Path) -> None:

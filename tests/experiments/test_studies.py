@@ -7,8 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dilkit.errors import UsageError
+from dilkit.errors import DilkitError, UsageError
+from dilkit.experiments.executors import run_units
 from dilkit.experiments.studies import load_study, plan_study, price_study, run_study, shipped_studies
+from dilkit.recipe import Composed
 
 TINY = """
 description: tiny
@@ -63,21 +65,43 @@ def test_the_tiers_are_run_in_order_and_once(tiny: str, tmp_path: Path) -> None:
 def test_what_does_not_fit_is_cut_alike_for_all_arms_or_left_out(tiny: str, tmp_path: Path) -> None:
     said: list[str] = []
 
-    def an_hour(composed: object) -> tuple[float, int]:
-        return 3600.0, 0
+    def an_hour(composed: Composed) -> tuple[float, int]:
+        return (36000.0 if "objective.name=vrex" in composed.words else 3600.0), 0
 
-    found = run_study(
-        load_study(tiny), tmp_path, max_hours=6.5, device="cpu", tell=said.append, seconds=an_hour
-    )
-    assert found["first"].cost["seeds"].tolist() == [2, 2]  # four hours
-    assert found["second"].cost["seeds"].tolist() == [1, 1]  # two of the 2.5 that are left
-    found = run_study(
-        load_study(tiny), tmp_path / "b", max_hours=5, device="cpu", tell=said.append, seconds=an_hour
-    )
+    study = load_study(tiny)
+    found = run_study(study, tmp_path, max_hours=3, device="cpu", tell=said.append, seconds=an_hour)
     assert list(found) == ["first"]
-    assert "second and those after it do not fit" in said[-1]
+    assert found["first"].cost["seeds"].tolist() == [1, 1]  # two hours; a second seed would take four
+    assert any("tier second does not fit" in line for line in said)
+    found = run_study(study, tmp_path, max_hours=3, device="cpu", seconds=an_hour)
+    assert found["first"].cost["seeds"].tolist() == [2, 2]  # what is done is not priced again
     with pytest.raises(UsageError, match="not even one"):
-        run_study(load_study(tiny), tmp_path / "c", max_hours=1, seconds=an_hour)
+        run_study(study, tmp_path / "c", max_hours=1, seconds=an_hour)
+
+
+def test_a_study_that_was_stopped_is_reported_without_training(tiny: str, tmp_path: Path) -> None:
+    study = load_study(tiny)
+    with pytest.raises(DilkitError, match="nothing to report"):
+        run_study(study, tmp_path, max_hours=0)
+    first = plan_study(study, tmp_path)["first"]
+    run_units([first.candidates["erm"][0].run.training()])
+    said: list[str] = []
+    found = run_study(study, tmp_path, max_hours=0, device="cpu", tell=said.append)
+    assert list(found) == ["first"]
+    assert set(pd.read_csv(tmp_path / "rows.csv")["arm"]) == {"erm"}
+    assert not any(line.startswith("training") for line in said)
+
+
+def test_the_rows_of_every_sweep_are_kept(tiny: str, tmp_path: Path) -> None:
+    path = tmp_path / "swept.yaml"
+    path.write_text(
+        TINY.replace("arms: [erm, vrex]", "arms: [erm]\n    trials: 3\n    select: ['deadleaves:2@24']")
+    )
+    run_study(load_study(str(path)), tmp_path / "out", device="cpu")
+    sweep = pd.read_csv(tmp_path / "out" / "sweep.csv")
+    assert sweep.groupby(["tier", "arm", "trial"]).size().to_dict() == {
+        ("second", "erm", f"trial-{k}"): 4 for k in range(3)
+    }
 
 
 def test_a_mistake_in_the_last_tier_costs_no_training(tiny: str, tmp_path: Path) -> None:
