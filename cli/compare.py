@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .base import app, examples, group, panel
-from .options import Baseline, Clip, Data, Device, Distort, On, Plot, RecipeCommand, Words, union
+from .options import Baseline, Clip, Data, Device, Distort, On, Plot, RecipeCommand, TrustCode, Words, union
 from .output import show_table
 from .progress import UnitsProgress, clock, say, size
 
@@ -152,3 +152,57 @@ def run(
         )  # fmt: skip
     for tier_name, result in found.items():
         print(f"## {tier_name}\n\n{comparison_markdown(result)}")
+
+
+EXPLAIN_EPILOG = examples("""
+dilkit study explain runs/ladder --data images/test/CBSD68 --csv explained.csv
+dilkit study explain runs/erm --data images/test/Set5 --distort "awgn[5, 20, 50]"
+""")
+
+
+@study.command("explain", epilog=EXPLAIN_EPILOG)
+def explain(
+    folder: Annotated[Path, typer.Argument(help="Of a study, a comparison, or a run that archives.")],
+    data: Annotated[list[str], typer.Option(help="Clean images; may be given again.")],
+    distort: Annotated[
+        str | None, typer.Option("--distort", "-d", help="Default: those of the test.")
+    ] = None,
+    crop: Annotated[int, typer.Option(min=16, help="Side of the centre crops.")] = 96,
+    limit: Annotated[int, typer.Option(min=2, help="Images at most.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise and of random perturbations.")] = 0,
+    csv: Annotated[Path | None, typer.Option(help="Write the row of every net.")] = None,
+    trust_code: TrustCode = False,
+    device: Device = "auto",
+) -> None:
+    """Measure what could explain who generalises, and whether it does once seen PSNR is accounted for.
+
+    A row per net: distance from its start, agreement of gradients, noise of a step, sharpness, indices of
+    invariance, PSNR. Then each one's partial correlation with unseen PSNR, given seen PSNR and the tier; p
+    values are Holm's, over all of them.
+    """
+    from dilkit.experiments.explain import LANDSCAPE
+    from dilkit.experiments.explain import explain as run
+
+    found = run(
+        folder, data, distort, crop=crop, limit=limit, seed=seed, trust_code=trust_code, device=device,
+        tell=say,
+    )  # fmt: skip
+    if csv is not None:
+        found.nets.to_csv(csv, index=False)
+    numbers = [*LANDSCAPE, "seen_psnr", "unseen_psnr"]
+    names = [name for name in ("tier", "arm", "net") if name in found.nets]
+    lines = [
+        [*(str(row[name]) for name in names), *(f"{row[name]:.3g}" for name in numbers[:-2]),
+         *(f"{row[name]:.2f}" for name in numbers[-2:])]
+        for row in found.nets.to_dict("records")
+    ]  # fmt: skip
+    show_table([*names, *numbers], lines)
+    if len(found.correlations):
+        lines = [
+            [str(row["index"]), str(row["n"]), f"{row['r']:+.2f}", f"[{row['low']:+.2f}, {row['high']:+.2f}]",
+             f"{row['p']:.3f}", f"{row['p_holm']:.3f}", f"{row['r_plain']:+.2f}"]
+            for row in found.correlations.to_dict("records")
+        ]  # fmt: skip
+        head = ["index", "nets", "partial r", "95 %", "p", "p (Holm)", "plain r"]
+        print()
+        show_table(head, lines, title="With unseen PSNR, given seen PSNR and the tier; of ranks")
