@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import cache, reduce
@@ -28,13 +28,14 @@ from dilkit.evaluation.rows import SETTINGS, write_rows
 from dilkit.evaluation.tables import grid, remarks, signed
 from dilkit.evaluation.testsets import Data, find_images
 from dilkit.experiments.arms import ORACLE, Arm, parse_arms
-from dilkit.experiments.executors import Status, Unit, run_units, workers_of
+from dilkit.experiments.executors import Status, Unit, opened, run_units, workers_of
 from dilkit.experiments.runs import (
     Measuring,
     Run,
     TestPlan,
     Weights,
     about,
+    at_rate,
     check_budget,
     open_run,
     own_specialists,
@@ -121,19 +122,9 @@ class ComparisonPlan:
     def others(self, arm: Arm, best: Candidate) -> list[Run]:
         """The runs of the other training seeds with the settings that were chosen."""
         run, first = best.run, self.shared.recipe.seed
-        return [
-            run_of(
-                self.bases[arm.name],
-                arm,
-                self.out,
-                seed=first + k,
-                lr=run.lr if run.label.startswith("lr-") else None,
-                trial=None if run.label.startswith("lr-") else int(best.key),
-                settings=run.settings,
-                weights=self.weights,
-            )
-            for k in range(1, self.seeds)
-        ]
+        same = {"label": run.label, "settings": run.settings, "weights": self.weights}
+        base = self.bases[arm.name]
+        return [run_of(base, arm, self.out, seed=first + k, **same) for k in range(1, self.seeds)]
 
     @property
     def left_by_arm(self) -> dict[str, int]:
@@ -203,21 +194,12 @@ def plan_comparison(
     check_arm(baseline, [arm.name for arm in made], "baseline")
     if select is not None:
         check_selection(select, test.data)
-    bases, candidates = {}, {}
-    for arm in made:
-        with about(arm):
-            base = bases[arm.name] = shared.plus(*arm.words)
-            check_budget(base.recipe, shared.recipe.passes)
-            candidates[arm.name] = tuple(
-                _judged(candidate, arm, selection, weights)
-                for candidate in _candidates(base, arm, shared, Path(out), sweep, trials, weights)
-            )
-    return ComparisonPlan(
+    plan = ComparisonPlan(
         shared,
         tuple(arms),
         tuple(made),
-        bases,
-        candidates,
+        {},
+        {},
         trained,
         test,
         selection,
@@ -226,49 +208,40 @@ def plan_comparison(
         Path(out),
         weights,
     )
+    bases, candidates = {}, {}
+    for arm in made:
+        with about(arm):
+            bases[arm.name] = shared.plus(*arm.words)
+            check_budget(bases[arm.name].recipe, shared.recipe.passes)
+            candidates[arm.name] = tuple(_candidates(replace(plan, bases=bases), arm, sweep, trials))
+    return replace(plan, bases=bases, candidates=candidates)
 
 
-def _candidates(
-    base: Composed,
-    arm: Arm,
-    shared: Composed,
-    out: Path,
-    sweep: Sequence[float],
-    trials: int,
-    weights: Weights,
-) -> list[Candidate]:
-    seed = shared.recipe.seed
-    if not trials:
-        key = OBJECTIVES.get(base.recipe.objective.name).rate
-        own = any(word.startswith(f"{key}=") for word in arm.words)
-        rate = reduce(getattr, key.split("."), base.recipe) if own else shared.recipe.optim.lr
-        rates = tuple(sweep) or (float(rate),)
-        return [Candidate(lr, run_of(base, arm, out, seed=seed, lr=lr, weights=weights)) for lr in rates]
+def _candidates(plan: ComparisonPlan, arm: Arm, sweep: Sequence[float], trials: int) -> Iterator[Candidate]:
+    base, shared = plan.bases[arm.name], plan.shared.recipe
     objective = OBJECTIVES.get(base.recipe.objective.name)
-    space = search_space(objective, shared.recipe.optim.lr, len(training_set(base.recipe)))
-    return [
-        Candidate(
-            float(k), run_of(base, arm, out, seed=seed, trial=k, settings=drawn(space, k), weights=weights)
-        )
-        for k in range(trials)
-    ]
+    tried: dict[float, tuple[str, Mapping[str, Any]]]
+    if trials:
+        space = search_space(objective, shared.optim.lr, len(training_set(base.recipe)))
+        tried = {float(k): (f"trial-{k}", drawn(space, k)) for k in range(trials)}
+    else:
+        own = any(word.startswith(f"{objective.rate}=") for word in arm.words)
+        rate = reduce(getattr, objective.rate.split("."), base.recipe) if own else shared.optim.lr
+        rates = tuple(sweep) or (float(rate),)
+        tried = {lr: (f"lr-{lr:g}", at_rate(base.recipe, lr)) for lr in rates}
+    for key, (label, settings) in tried.items():
+        how = {"label": label, "settings": settings, "weights": plan.weights}
+        run = run_of(base, arm, plan.out, seed=shared.seed, **how)
+        yield Candidate(key, run, tuple(_without_each(run)) if plan.selection.rule == "leave_one_out" else ())
 
 
-def _judged(candidate: Candidate, arm: Arm, selection: Selection, weights: Weights) -> Candidate:
-    """With what is measured to judge it."""
-    run = candidate.run
-    if selection.rule != "leave_one_out":
-        return candidate
-    labels = training_set(run.composed.recipe).labels
-    if len(labels) < 2:
-        return candidate
-    judged = []
-    for k, label in enumerate(labels):
-        composed = run.composed.plus(all_but(labels, label))
+def _without_each(run: Run) -> Iterator[tuple[Run, str]]:
+    """The same run without each of its distortions, and that distortion; none where there is one alone."""
+    words = training_set(run.composed.recipe)
+    for k, label in enumerate(words.labels if len(words) > 1 else ()):
+        composed = run.composed.plus(all_but(words.labels, label))
         folder = run.out.with_name(f"{run.out.name}-without-{k}")
-        own = Run(arm, f"{run.label}-without-{k}", run.lr, run.settings, run.seed, folder, composed, weights)
-        judged.append((own, str(training_set(run.composed.recipe)[label])))
-    return Candidate(candidate.key, run, tuple(judged))
+        yield replace(run, label=f"{run.label}-without-{k}", out=folder, composed=composed), str(words[label])
 
 
 class Choices(TypedDict, total=False):
@@ -347,6 +320,9 @@ def run_comparison(
     watch: Watch = lambda table: None,
 ) -> Comparison:
     """Do what was planned; `until` is the time (of `time.monotonic`) after which no training run is begun."""
+    if isinstance(on, str) and on != "local:1":
+        with opened(on) as workers:
+            return run_comparison(plan, on=workers, until=until, device=device, tell=tell, watch=watch)
     plan.out.mkdir(parents=True, exist_ok=True)
     missing: dict[str, str] = {}
 
@@ -461,8 +437,7 @@ def _relative_to(trained: ConfounderSet, rows: pd.DataFrame, test: TestPlan) -> 
     return rows.assign(novelty=rows["distortion"].map(kinds))
 
 
-# # --- What it will take
-# ---------------------------------------------------------------------------------------
+# --- What it will take --------------------------------------------------------------------------------------
 
 
 Seconds = Callable[[Composed], tuple[float, int]]
@@ -531,8 +506,7 @@ def fitted(
     )
 
 
-# # --- What it found
-# -------------------------------------------------------------------------------------------
+# --- What it found ------------------------------------------------------------------------------------------
 
 
 def _cost(runs: Sequence[Run]) -> pd.DataFrame:

@@ -19,11 +19,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal, Protocol
+from types import SimpleNamespace
+from typing import Any, Literal
 from uuid import uuid4
 
 from dilkit.errors import DilkitError, UsageError
@@ -128,14 +130,13 @@ def opened(on: str | Executor) -> AbstractContextManager[Any]:
     if kind == "dask" and rest.startswith("//"):
         return _dask(rest[2:])
     if kind == "slurm":
-        return SlurmJobs(rest)
+        return _slurm(rest)
     raise UsageError(
         "there is no such place to run", where="--on", found=on, expected="local:N, dask://HOST:PORT, slurm"
     )
 
 
-# # --- What a worker does
-# --------------------------------------------------------------------------------------
+# --- What a worker does -------------------------------------------------------------------------------------
 
 
 def do(unit: Unit, patience: float = PATIENCE) -> Literal["done", "taken"]:
@@ -295,31 +296,26 @@ class _Reporter:
         temporary.replace(self._path)
 
 
-# # --- What the scheduler does
-# ---------------------------------------------------------------------------------
+# --- What the scheduler does --------------------------------------------------------------------------------
 
 
+@dataclass
 class _Scheduler:
     """Submits units, looks at the folders for what became of them, and submits again what was lost."""
 
-    def __init__(
-        self,
-        executor: Any,
-        units: Sequence[Unit],
-        watch: Watch,
-        patience: float,
-        poll: float,
-        until: float | None,
-    ) -> None:
-        self._executor, self._units, self._watch = executor, units, watch
-        self._patience, self._poll, self._until = patience, poll, until
-        self._lost: dict[str, int] = {}
-        self._shown: Any = None
+    executor: Any
+    units: Sequence[Unit]
+    watch: Watch
+    patience: float
+    poll: float
+    until: float | None
+    lost: dict[str, int] = field(default_factory=dict)
+    shown: Any = None
 
     def run(self) -> dict[str, DilkitError]:
-        left = {unit.name: unit for unit in self._units if not unit.done.is_file()}
+        left = {unit.name: unit for unit in self.units if not unit.done.is_file()}
         failed: dict[str, DilkitError] = {}
-        if _over(self._until):
+        if _over(self.until):
             return {name: _no_time() for name in left}
         under_way = {name: self._submit(unit) for name, unit in left.items()}
         elsewhere: set[str] = set()
@@ -337,9 +333,9 @@ class _Scheduler:
                         elsewhere.add(name)
                     elif became == "lost":
                         under_way[name] = self._submit(left[name])
-                if time.monotonic() - looked > self._poll:
+                if time.monotonic() - looked > self.poll:
                     looked = time.monotonic()
-                    if _over(self._until):
+                    if _over(self.until):
                         for name in self._not_begun(under_way.keys() | elsewhere, left):
                             if name in under_way:
                                 under_way.pop(name).cancel()
@@ -351,7 +347,7 @@ class _Scheduler:
                             under_way[name] = self._submit(left[name])
                     self._look(under_way.keys() | elsewhere, failed)
                 if not ended:
-                    time.sleep(min(self._poll, 0.01))
+                    time.sleep(min(self.poll, 0.01))
         except BaseException:
             for future in under_way.values():
                 future.cancel()
@@ -368,10 +364,10 @@ class _Scheduler:
         if unit.done.is_file():
             return True
         mark = _mark_in(unit.folder / CLAIM)
-        return mark is None or _lost(unit.folder / CLAIM, mark, self._patience)
+        return mark is None or _lost(unit.folder / CLAIM, mark, self.patience)
 
     def _submit(self, unit: Unit) -> Any:
-        return self._executor.submit(do, unit, self._patience)
+        return self.executor.submit(do, unit, self.patience)
 
     def _became(self, unit: Unit, future: Any) -> Literal["done", "taken", "lost"]:
         """What became of a unit; raises what went wrong in it."""
@@ -380,8 +376,8 @@ class _Scheduler:
         except Exception as error:
             if not is_loss(error):
                 raise _named(unit, error) from error
-            self._lost[unit.name] = self._lost.get(unit.name, 0) + 1
-            if self._lost[unit.name] >= ATTEMPTS:
+            self.lost[unit.name] = self.lost.get(unit.name, 0) + 1
+            if self.lost[unit.name] >= ATTEMPTS:
                 raise DilkitError(
                     f"the workers of this unit were lost {ATTEMPTS} times",
                     where=unit.name,
@@ -395,11 +391,11 @@ class _Scheduler:
             Status(unit.name, "failed", "", {})
             if unit.name in failed
             else status_of(unit, unit.name in under_way)
-            for unit in self._units
+            for unit in self.units
         ]
-        if table != self._shown:
-            self._shown = table
-            self._watch(table)
+        if table != self.shown:
+            self.shown = table
+            self.watch(table)
 
 
 def status_of(unit: Unit, expected: bool = True) -> Status:
@@ -414,17 +410,10 @@ def status_of(unit: Unit, expected: bool = True) -> Status:
 
 
 def _named(unit: Unit, error: Exception) -> DilkitError:
-    """The same error, with the unit it happened in."""
-    if not isinstance(error, DilkitError):
-        return DilkitError(f"{type(error).__name__}: {error}", where=unit.name)
-    return type(error)(
-        error.message,
-        where=unit.name if error.where is None else f"{unit.name}, {error.where}",
-        found=error.found,
-        expected=error.expected,
-        nearest=error.nearest,
-        remedy=error.remedy,
-    )
+    """The error, with the unit it happened in."""
+    made = error if isinstance(error, DilkitError) else DilkitError(f"{type(error).__name__}: {error}")
+    made.where = unit.name if made.where is None else f"{unit.name}, {made.where}"
+    return made
 
 
 def is_loss(error: BaseException) -> bool:
@@ -478,17 +467,10 @@ def _watched(unit: Unit, watch: Watch) -> Unit:
 
         unit.work(both)
 
-    return Unit(unit.name, unit.folder, unit.done, work)
+    return replace(unit, work=work)
 
 
-# # --- Places to run
-# -------------------------------------------------------------------------------------------
-
-
-class Submits(Protocol):
-    """What is asked of an executor; futures have done(), result() and cancel()."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any: ...
+# --- Places to run ------------------------------------------------------------------------------------------
 
 
 class LocalWorkers(Executor):
@@ -547,7 +529,7 @@ def _one_thread() -> None:
 
 
 @contextmanager
-def _dask(address: str) -> Iterator[Submits]:
+def _dask(address: str) -> Iterator[Any]:
     try:
         from distributed import Client
     except ImportError:
@@ -560,58 +542,22 @@ def _dask(address: str) -> Iterator[Submits]:
         raise DilkitError(
             "no Dask scheduler answers", where=f"dask://{address}", found=str(error).split("\n")[0]
         ) from None
+    with client:  # a task is never taken for equal to another
+        yield SimpleNamespace(submit=partial(client.submit, pure=False))
+
+
+@contextmanager
+def _slurm(options: str) -> Iterator[Any]:
+    """A job for each unit, through submitit; jobs that were submitted go on when the scheduler ends."""
     try:
-        yield _DaskClient(client)
-    finally:
-        client.close()
-
-
-class _DaskClient:
-    """A client whose tasks are never taken for equal to others, and are tried again where a worker dies."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any:
-        return self._client.submit(fn, *args, pure=False)
-
-
-class SlurmJobs:
-    """A job for each unit, through submitit."""
-
-    def __init__(self, options: str) -> None:
-        try:
-            import submitit
-        except ImportError:
-            raise UsageError(
-                "submitit is not installed", where="--on", remedy="pip install 'dilkit[cluster]'"
-            ) from None
-        given = dict(pair.partition("=")[::2] for pair in options.split(",") if pair)
-        cluster, folder = given.pop("cluster", None), given.pop("folder", "slurm-%j")
-        self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-        self._executor.update_parameters(
-            **{"timeout_min": 24 * 60, **{k: int(v) if v.isdigit() else v for k, v in given.items()}}
-        )
-
-    def __enter__(self) -> SlurmJobs:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Jobs that were submitted go on."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any:
-        return _SlurmJob(self._executor.submit(fn, *args))
-
-
-class _SlurmJob:
-    def __init__(self, job: Any) -> None:
-        self._job = job
-
-    def done(self) -> bool:
-        return bool(self._job.done())
-
-    def cancel(self) -> None:
-        self._job.cancel()
-
-    def result(self) -> Any:
-        return self._job.result()
+        import submitit
+    except ImportError:
+        raise UsageError(
+            "submitit is not installed", where="--on", remedy="pip install 'dilkit[cluster]'"
+        ) from None
+    given = dict(pair.partition("=")[::2] for pair in options.split(",") if pair)
+    cluster, folder = given.pop("cluster", None), given.pop("folder", "slurm-%j")
+    executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+    settings = {key: int(value) if value.isdigit() else value for key, value in given.items()}
+    executor.update_parameters(**{"timeout_min": 24 * 60, **settings})
+    yield executor

@@ -144,16 +144,14 @@ class Measuring:
 
     def unit(self) -> Unit:
         """Rows of another test, or of other weights, are done again."""
-        if self.path.is_file() and read_rows(self.path).attrs[SETTINGS].get("compared") != self.wanted():
-            self.path.unlink()
+        if self.path.is_file():
+            (net,) = open_run(self.run)
+            if read_rows(self.path).attrs[SETTINGS].get("compared") != self.wanted(net):
+                self.path.unlink()
         return self.run.unit(f"measure-{self.path.stem}", self.path, self)
 
-    def wanted(self) -> dict[str, Any]:
+    def wanted(self, net: Net) -> dict[str, Any]:
         """What the rows must be of."""
-        (net,) = open_run(self.run)
-        return self._wanted(net)
-
-    def _wanted(self, net: Any) -> dict[str, Any]:
         plan = {k: v for k, v in asdict(self.test).items() if k != "data"}
         return {**plan, "distort": self.distort or self.test.distort, "weights": net.fingerprint}
 
@@ -163,7 +161,7 @@ class Measuring:
         rows = self.test.rows(
             [net], self.distort, self.data, device=self.device, journal=self.path.with_suffix(".part")
         )
-        rows.attrs[SETTINGS]["compared"] = self._wanted(net)
+        rows.attrs[SETTINGS]["compared"] = self.wanted(net)
         write_rows(rows, self.path)
 
     def rows(self) -> pd.DataFrame:
@@ -183,47 +181,41 @@ def run_of(
     out: Path,
     *,
     seed: int,
-    lr: float | None = None,
-    trial: int | None = None,
-    settings: Mapping[str, Any] | None = None,
+    label: str,
+    settings: Mapping[str, Any],
     weights: Weights = "last",
 ) -> Run:
     """A run of an arm, from the recipe composed with the arm's words.
 
     Args:
-        lr: a learning rate of a sweep; an inner rate that equals the outer one moves with it.
-        trial, settings: a trial of a random search, and the keys of the recipe that it sets.
-    """
-    words = [f"{key}={value!r}" for key, value in (settings or {}).items()]
-    if lr is not None:
-        inner = getattr(base.recipe.objective, "inner", None)
-        key = OBJECTIVES.get(base.recipe.objective.name).rate
-        words.append(f"{key}={lr!r}")
-        if key == "optim.lr" and inner is not None and math.isclose(inner.lr, base.recipe.optim.lr):
-            words.append(f"objective.inner.lr={lr!r}")
-    label = f"lr-{lr:g}" if trial is None else f"trial-{trial}"
-    composed = base.plus(*words, f"seed={seed}")
-    at = composed.recipe.optim.lr if lr is None else lr
-    made = Run(
-        arm, label, at, dict(settings or {}), seed, out / arm.name / label / f"seed-{seed}", composed, weights
-    )
-    is_done(made)
-    return made
-
-
-def is_done(run: Run) -> bool:
-    """Whether a run has ended.
+        label: of its settings (see `Run`).
+        settings: the keys of the recipe that are set beside the arm's own words.
 
     Raises:
         UsageError: what is there is a run of another recipe.
     """
-    if not run.done.is_file():
-        return False
-    if json.loads(run.done.read_text(encoding="utf-8"))["words"] != list(run.composed.words):
-        raise UsageError(
-            "this folder holds a run of another recipe", where=run.out, remedy="compare into another --out"
-        )
-    return True
+    composed = base.plus(*(f"{key}={value!r}" for key, value in settings.items()), f"seed={seed}")
+    lr = composed.recipe.optim.lr
+    if label.startswith("lr-"):
+        lr = settings[OBJECTIVES.get(base.recipe.objective.name).rate]
+    folder = out / arm.name / label / f"seed-{seed}"
+    made = Run(arm, label, lr, dict(settings), seed, folder, composed, weights)
+    if made.done.is_file():
+        words = json.loads(made.done.read_text(encoding="utf-8"))["words"]
+        if words != list(composed.words):
+            raise UsageError(
+                "this folder holds a run of another recipe", where=folder, remedy="compare into another --out"
+            )
+    return made
+
+
+def at_rate(recipe: Recipe, lr: float) -> dict[str, float]:
+    """The keys that a swept learning rate sets: the objective's own (`Objective.rate`), and the inner rate
+    where it equals the outer one."""
+    key = OBJECTIVES.get(recipe.objective.name).rate
+    inner = getattr(recipe.objective, "inner", None)
+    together = key == "optim.lr" and inner is not None and math.isclose(inner.lr, recipe.optim.lr)
+    return {key: lr, **({"objective.inner.lr": lr} if together else {})}
 
 
 def training_set(recipe: Recipe) -> ConfounderSet:
@@ -252,15 +244,8 @@ def about(arm: Arm) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        where = f"arm {arm.name}" if error.where is None else f"arm {arm.name}, {error.where}"
-        raise UsageError(
-            error.message,
-            where=where,
-            found=error.found,
-            expected=error.expected,
-            nearest=error.nearest,
-            remedy=error.remedy,
-        ) from None
+        error.where = f"arm {arm.name}" if error.where is None else f"arm {arm.name}, {error.where}"
+        raise
 
 
 def check_budget(recipe: Recipe, passes: int | None) -> None:

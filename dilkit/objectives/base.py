@@ -61,6 +61,20 @@ class ObjectiveConfig(_Settings):
         return changed
 
 
+class Late(ObjectiveConfig):
+    """Settings of an objective whose penalty may set in later."""
+
+    after: Annotated[int, Field(ge=0)] = 0
+    """Steps of plain ERM before the penalty is switched on."""
+
+
+class Penalised(Late):
+    """Settings of the mean loss plus a penalty."""
+
+    penalty: NonNegative = 1.0
+    """Weight of the penalty."""
+
+
 class InnerAdam(_Settings):
     """The virtual update of the authors' script: Adam without a first moment."""
 
@@ -164,9 +178,55 @@ class Objective(ABC):
                 is left as it was.
         """
 
-    @abstractmethod
     def passes(self, n: int) -> int:
         """Forward and backward passes over one distortion's batch, per step of n confounders."""
+        return n
+
+    def mean_gradient(self, net: nn.Module, batches: Mapping[str, Batch], step: int) -> Gradients:
+        """The gradient of the mean loss of batches, by label; one accumulated pass for each.
+
+        Raises:
+            DilkitError: a loss or the gradient is not finite.
+        """
+        losses: dict[str, Tensor] = {}
+        with private_grads(net) as params:
+            for label, batch in batches.items():
+                value = self.loss(net, batch)
+                (value / len(batches)).backward()
+                losses[label] = value.detach()
+            grads = accumulated(params)
+        return self.finished(grads, losses, step)
+
+    def finished(self, grads: dict[str, Tensor], losses: Mapping[str, Tensor], step: int) -> Gradients:
+        """A direction from accumulated passes: averaged over the processes, found finite, with the losses."""
+        if self.reduce is not None:
+            self.reduce(list(grads.values()))
+        require_finite_each(losses, {", ".join(losses): grads}, where=f"step {step}")
+        return summed_up(grads, losses)
+
+    def each_gradient(
+        self, net: nn.Module, batches: Mapping[str, Batch], step: int
+    ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+        """By label, the gradient of the batch's loss (averaged over the processes) and the loss itself.
+
+        One batch's activations at a time, and as many gradients as there are batches.
+
+        Raises:
+            DilkitError: the first loss or gradient that is not finite.
+        """
+        grads: dict[str, dict[str, Tensor]] = {}
+        losses: dict[str, Tensor] = {}
+        with private_grads(net) as params:
+            for label, batch in batches.items():
+                value = self.loss(net, batch)
+                value.backward()
+                losses[label] = value.detach()
+                grads[label] = accumulated(params)
+        if self.reduce is not None:
+            for own in grads.values():
+                self.reduce(list(own.values()))
+        require_finite_each(losses, grads, where=f"step {step}")
+        return grads, losses
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered between steps: tensors and plain values, by name."""
@@ -213,26 +273,18 @@ def accumulated(params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     return grads
 
 
-def each_gradient(
-    net: nn.Module, loss: Loss, batches: Mapping[str, Batch], *, reduce: Reduce | None, where: str
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-    """By label, the gradient of the batch's loss (averaged over the processes) and the loss itself.
+@contextmanager
+def unmoved_buffers(net: nn.Module) -> Iterator[None]:
+    """Running statistics that passes inside move are put back."""
+    import torch
 
-    One batch's activations at a time, and as many gradients as there are batches.
-    """
-    grads: dict[str, dict[str, Tensor]] = {}
-    losses: dict[str, Tensor] = {}
-    with private_grads(net) as params:
-        for label, batch in batches.items():
-            value = loss(net, batch)
-            value.backward()
-            losses[label] = value.detach()
-            grads[label] = accumulated(params)
-    if reduce is not None:
-        for own in grads.values():
-            reduce(list(own.values()))
-    require_finite_each(losses, grads, where=where)
-    return grads, losses
+    kept = [b.detach().clone() for b in net.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for b, value in zip(net.buffers(), kept, strict=True):
+                b.copy_(value)
 
 
 def require_finite_each(

@@ -36,9 +36,6 @@ class Lookahead(Chained):
         losses = [loss for step in met for loss in step.values()]
         return Gradients(grads, torch.stack(losses).mean())
 
-    def passes(self, n: int) -> int:
-        return n
-
 
 def mixed(episode: Episode, *, seed: int) -> list[Batch]:
     """n batches of the episode's n, every (position, distortion) in exactly one of them, and each batch with

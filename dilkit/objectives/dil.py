@@ -39,13 +39,13 @@ from dilkit.objectives.base import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from dilkit.confounders.episodes import Episode
+    from dilkit.confounders.episodes import Batch, Episode
 
 INNER_SEARCH = {"objective.inner.lr": "log(1e-5, 1e-2)"}
 
 
 class ChainConfig(ObjectiveConfig):
-    """`buffers`: what becomes of running statistics met along the chain (see `dilkit.meta.first_order`)."""
+    """What objectives with a first-order chain share."""
 
     inner: Inner = InnerAdam()
     """The virtual update."""
@@ -95,9 +95,6 @@ class DilSf(Chained):
         )
         return summed_up(grads, {label: loss for losses in met for label, loss in losses.items()})
 
-    def passes(self, n: int) -> int:
-        return n
-
 
 class DilPf(Chained):
     """phi_0 = theta; phi_k = inner step of phi_{k-1} on mean_i L(.; d_i), K times (the update of Eq. 5). The
@@ -111,10 +108,7 @@ class DilPf(Chained):
     search: ClassVar[Mapping[str, str]] = {**INNER_SEARCH, "objective.steps": "choice(2, 4, 8)"}
 
     class Config(ChainConfig):
-        """Parallel, first order (Eq. 5 with Reptile's direction).
-
-        `steps`: pooled virtual steps; one alone would be ERM up to scale, so there are at least two.
-        """
+        """Parallel, first order (Eq. 5 with Reptile's direction)."""
 
         steps: Annotated[int, Field(ge=2)] = 4
         """Pooled virtual steps; one alone would be ERM up to scale."""
@@ -129,11 +123,7 @@ class DilPf(Chained):
 
 
 class SecondOrderConfig(ObjectiveConfig):
-    """What the exact variants share.
-
-    `keep`, `buffers`, `backend`: see `dilkit.meta.setting` and `dilkit.meta.backends`. `hvp` changes
-    nothing any more and stays so that older recipes are read: products are always by double backward.
-    """
+    """What the exact variants share."""
 
     inner: Inner = InnerSgd(lr=1e-2)
     """The virtual update."""
@@ -155,6 +145,25 @@ class Exact(Objective):
     copies = 2.0
     search: ClassVar[Mapping[str, str]] = {"objective.inner.lr": "log(1e-4, 1e-1)"}
 
+    def through(self, net: nn.Module, batches: Mapping[str, Batch], step: int, **how: Any) -> Gradients:
+        """The direction through the virtual updates on batches; the losses reported are the inner ones."""
+        from dilkit.meta.api import Meta
+
+        config = self.config
+        got = Meta(net).grad(
+            self.loss,
+            batches,
+            inner=rule_of(config.inner),
+            keep=config.keep,
+            buffers=config.buffers,
+            backend=config.backend,
+            reduce=self.reduce,
+            where=f"step {step}",
+            **how,
+        )
+        made = summed_up(got.grads, got.inner)
+        return Gradients(made.grads, made.loss, made.log | {"loss/outer": got.loss})
+
 
 class DilSs(Exact):
     """phi_i = theta - a grad L(theta; d_i) for each d_i (Eq. 3; `star`), or one chain through all in a fresh
@@ -167,12 +176,7 @@ class DilSs(Exact):
     name = "dil_ss"
 
     class Config(SecondOrderConfig):
-        """Serial, second order (Eq. 4).
-
-        `trajectory`: one step from theta for each distortion (`star`, Eq. 3), or one chain through all of
-        them. `outer`: which distortions make the outer loss after the step on d: all of them, as Eq. 4 has
-        it, the `others` than d, or the `same`.
-        """
+        """Serial, second order (Eq. 4)."""
 
         trajectory: Literal["star", "chain"] = "star"
         """`star`: one virtual step from theta for each distortion (Eq. 3); `chain`: one chain through all."""
@@ -180,24 +184,10 @@ class DilSs(Exact):
         """Whose loss is taken after the step on d: all distortions (Eq. 4), the others, or d itself."""
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
-        from dilkit.meta.api import Meta
-
-        config = self.config
         order = shuffled(len(episode.labels), seed=self.seed, step=episode.step)
-        got = Meta(net).grad(
-            self.loss,
-            {episode.labels[i]: episode.batch(episode.labels[i]) for i in order},
-            inner=rule_of(config.inner),
-            trajectory=config.trajectory,
-            outer=config.outer,
-            keep=config.keep,
-            buffers=config.buffers,
-            backend=config.backend,
-            reduce=self.reduce,
-            where=f"step {episode.step}",
-        )
-        made = summed_up(got.grads, got.inner)
-        return Gradients(made.grads, made.loss, made.log | {"loss/outer": got.loss})
+        batches = {episode.labels[i]: episode.batch(episode.labels[i]) for i in order}
+        how = {"trajectory": self.config.trajectory, "outer": self.config.outer}
+        return self.through(net, batches, episode.step, **how)
 
     def passes(self, n: int) -> int:
         measured = {"all": n, "others": n - 1, "same": 1}[self.config.outer]
@@ -217,22 +207,7 @@ class DilPs(Exact):
         """Parallel, second order (Eq. 5): one pooled step."""
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
-        from dilkit.meta.api import Meta
-
-        config = self.config
-        got = Meta(net).grad(
-            self.loss,
-            episode.batches(),
-            inner=rule_of(config.inner),
-            trajectory="pooled",
-            keep=config.keep,
-            buffers=config.buffers,
-            backend=config.backend,
-            reduce=self.reduce,
-            where=f"step {episode.step}",
-        )
-        made = summed_up(got.grads, got.inner)
-        return Gradients(made.grads, made.loss, made.log | {"loss/outer": got.loss})
+        return self.through(net, episode.batches(), episode.step, trajectory="pooled")
 
     def passes(self, n: int) -> int:
         return n * (1 + HVP_PASSES) + n

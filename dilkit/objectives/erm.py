@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dilkit.objectives.base import (
-    Gradients,
-    Loss,
-    Objective,
-    ObjectiveConfig,
-    Reduce,
-    accumulated,
-    private_grads,
-    require_finite_each,
-    shuffled,
-    summed_up,
-)
+from dilkit.objectives.base import Gradients, Objective, ObjectiveConfig, shuffled
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from dilkit.confounders.episodes import Batch, Episode
+    from dilkit.confounders.episodes import Episode
 
 
 class Erm(Objective):
@@ -35,32 +24,21 @@ class Erm(Objective):
     pooled = True
 
     class Config(ObjectiveConfig):
-        """Empirical risk minimisation over the pooled distortions (Eq. 2).
-
-        `together`: one pass over the batches of all distortions at once: faster where crops are small and
-        few,
-        with the activations of all of them; the loss of each distortion is then not logged.
-        """
+        """Empirical risk minimisation over the pooled distortions (Eq. 2)."""
 
         together: bool = False
-        """Take one pass over all distortions at once instead of one each; the same gradient, more memory."""
+        """Take one pass over all distortions at once instead of one each: the same gradient, faster where
+        crops are small and few, with the activations of all; the loss of each is then not logged."""
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
-        if self.config.together:
-            import torch
+        if not self.config.together:
+            return self.mean_gradient(net, episode.batches(), episode.step)
+        import torch
 
-            batches = episode.batches().values()
-            whole = torch.cat([view for view, _ in batches]), torch.cat([target for _, target in batches])
-            found = mean_gradient(
-                net, self.loss, {"all": whole}, reduce=self.reduce, where=f"step {episode.step}"
-            )
-            return Gradients(found.grads, found.loss)
-        return mean_gradient(
-            net, self.loss, episode.batches(), reduce=self.reduce, where=f"step {episode.step}"
-        )
-
-    def passes(self, n: int) -> int:
-        return n
+        batches = episode.batches().values()
+        whole = torch.cat([view for view, _ in batches]), torch.cat([target for _, target in batches])
+        found = self.mean_gradient(net, {"all": whole}, episode.step)
+        return Gradients(found.grads, found.loss)
 
 
 class ErmPure(Objective):
@@ -77,33 +55,10 @@ class ErmPure(Objective):
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         label = taken(episode.labels, seed=self.seed, step=episode.step)
-        return mean_gradient(
-            net,
-            self.loss,
-            {label: episode.batch(label)},
-            reduce=self.reduce,
-            where=f"step {episode.step}",
-        )
+        return self.mean_gradient(net, {label: episode.batch(label)}, episode.step)
 
     def passes(self, n: int) -> int:
         return 1
-
-
-def mean_gradient(
-    net: nn.Module, loss: Loss, batches: Mapping[str, Batch], *, reduce: Reduce | None, where: str
-) -> Gradients:
-    """The gradient of the mean loss of batches, by label; one accumulated pass for each."""
-    losses: dict[str, Tensor] = {}
-    with private_grads(net) as params:
-        for label, batch in batches.items():
-            value = loss(net, batch)
-            (value / len(batches)).backward()
-            losses[label] = value.detach()
-        grads = accumulated(params)
-    if reduce is not None:
-        reduce(list(grads.values()))
-    require_finite_each(losses, {", ".join(losses): grads}, where=where)
-    return summed_up(grads, losses)
 
 
 def taken(labels: Sequence[str], *, seed: int, step: int) -> str:

@@ -23,29 +23,27 @@ from dilkit.objectives.base import (
     Inner,
     InnerAdam,
     InnerSgd,
+    Late,
     NonNegative,
     Objective,
     ObjectiveConfig,
+    Penalised,
     Rate,
     accumulated,
     combined,
-    each_gradient,
     private_grads,
     require_finite_each,
     rule_of,
     shuffled,
     summed_up,
+    unmoved_buffers,
 )
 from dilkit.objectives.dil import INNER_SEARCH, ChainConfig, DilSf
-from dilkit.objectives.erm import mean_gradient
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dilkit.confounders.episodes import Batch, Episode
-
-After = Annotated[int, Field(ge=0)]
-
 
 # --- Functions of the n losses: the direction is sum_i (dR/dL_i) g_i ----------------------------------------
 
@@ -66,9 +64,7 @@ class Risk(Objective):
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         import torch
 
-        grads, losses = each_gradient(
-            net, self.loss, episode.batches(), reduce=self.reduce, where=f"step {episode.step}"
-        )
+        grads, losses = self.each_gradient(net, episode.batches(), episode.step)
         values = torch.stack(list(losses.values()))
         if self.reduce is not None:
             self.reduce([values])
@@ -78,9 +74,6 @@ class Risk(Objective):
         made = summed_up(combined(list(grads.values()), list(weights)), losses)
         shown = {f"weight/{label}": weight for label, weight in zip(losses, weights, strict=True)}
         return Gradients(made.grads, made.loss, made.log | shown)
-
-    def passes(self, n: int) -> int:
-        return n
 
 
 class GroupDro(Risk):
@@ -123,16 +116,11 @@ class VRex(Risk):
     name = "vrex"
     search: ClassVar[Mapping[str, str]] = {"objective.beta": "log(1e-1, 1e5)"}
 
-    class Config(ObjectiveConfig):
-        """V-REx: the variance of the losses over the distortions is penalised.
-
-        `after`: steps before the penalty sets in.
-        """
+    class Config(Late):
+        """V-REx: the variance of the losses over the distortions is penalised."""
 
         beta: NonNegative = 10.0
         """Weight of the variance of the losses."""
-        after: After = 0
-        """Steps of plain ERM before the penalty is switched on."""
 
     def risk(self, losses: Tensor, step: int) -> Tensor:
         mean = losses.mean()
@@ -153,13 +141,11 @@ class Eqrm(Risk):
     name = "eqrm"
     search: ClassVar[Mapping[str, str]] = {"objective.alpha": "uniform(0.5, 0.99)"}
 
-    class Config(ObjectiveConfig):
-        """EQRM: the alpha-quantile of the losses over the distortions. `after`: steps of ERM before it."""
+    class Config(Late):
+        """EQRM: the alpha-quantile of the losses over the distortions."""
 
         alpha: Annotated[float, Field(gt=0, lt=1)] = 0.75
         """The quantile of the losses that is minimised."""
-        after: After = 0
-        """Steps of plain ERM before the penalty is switched on."""
 
     def risk(self, losses: Tensor, step: int) -> Tensor:
         spread = losses.double().std() if len(losses) > 1 else losses.double().sum() * 0
@@ -224,9 +210,7 @@ class PcGrad(Objective):
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         import torch
 
-        grads, losses = each_gradient(
-            net, self.loss, episode.batches(), reduce=self.reduce, where=f"step {episode.step}"
-        )
+        grads, losses = self.each_gradient(net, episode.batches(), episode.step)
         flat = {label: list(own.values()) for label, own in grads.items()}
         squares = {label: inner_product(own, own) for label, own in flat.items()}
         total = [torch.zeros_like(g) for g in next(iter(flat.values()))]
@@ -241,9 +225,6 @@ class PcGrad(Objective):
                     g = [x - scale * y for x, y in zip(g, flat[other], strict=True)]
             torch._foreach_add_(total, g, alpha=1 / len(labels))
         return summed_up(dict(zip(next(iter(grads.values())), total, strict=True)), losses)
-
-    def passes(self, n: int) -> int:
-        return n
 
 
 class AndMask(Objective):
@@ -267,9 +248,7 @@ class AndMask(Objective):
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         import torch
 
-        grads, losses = each_gradient(
-            net, self.loss, episode.batches(), reduce=self.reduce, where=f"step {episode.step}"
-        )
+        grads, losses = self.each_gradient(net, episode.batches(), episode.step)
         kept, direction = [], {}
         for name in next(iter(grads.values())):
             stacked = torch.stack([own[name] for own in grads.values()])
@@ -279,9 +258,6 @@ class AndMask(Objective):
         share = torch.stack(kept).sum() / sum(g.numel() for g in direction.values())
         made = summed_up(direction, losses)
         return Gradients(made.grads, made.loss, made.log | {"kept": share})
-
-    def passes(self, n: int) -> int:
-        return n
 
 
 class InvariantGradients(Objective):
@@ -299,16 +275,8 @@ class InvariantGradients(Objective):
     copies = "n"
     search: ClassVar[Mapping[str, str]] = {"objective.penalty": "log(1e-3, 1e3)"}
 
-    class Config(ObjectiveConfig):
-        """Invariant gradients: their variance over the distortions is penalised, exactly.
-
-        `after`: steps before the penalty sets in.
-        """
-
-        penalty: NonNegative = 1.0
-        """Weight of the penalty."""
-        after: After = 0
-        """Steps of plain ERM before the penalty is switched on."""
+    class Config(Penalised):
+        """Invariant gradients: their variance over the distortions is penalised, exactly."""
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         import torch
@@ -322,7 +290,7 @@ class InvariantGradients(Objective):
         losses: dict[str, Tensor] = {}
         for label, batch in batches.items():
             drawn[label] = RandomState.now(devices_of(net))
-            own, loss = each_gradient(net, self.loss, {label: batch}, reduce=self.reduce, where=where)
+            own, loss = self.each_gradient(net, {label: batch}, episode.step)
             grads |= own
             losses |= loss
         mean = combined(list(grads.values()), [1 / n] * n)
@@ -335,9 +303,8 @@ class InvariantGradients(Objective):
         variance = torch.stack([inner_product(v, v) for v in away.values()]).mean()
         params = [p for p in net.parameters() if p.requires_grad]
         curved = [torch.zeros_like(p) for p in params]
-        kept = [b.detach().clone() for b in net.buffers()]
         for label, batch in batches.items():
-            with replayed(drawn[label]), twice_differentiable(net):
+            with replayed(drawn[label]), twice_differentiable(net), unmoved_buffers(net):
                 found = torch.autograd.grad(
                     self.loss(net, batch),
                     params,
@@ -354,9 +321,6 @@ class InvariantGradients(Objective):
                     materialize_grads=True,
                 )
             torch._foreach_add_(curved, list(product), alpha=2 * self.config.penalty / n)
-        with torch.no_grad():
-            for b, value in zip(net.buffers(), kept, strict=True):
-                b.copy_(value)
         if self.reduce is not None:
             self.reduce(curved)
         direction = {name: g + h for (name, g), h in zip(mean.items(), curved, strict=True)}
@@ -414,10 +378,7 @@ class Mldg(Objective):
     }
 
     class Config(ObjectiveConfig):
-        """MLDG: some distortions, in turn, are held out of a virtual step and measured after it.
-
-        `order`: `exact` differentiates through the virtual step, `first` does not.
-        """
+        """MLDG: some distortions, in turn, are held out of a virtual step and measured after it."""
 
         inner: Inner = InnerSgd(lr=1e-2)
         """The virtual update."""
@@ -435,7 +396,7 @@ class Mldg(Objective):
         test = held_out(episode.labels, config.held_out, seed=self.seed, step=episode.step)
         inside = {label: episode.batch(label) for label in episode.labels if label not in test}
         outside = {label: episode.batch(label) for label in test}
-        plain = mean_gradient(net, self.loss, inside, reduce=self.reduce, where=where)
+        plain = self.mean_gradient(net, inside, episode.step)
         got = Meta(net).grad(
             self.loss,
             inside,
@@ -488,13 +449,8 @@ class Irm(Objective):
     second_order = True
     search: ClassVar[Mapping[str, str]] = {"objective.penalty": "log(1e-1, 1e5)"}
 
-    class Config(ObjectiveConfig):
-        """IRM (v1): one scale of the output fits all distortions. `after`: steps before the penalty."""
-
-        penalty: NonNegative = 1.0
-        """Weight of the penalty."""
-        after: After = 0
-        """Steps of plain ERM before the penalty is switched on."""
+    class Config(Penalised):
+        """IRM (v1): one scale of the output fits all distortions."""
 
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         import torch
@@ -520,14 +476,8 @@ class Irm(Objective):
                 losses[label] = value.detach()
                 penalties.append(whole.square())
             grads = accumulated(params)
-        if self.reduce is not None:
-            self.reduce(list(grads.values()))
-        require_finite_each(losses, {", ".join(losses): grads}, where=f"step {episode.step}")
-        made = summed_up(grads, losses)
+        made = self.finished(grads, losses, episode.step)
         return Gradients(made.grads, made.loss, made.log | {"penalty": torch.stack(penalties).mean()})
-
-    def passes(self, n: int) -> int:
-        return n
 
 
 class Matching(Objective):
@@ -554,17 +504,14 @@ class Matching(Objective):
 
         from dilkit.meta.guards import RandomState, replayed
 
-        batches, where, drawn = episode.batches(), f"step {episode.step}", {}
+        batches, drawn = episode.batches(), {}
         if episode.step < self.config.after:
-            return mean_gradient(net, self.loss, batches, reduce=self.reduce, where=where)
-        kept = [b.detach().clone() for b in net.buffers()]
+            return self.mean_gradient(net, batches, episode.step)
         found = []
-        for label, batch in batches.items():
-            drawn[label] = RandomState.now(devices_of(net))
-            found.append(self.observed(net, batch)[1].detach())
-        with torch.no_grad():
-            for b, value in zip(net.buffers(), kept, strict=True):
-                b.copy_(value)
+        with unmoved_buffers(net):
+            for label, batch in batches.items():
+                drawn[label] = RandomState.now(devices_of(net))
+                found.append(self.observed(net, batch)[1].detach())
         statistics = torch.stack(found)
         if self.reduce is not None:
             self.reduce([statistics])
@@ -580,10 +527,7 @@ class Matching(Objective):
                     (value / len(batches) + self.config.penalty * (direction * statistic).sum()).backward()
                 losses[label] = value.detach()
             grads = accumulated(params)
-        if self.reduce is not None:
-            self.reduce(list(grads.values()))
-        require_finite_each(losses, {", ".join(losses): grads}, where=where)
-        made = summed_up(grads, losses)
+        made = self.finished(grads, losses, episode.step)
         return Gradients(made.grads, made.loss, made.log | {"penalty": apart.detach()})
 
     def passes(self, n: int) -> int:
@@ -601,13 +545,11 @@ class Fishr(Matching):
     name = "fishr"
     search: ClassVar[Mapping[str, str]] = {"objective.penalty": "log(10, 1e4)"}
 
-    class Config(ObjectiveConfig):
-        """Fishr: variances of the gradients over samples are matched. `after`: steps before the penalty."""
+    class Config(Penalised):
+        """Fishr: variances of the gradients over samples are matched."""
 
         penalty: NonNegative = 1000.0
         """Weight of the penalty."""
-        after: After = 0
-        """Steps of plain ERM before the penalty is switched on."""
 
     def observed(self, net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         import torch
@@ -640,13 +582,8 @@ class Coral(Matching):
     name = "coral"
     search: ClassVar[Mapping[str, str]] = {"objective.penalty": "log(1e-1, 10)"}
 
-    class Config(ObjectiveConfig):
-        """CORAL: means and covariances of features are matched. `after`: steps before the penalty."""
-
-        penalty: NonNegative = 1.0
-        """Weight of the penalty."""
-        after: After = 0
-        """Steps of plain ERM before the penalty is switched on."""
+    class Config(Penalised):
+        """CORAL: means and covariances of features are matched."""
 
     def observed(self, net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         import torch
@@ -698,11 +635,8 @@ class Mixup(Objective):
                     "distortions of different shapes cannot be blended", found=f"{label}, {other}"
                 )
             batches[f"{label} with {other}"] = x.lerp(x2, 1 - share), y if y is y2 else y.lerp(y2, 1 - share)
-        made = mean_gradient(net, self.loss, batches, reduce=self.reduce, where=f"step {episode.step}")
+        made = self.mean_gradient(net, batches, episode.step)
         return Gradients(made.grads, made.loss, {k.partition(" with ")[0]: v for k, v in made.log.items()})
-
-    def passes(self, n: int) -> int:
-        return n
 
 
 def inner_product(a: list[Tensor], b: list[Tensor]) -> Tensor:
@@ -775,14 +709,11 @@ class SharpnessAware(Objective):
     def gradients(self, net: nn.Module, episode: Episode) -> Gradients:
         import torch
 
-        where = f"step {episode.step}"
-        kept = [b.detach().clone() for b in net.buffers()]
-        steepest = mean_gradient(net, self.loss, episode.batches(), reduce=self.reduce, where=where).grads
+        with unmoved_buffers(net):
+            steepest = self.mean_gradient(net, episode.batches(), episode.step).grads
         params: list[Tensor] = [p for p in net.parameters() if p.requires_grad]
         theta = [p.detach().clone() for p in params]
         with torch.no_grad():
-            for b, value in zip(net.buffers(), kept, strict=True):
-                b.copy_(value)
             length = torch.stack(torch._foreach_norm(list(steepest.values()))).norm()
             scale = float(self.rho / length.clamp(min=1e-12))
             torch._foreach_add_(params, list(steepest.values()), alpha=scale)

@@ -17,7 +17,6 @@ from dilkit.registry import load_plugin
 PLUGIN = '''
 import dilkit
 from dilkit.objectives import Objective, ObjectiveConfig
-from dilkit.objectives.erm import mean_gradient
 
 
 class Worst(Objective):
@@ -33,9 +32,7 @@ class Worst(Objective):
 
     def gradients(self, net, episode):
         label = episode.labels[episode.step % len(episode.labels)]
-        made = mean_gradient(
-            net, self.loss, {label: episode.batch(label)}, reduce=self.reduce, where=f"step {episode.step}"
-        )
+        made = self.mean_gradient(net, {label: episode.batch(label)}, episode.step)
         for g in made.grads.values():
             g *= self.config.strength
         return made

@@ -11,7 +11,7 @@ from dilkit.errors import UsageError
 from dilkit.objectives import OBJECTIVES, make_objective
 from dilkit.objectives.base import Objective
 from dilkit.objectives.conformance import check_objective
-from dilkit.objectives.erm import Erm, mean_gradient
+from dilkit.objectives.erm import Erm
 
 SGD = {"inner": {"name": "sgd", "lr": 0.1}}
 
@@ -86,8 +86,8 @@ class Alone(Base):
     name = "alone"
 
     def gradients(self, net: Any, episode: Any) -> Any:
-        where = f"step {episode.step}"
-        return mean_gradient(net, self.loss, episode.batches(), reduce=None, where=where)
+        self.reduce = None
+        return self.mean_gradient(net, episode.batches(), episode.step)
 
 
 class LeavesOut(Base):
@@ -103,7 +103,7 @@ class Careless(Base):
     name = "careless"
 
     def gradients(self, net: Any, episode: Any) -> Any:
-        return mean_gradient(net, self.loss, episode.batches(), reduce=self.reduce, where="somewhere")
+        return self.mean_gradient(net, episode.batches(), -1)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from dilkit.evaluation.protocols import Protocol
 from dilkit.models import ModelConfig
 from dilkit.objectives import Objective
 from dilkit.objectives.base import Gradients
-from dilkit.objectives.erm import mean_gradient
 
 
 def _dim(image: Any, params: Mapping[str, Any], draw: Any) -> Any:
@@ -45,7 +44,7 @@ class LastOnly(Objective):
 
     def gradients(self, net: nn.Module, episode: Any) -> Gradients:
         last = {episode.labels[-1]: episode.batch(episode.labels[-1])}
-        return mean_gradient(net, self.loss, last, reduce=self.reduce, where=f"step {episode.step}")
+        return self.mean_gradient(net, last, episode.step)
 
     def passes(self, n: int) -> int:
         return 1
