@@ -208,6 +208,18 @@ class ResUNetConfig(ModelConfig):
     skip: bool = Field(default=True, description="Predict the residual.")
 
 
+@MODELS.add
+class IDFConfig(ModelConfig):
+    """Kim et al., ICCV 2025: one small block that filters ten times, with a kernel for each pixel."""
+
+    net: ClassVar[str] = "dilkit.models.idf:IDF"
+    name: Literal["idf"] = "idf"
+    width: _Width = Field(default=64, description="Channels of the features.")
+    iterations: int = Field(default=10, ge=1, le=100, description="How often the block is applied.")
+    kernel: int = Field(default=3, ge=3, le=15, description="Side of the predicted kernels, odd.")
+    power: float = Field(default=3.0, gt=0, le=16, description="Weights are |logit|^power over their sum.")
+
+
 class CustomConfig(ModelConfig):
     """Any `package.module:Class` of yours, called with `args`. Not in the registry: what a name names is
     imported only where the user allows it."""

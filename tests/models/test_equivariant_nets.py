@@ -93,6 +93,7 @@ TINY = {
     "nafnet": {"width": 4, "encoder": (1,), "middle": 1, "decoder": (1,)},
     "unet": {"width": 4, "depth": 2},
     "resunet": {"widths": (4, 6), "down": (1, 1), "up": (1,)},
+    "idf": {"width": 4, "iterations": 2},
 }
 
 

@@ -29,6 +29,7 @@ TINY = {
     "nafnet": {"width": 4, "encoder": (1,), "middle": 1, "decoder": (1,)},
     "unet": {"width": 4, "depth": 2},
     "resunet": {"widths": (4, 6, 8)},
+    "idf": {"width": 4, "iterations": 2},
 }
 
 
