@@ -17,6 +17,7 @@ MODIFIERS: dict[str, tuple[str, ...]] = {
     "ema": ("ema=0.999",),
     "independent": ("data.pairing=independent",),
     "swa": ("swa=0.25",),
+    "swad": ("swad=true",),
     "sam": ("objective.sam=0.05",),
     "dropout": ("model.dropout=0.5",),
     "masked": ("model.masked=[0.8, 0.9]",),

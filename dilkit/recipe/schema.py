@@ -380,6 +380,9 @@ class Recipe(Section):
     swa: float | None = Field(default=None, gt=0, le=1)
     """Share of the steps, at the end, over which the weights are averaged alike (Izmailov et al., UAI 2018,
     at every step as in SWAD, Cha et al., NeurIPS 2021, whose window is chosen by validation instead)."""
+    swad: bool = False
+    """Average the weights of every step over the window that the validation finds (Cha et al., NeurIPS 2021),
+    its loss being 10^(-PSNR / 10) of the distortions it selects by."""
     init: Annotated[Init | None, BeforeValidator(_init)] = None
     """Weights the net starts from: a checkpoint, a run's folder; {source: FILE, only: ["body.*"]} takes
     some."""
@@ -402,6 +405,10 @@ class Recipe(Section):
     def _one_budget(self) -> Recipe:
         budgets = {k: getattr(self, k) for k in ("steps", "passes", "epochs", "hours")}
         given = [f"{k}={value}" for k, value in budgets.items() if value is not None]
+        if self.swad and (self.validation is None or self.ema is not None or self.swa is not None):
+            raise ValueError(
+                "swad averages over a window that validation finds: validate, without ema or swa"
+            )
         if self.swa is not None and (self.ema is not None or self.hours is not None):
             raise ValueError("swa averages a share of known steps, and instead of ema")
         if len(given) != 1:

@@ -30,6 +30,7 @@ from dilkit.training.lion import Lion
 from dilkit.training.loop import Trainee
 from dilkit.training.muon import Muon
 from dilkit.training.precision import LossScale, make_loss
+from dilkit.training.swad import Swad
 
 
 def make_optimizer(optim: Optim, net: nn.Module) -> Optimizer:
@@ -395,6 +396,8 @@ def assemble(
     average = None
     if recipe.ema is not None:
         average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+    elif recipe.swad:
+        average = Swad(net)
     elif recipe.swa is not None and budget.steps is not None:
         first = round(budget.steps * (1 - recipe.swa))
         average = AveragedModel(net, multi_avg_fn=mean_from(first), use_buffers=True)

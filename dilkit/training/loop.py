@@ -20,6 +20,7 @@ from dilkit.meta.guards import NonFinite
 from dilkit.objectives.base import Gradients, Objective
 from dilkit.training.accelerator import Accelerator
 from dilkit.training.precision import LossScale
+from dilkit.training.swad import Swad
 
 
 @dataclass
@@ -43,8 +44,8 @@ class Trainee:
 
     @property
     def shown(self) -> nn.Module:
-        """The net that is validated: the moving average where there is one."""
-        return self.net if self.average is None else self.average.module
+        """The net that is validated: the moving average where there is one that does not go by it."""
+        return self.net if self.average is None or isinstance(self.average, Swad) else self.average.module
 
     @property
     def _on_cuda(self) -> bool:
@@ -58,6 +59,7 @@ class Trainee:
             "best": self.best,
             "stale": self.stale,
             "averaged": 0 if self.average is None else int(self.average.n_averaged),
+            "window": self.average.window() if isinstance(self.average, Swad) else None,
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -71,6 +73,8 @@ class Trainee:
         self.best, self.stale = state["best"], state.get("stale", 0)
         if self.average is not None:
             self.average.n_averaged.fill_(state["averaged"])
+        if isinstance(self.average, Swad):
+            self.average.load_window(state["window"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

@@ -37,6 +37,7 @@ from dilkit.training.assemble import Assembled, assemble
 from dilkit.training.loop import Meter, Trainee, fit
 from dilkit.training.records import Metrics, write_header
 from dilkit.training.sinks import find_sinks
+from dilkit.training.swad import Swad
 
 if TYPE_CHECKING:
     from dilkit.training.validation import Validation
@@ -404,6 +405,8 @@ class Callbacks:
         if plan.pictures and self.metrics is not None:
             for label, image in pictures.items():
                 self.metrics.picture(trainee.step, label, image)
+        if isinstance(trainee.average, Swad):
+            trainee.average.validated(10 ** (-row["val/select"] / 10))
         trainee.stale += 1
         if trainee.best is None or row["val/select"] > trainee.best:
             trainee.best, trainee.stale = row["val/select"], 0
