@@ -180,10 +180,9 @@ def explain(
     invariance, PSNR. Then each one's partial correlation with unseen PSNR, given seen PSNR and the tier; p
     values are Holm's, over all of them.
     """
-    from dilkit.experiments.explain import LANDSCAPE
-    from dilkit.experiments.explain import explain as run
+    from dilkit.experiments.explanations import LANDSCAPE, explain_study
 
-    found = run(
+    found = explain_study(
         folder, data, distort, crop=crop, limit=limit, seed=seed, trust_code=trust_code, device=device,
         tell=say,
     )  # fmt: skip

@@ -51,7 +51,7 @@ class Explanations:
     correlations: pd.DataFrame
 
 
-def explain(
+def explain_study(
     folder: str | Path,
     data: Data,
     distort: Any = None,

@@ -12,7 +12,7 @@ import torch
 from dilkit.distortions import confounder_set
 from dilkit.errors import UsageError
 from dilkit.experiments.compare import compare
-from dilkit.experiments.explain import LANDSCAPE, explain, landscape
+from dilkit.experiments.explanations import LANDSCAPE, explain_study, landscape
 from dilkit.experiments.runs import TestPlan
 from dilkit.inference.nets import Net, open_net
 from dilkit.recipe import compose, resolved
@@ -42,7 +42,7 @@ def test_a_quadratic_in_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
         made.w.data.fill_(2.0)
         return made
 
-    monkeypatch.setattr("dilkit.experiments.explain._start", start)
+    monkeypatch.setattr("dilkit.experiments.explanations._start", start)
     recipe = compose([*WORDS, "loss=l2", "passes=2"]).recipe
     net = Net("scale", Scale(), confounder_set("awgn(0)"), metadata={"recipe": resolved(recipe)})
     found = landscape(net, IMAGES, crop=32, limit=3, clip=False, radius=0.1)
@@ -59,7 +59,7 @@ def test_a_quadratic_in_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["sharpness_ascent"] == pytest.approx(float(up / base - 1), rel=1e-4)
     assert found["distance"] == pytest.approx(0.75)
     assert math.isnan(found["gradient_cosine"])  # of one distortion
-    assert float(net.module.w) == 0.5
+    assert net.module.w.item() == 0.5
 
 
 def test_the_distance_is_from_where_the_run_began(tmp_path: Path) -> None:
@@ -74,11 +74,11 @@ def test_the_distance_is_from_where_the_run_began(tmp_path: Path) -> None:
 def test_along_a_run_the_distance_grows(tmp_path: Path) -> None:
     words = [*WORDS, "optim.lr=0.01", "passes=24", "checkpoint.every=4", "checkpoint.archive=4"]
     train(compose(words), tmp_path)
-    found = explain(tmp_path, IMAGES, "awgn[5, 50]", crop=32, limit=3)
+    found = explain_study(tmp_path, IMAGES, "awgn[5, 50]", crop=32, limit=3)
     assert found.nets["net"].is_monotonic_increasing
     assert found.nets["distance"].is_monotonic_increasing
     with pytest.raises(UsageError, match="no net to measure"):
-        explain(tmp_path, IMAGES)
+        explain_study(tmp_path, IMAGES)
 
 
 def test_every_net_of_a_comparison_has_a_row_with_the_psnr_of_its_test(
@@ -88,7 +88,7 @@ def test_every_net_of_a_comparison_has_a_row_with_the_psnr_of_its_test(
     compared = compare(
         [*WORDS, "passes=4"], ["erm", "dil_sf"], tmp_path / "tier", test, seeds=5, device="cpu"
     )
-    found = explain(tmp_path, IMAGES, crop=32, limit=3, device="cpu")
+    found = explain_study(tmp_path, IMAGES, crop=32, limit=3, device="cpu")
     assert found.nets.groupby("arm").size().to_dict() == {"erm": 5, "dil_sf": 5}
     means = compared.rows.query("distortion == 'awgn(50)'").groupby(["arm", "train_seed"])["psnr"].mean()
     for line in found.nets.to_dict("records"):
