@@ -9,7 +9,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 export NO_ALBUMENTATIONS_UPDATE := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup test fuzz test-gpu test-zoo lint docs clean
+.PHONY: help setup test fuzz test-gpu test-zoo lint docs release clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9_-]+):.*## /  \1|/' | column -t -s '|'
@@ -75,15 +75,18 @@ docs: $(READY)  ## build the documentation site strictly, in build/site; nothing
 	$(BIN)/python docs/build.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict -f build/mkdocs.yml
 
+release: $(READY)  ## build sdist and wheel in dist/, install each in an empty environment, and use it there
+	bash .ci/release $(BIN)/python
+
 clean:  ## remove what was built
 	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The main job on embedded data: clean images, a confounder dataset, three nets at equal passes, an honest table.
 DEMO := runs/demo
-DEMO_ARMS := erm dil_sf erm-equivariant
+DEMO_ARMS := erm dil_sf symmetric
 DEMO_CKPT = $(DEMO)/$(1)/checkpoints/last.safetensors
 
-.PHONY: demo demo-arms $(DEMO_ARMS:%=demo-%)
+.PHONY: demo demo-arms pictures $(DEMO_ARMS:%=demo-%)
 
 demo: $(READY)  ## the main job on embedded data: dataset, three nets, table (under 5 minutes)
 	rm -rf $(DEMO)
@@ -92,12 +95,15 @@ demo: $(READY)  ## the main job on embedded data: dataset, three nets, table (un
 	  --tile 128 --out $(DEMO)/store.h5
 	@$(MAKE) --no-print-directory -j$(JOBS) demo-arms
 	$(BIN)/dilkit eval $(foreach arm,$(DEMO_ARMS),$(arm)=$(call DEMO_CKPT,$(arm))) \
-	  --data samples:test --distort "awgn[5, 10, 15, 20, 30, 40, 50]" \
-	  --csv $(DEMO)/rows.csv --table $(DEMO)/table.md --plot $(DEMO)/psnr.png
+	  --data samples:test --distort "awgn[5, 10, 15, 20, 30, 40, 50] | poisson[1, 2, 3, 4] | speckle[0.01, 0.04, 0.1]" \
+	  --csv $(DEMO)/rows.csv --table $(DEMO)/table.md --plot $(DEMO)/psnr.png --crops $(DEMO)/crops.png
+
+pictures: demo  ## draw the pictures of the README anew, in docs/images
+	$(BIN)/python docs/pictures.py $(DEMO)
 
 demo-arms: $(DEMO_ARMS:%=demo-%)
 demo-erm: SETTINGS := objective.name=erm
 demo-dil_sf: SETTINGS := objective.name=dil_sf
-demo-erm-equivariant: SETTINGS := objective.name=erm model.equivariant=true
+demo-symmetric: SETTINGS := objective.name=erm model.equivariant=true model.clip_maps=signed
 $(DEMO_ARMS:%=demo-%): demo-%:
 	$(BIN)/dilkit train demo data.store=$(DEMO)/store.h5 $(SETTINGS) --out $(DEMO)/$*

@@ -103,6 +103,12 @@ def evaluate(
     ] = None,
     table: Annotated[Path | None, _output(help="Write the table as Markdown.")] = None,
     plot: Plot = None,
+    crops: Annotated[
+        Path | None,
+        _output(
+            help="Show input, outputs and clean image of a crop under an unseen degree and an unseen type."
+        ),
+    ] = None,
 ) -> None:
     """Measure nets on distorted images: PSNR and SSIM, seen and unseen distortions told apart.
 
@@ -121,7 +127,7 @@ def evaluate(
     from dilkit.evaluation.protocols import missing_sets
     from dilkit.evaluation.references import find_references
     from dilkit.evaluation.rows import SETTINGS, as_json, write_rows
-    from dilkit.inference.nets import INPUT, parse_nets
+    from dilkit.inference.nets import INPUT, open_nets, parse_nets
 
     nets = parse_nets(checkpoints or [INPUT], trust_code=trust_code)
     if reference is not None:
@@ -154,6 +160,14 @@ def evaluate(
         from dilkit.report.plots import figures_of_rows, save_plots
 
         save_plots(figures_of_rows(rows), plot)
+    if crops is not None:
+        from dilkit.devices import pick_device
+        from dilkit.report.crops import unseen_crops
+        from dilkit.report.plots import crops_side_by_side, save_plots
+
+        opened = open_nets(nets, pick_device(device))
+        shown = unseen_crops(rows, opened, sources, rows.attrs[SETTINGS])
+        save_plots({"": crops_side_by_side(shown)}, crops)
     if json_file == "-":
         show_json(as_json(rows))
         return

@@ -51,7 +51,9 @@ SECTIONS: dict[str, list[str]] = {
 def main() -> None:
     """Write everything, and a mkdocs.yml with the menu."""
     shutil.rmtree(OUT, ignore_errors=True)
-    shutil.copytree(ROOT / "docs", OUT, ignore=shutil.ignore_patterns("build.py", "__pycache__"))
+    shutil.copytree(
+        ROOT / "docs", OUT, ignore=shutil.ignore_patterns("build.py", "pictures.py", "__pycache__")
+    )
     write("index.md", index())
     write("contributing.md", (ROOT / "CONTRIBUTING.md").read_text())
     write("changelog.md", (ROOT / "CHANGELOG.md").read_text())

@@ -83,7 +83,7 @@ def dask(
         workers = [subprocess.Popen(worker, **quiet) for _ in range(2)]
         started += workers
         with distributed.Client(address) as client:
-            client.wait_for_workers(2, timeout=60)
+            client.wait_for_workers(2, timeout=600)
         yield address.removeprefix("tcp:"), workers
     finally:
         for process in started:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,15 @@ def test_every_key_of_a_recipe_is_listed_and_says_what_it_means(build: Any) -> N
             assert f"| `{key.rpartition('.')[2]}` |" in page, key
 
 
-def test_a_tutorial_becomes_a_notebook_of_its_cells(build: Any) -> None:
-    import json
+def test_the_cells_of_a_tutorials_notebook_are_its_blocks(build: Any) -> None:
+    """The blocks themselves are run in tests/tutorials."""
+    for page in (ROOT / "docs" / "tutorials").glob("*.md"):
+        blocks = re.findall(r"^```python\n(.*?)\n```$", page.read_text(), re.S | re.M)
+        cells = json.loads(build.notebook(page.read_text()))["cells"]
+        assert [c["source"] for c in cells if c["cell_type"] == "code"] == blocks and len(blocks) > 3
 
+
+def test_a_tutorial_becomes_a_notebook_of_its_cells(build: Any) -> None:
     cells = json.loads(build.notebook("# Title\n\n```python\nx = 1\n```\n\nMore.\n"))["cells"]
     assert [(cell["cell_type"], cell["source"]) for cell in cells] == [
         ("markdown", "# Title"), ("code", "x = 1"), ("markdown", "More."),

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
+import dilkit
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [
     "dilkit",
@@ -73,6 +75,12 @@ assert not missing, missing
     code = ["-S", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{script}", str(tmp_path)]
     run = subprocess.run([sys.executable, *code], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert dilkit.__version__ == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_every_subpackage_is_listed() -> None:

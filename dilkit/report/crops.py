@@ -80,6 +80,27 @@ def choose_crops(
     return made
 
 
+def unseen_crops(
+    rows: pd.DataFrame, nets: Sequence[Net], data: Data, settings: dict[str, Any], side: int = 160
+) -> list[Crop]:
+    """The middle crop of `choose_crops` among distortions of unseen degrees, and among those of unseen types;
+    among all of them where there are neither.
+
+    Raises:
+        UsageError: `data` does not hold the images of the rows.
+    """
+    novelty = rows["novelty"].replace("reached", "degree")
+    parts = [rows[novelty == kind] for kind in ("degree", "type")]
+    chosen = [choose_crops(part, nets, data, settings, side) for part in parts if len(part)]
+    return [crops[1] for crops in chosen or [choose_crops(rows, nets, data, settings, side)] if crops]
+
+
+def crop_pixels(uri: str) -> npt.NDArray[np.uint8]:
+    """The (H, W, 3) RGB pixels of one of a crop's PNG data URIs."""
+    data = np.frombuffer(base64.b64decode(uri.partition(",")[2]), np.uint8)
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1], np.uint8)
+
+
 def _median_box(
     clean: npt.NDArray[np.float32], outputs: list[npt.NDArray[np.float32]], side: int
 ) -> tuple[slice, slice]:

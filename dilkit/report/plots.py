@@ -25,6 +25,7 @@ from dilkit.evaluation.bootstrap import degree_bands
 from dilkit.evaluation.invariance import INDICES
 from dilkit.evaluation.rows import by_distortion
 from dilkit.evaluation.tables import short_labels
+from dilkit.report.crops import Crop, crop_pixels
 
 PLOT_ENDINGS = (".png", ".svg", ".pdf")
 _DASHES = ("-", "--", "-.", ":")
@@ -274,6 +275,31 @@ def scores_of_arms(table: pd.DataFrame, *, style: Style = LIGHT) -> Figure:
         axes.set_xlabel(f"{score} (dB), better to the {'left' if lower else 'right'}")
         axes.set_title(str(name), color=style.ink, fontsize="medium")
         _dress(axes, style)
+    return figure
+
+
+def crops_side_by_side(crops: Sequence[Crop], *, style: Style = LIGHT) -> Figure:
+    """A row for each crop: the input, each net's output and the clean image, with their PSNR.
+
+    Raises:
+        UsageError: there are no crops.
+    """
+    if not crops:
+        raise UsageError("there is nothing to show", expected="a net, and images under distortions")
+    columns = max(len(crop.tiles) for crop in crops)
+    figure = _figure(1.9 * columns, 2.25 * len(crops), style)
+    for row, crop in enumerate(crops):
+        clean, *others = crop.tiles
+        for column, (title, uri, found) in enumerate([*others, clean]):
+            axes = figure.add_subplot(len(crops), columns, row * columns + column + 1)
+            axes.imshow(crop_pixels(uri), interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            decibels = "" if found is None else f"  {found:.2f} dB"
+            axes.set_title(f"{title}{decibels}", color=style.ink, fontsize="small")
+            if not column:
+                axes.set_ylabel(crop.distortion, color=style.ink, fontsize="small")
+            for spine in axes.spines.values():
+                spine.set_visible(False)
     return figure
 
 

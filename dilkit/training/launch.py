@@ -15,9 +15,9 @@ from typing import IO
 
 from dilkit.errors import DilkitError, UsageError
 
-GRACE = 30.0
+GRACE = 20.0
 """Seconds the other processes have to end by themselves once one has died."""
-_SETTLE = 5.0
+_SETTLE = 10.0
 """Seconds after the first failure: it makes the others fail too, and may not be the first to end."""
 _LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 """What gloo and NCCL say in a process that has lost another."""

@@ -185,7 +185,7 @@ def test_interrupt_of_a_run_with_workers(build: Build, whole: bytes, tmp_path: P
     while "distort" not in "".join(journal(out)) and victim.is_alive():
         time.sleep(0.002)
     os.kill(victim.pid or 0, signal.SIGINT)
-    victim.join(60)
+    victim.join(600)
     assert victim.exitcode not in (None, 0) and not out.exists()
     assert build(out).resumed and out.read_bytes() == whole
 

@@ -241,7 +241,7 @@ def test_slurm_jobs_run_through_submitit_s_local_mode(
     assert "the loss went up" in str(failed["unit-0"])
 
 
-def _until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+def _until(holds: Callable[[], bool], seconds: float = 600.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > end:

@@ -215,6 +215,6 @@ def test_importing_costs_little_and_no_torch():
     code = (
         "import time; t = time.process_time(); import dilkit; dilkit.meta; t = time.process_time() - t; "
         "import sys; assert 'torch' not in sys.modules; assert callable(dilkit.meta); "
-        "assert dilkit.meta.__name__ == 'dilkit.meta'; assert t < 0.15, t"
+        "assert dilkit.meta.__name__ == 'dilkit.meta'; assert t < 0.5, t"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,7 +17,7 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "meta_ddp.py"
 def run(processes):
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(processes), str(EXAMPLE)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
+    out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
     return [float(x) for x in out.stdout.split()]
 
 

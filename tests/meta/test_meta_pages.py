@@ -27,7 +27,7 @@ def test_the_code_of_a_page_runs(page, tmp_path):
         [sys.executable, "-W", "ignore", str(program)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr[-3000:]

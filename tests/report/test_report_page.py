@@ -213,7 +213,7 @@ document.getElementById("said").textContent = JSON.stringify(said);
 def browse(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
                *options, "--virtual-time-budget=4000", page.as_uri()]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
 
 
 def in_browser(page: Path, folder: Path, width: int) -> list[Any]:

@@ -1,4 +1,7 @@
-"""A run that is killed and resumed ends where an uninterrupted one does."""
+"""A run that is killed and resumed ends where an uninterrupted one does.
+
+Moments are of processor time, which a busy machine does not stretch.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,15 @@ from dilkit.training import train
 KILLS = 10
 
 
-def train_in_a_child(words: list[str], out: Path) -> int:
-    """The process that trains, forked from this one so that torch is loaded already."""
+def train_in_a_child(words: list[str], out: Path, moment: float = 0.0) -> int:
+    """The exit code of a process that trains, forked from this one so that torch is loaded already; it is
+    killed after so many seconds of its own processor time, wherever it is then (0: not at all)."""
     child = os.fork()
     if child:
-        return child
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     code = 1
     try:
+        signal.setitimer(signal.ITIMER_PROF, moment)
         train(words, out, resume=(out / "run.json").is_file())
         code = 0
     finally:
@@ -35,19 +40,17 @@ def train_in_a_child(words: list[str], out: Path) -> int:
 @pytest.mark.parametrize("objective", ["erm", "dil_sf", "dil_ss", "lookahead"])
 def test_ten_kills_leave_no_trace(objective: str, tiny: list[str], tmp_path: Path) -> None:
     words = [*tiny, f"objective={objective}", "steps=120", "checkpoint.every=3", "optim.schedule.warmup=20"]
-    began = time.perf_counter()
+    train([*words, "steps=21"], tmp_path / "warm")  # so that what is imported once is not measured below
+    began = time.process_time()
     train(words, tmp_path / "whole")
-    duration = time.perf_counter() - began
+    duration = time.process_time() - began
     dice = random.Random(objective)
-    killed = 0
-    for _ in range(KILLS):
-        child = train_in_a_child(words, tmp_path / "killed")
-        time.sleep(dice.uniform(0, 0.12 * duration))
-        os.kill(child, signal.SIGKILL)
-        killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert killed >= KILLS // 2, "the run must mostly be killed before it ends"
-    last = train_in_a_child(words, tmp_path / "killed")
-    assert os.waitstatus_to_exitcode(os.waitpid(last, 0)[1]) == 0
+    codes = [
+        train_in_a_child(words, tmp_path / "killed", dice.uniform(0.001, 0.12) * duration)
+        for _ in range(KILLS)
+    ]
+    assert codes.count(-signal.SIGPROF) >= KILLS // 2, "the run must mostly be killed before it ends"
+    assert train_in_a_child(words, tmp_path / "killed") == 0
     whole, again = (
         load_file(tmp_path / name / "checkpoints/last.safetensors") for name in ("whole", "killed")
     )
@@ -64,11 +67,10 @@ def test_sigterm_saves_and_says_how_to_go_on(tiny: list[str], tmp_path: Path) ->
     with Popen(
         command, stderr=PIPE, stdout=PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     ) as child:
-        deadline = time.monotonic() + 60
-        while not (run / "metrics.jsonl").exists() and child.poll() is None and time.monotonic() < deadline:
+        while not (run / "metrics.jsonl").exists() and child.poll() is None:
             time.sleep(0.05)
         child.send_signal(signal.SIGTERM)
-        _, said = child.communicate(timeout=60)
+        _, said = child.communicate(timeout=600)
     assert child.returncode == 143, said
     assert "--resume" in said
     assert str(run) in said

@@ -138,11 +138,10 @@ def test_sigterm_reaches_all_processes_and_says_how_to_go_on(tiny: list[str], tm
     main = [sys.executable, "-c", "from dilkit.cli import main; main()", "train"]
     words = [*tiny, "steps=100000", "checkpoint.every=100000", "--out", str(run), "--procs", "2"]
     with subprocess.Popen([*main, *words], stderr=subprocess.PIPE, text=True) as child:
-        deadline = time.monotonic() + 90
-        while not (run / "metrics.jsonl").exists() and child.poll() is None and time.monotonic() < deadline:
+        while not (run / "metrics.jsonl").exists() and child.poll() is None:
             time.sleep(0.1)
         child.send_signal(signal.SIGTERM)
-        _, said = child.communicate(timeout=90)
+        _, said = child.communicate(timeout=600)
     assert child.returncode == 143, said
     assert "--resume --procs 2" in said
 

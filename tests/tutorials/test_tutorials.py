@@ -1,4 +1,5 @@
-"""Every tutorial does what it says: its Python blocks run, in order, in an empty folder."""
+"""Every tutorial does what it says: its Python blocks, the cells of its notebook, run in order in an empty
+folder. So do the pages that show how something is added."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
-TUTORIALS = sorted(FOLDER.glob("*.md"))
+ROOT = Path(__file__).resolve().parents[2]
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+PAGES = [*TUTORIALS, ROOT / "docs" / "how-to" / "plug-in.md", ROOT / "CONTRIBUTING.md"]
 
 
 def code_of(path: Path) -> str:
@@ -28,11 +30,11 @@ def test_there_are_three() -> None:
     assert len(TUTORIALS) >= 3
 
 
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-def test_a_tutorial_runs(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_the_python_of_a_page_runs(path: Path, tmp_path: Path) -> None:
     program = tmp_path / f"{path.stem}.py"
     program.write_text(code_of(path))
     result = subprocess.run(
-        [sys.executable, program.name], cwd=tmp_path, capture_output=True, text=True, timeout=240
+        [sys.executable, program.name], cwd=tmp_path, capture_output=True, text=True, timeout=900
     )
     assert result.returncode == 0, result.stderr[-3000:]
