@@ -73,7 +73,7 @@ def dask(
     }
     started = [subprocess.Popen([*command, "--scheduler-file", str(note)], **quiet)]
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 600
         while not note.is_file():
             assert time.monotonic() < end, "the Dask scheduler did not start"
             time.sleep(0.02)
