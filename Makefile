@@ -56,8 +56,8 @@ test-gpu: $(READY)  ## run what needs a CUDA device; says so where there is none
 
 # Nets of other people, in an environment of their own: half a dozen libraries that nothing else here needs.
 ZOO := .venv-zoo
-test-zoo: $(ZOO)/.ready  ## try some 80 public nets under the adjoint, in an environment of its own (.venv-zoo)
-	PYTHONPATH=$(CURDIR) $(ZOO)/bin/python tests/meta/public_nets.py
+test-zoo: $(ZOO)/.ready  ## try some 80 public nets under the adjoint, or those of NETS="smp ..."; in .venv-zoo
+	PYTHONPATH=$(CURDIR) $(ZOO)/bin/python tests/meta/public_nets.py $(NETS)
 	PYTHONPATH=$(CURDIR) $(ZOO)/bin/python -m pytest -rs tests/meta/test_meta_pages.py
 
 $(ZOO)/.ready: constraints.txt Makefile

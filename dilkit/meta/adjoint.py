@@ -48,6 +48,7 @@ class Adjoint:
         for i, term in enumerate(self._steps[k]):
             curved.add(self._curvature(k, i, term, step, vjp.grads), term.weight)
         made = curved.total(setting.reduce)
+        vjp.grads.clear()  # before new tensors are made
         if self._own and vjp.phi is self.lam:
             torch._foreach_add_(self.lam, made[: len(vjp.phi)])
         else:

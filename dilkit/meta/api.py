@@ -254,15 +254,16 @@ class Meta:
             where=where,
         )
         engine = engine_for(backend, setting)
-        sums: list[dict[str, Tensor]] = [{}, {}, {}]
+        grads, hyper, outside_grads = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
         inner_losses: dict[str, Tensor] = {}
         outer_losses: dict[tuple[int, int, str], Tensor] = {}
         value: dict[str, Tensor] = {}
         runs = []
         for i, t in enumerate(trajectories):
             run = engine.run(t.steps, t.outer, order=order, state=state)
-            for total, part in zip(sums, (run.grads, run.hyper, run.outside), strict=True):
-                add_to(total, part)
+            add_to(grads, run.grads)
+            add_to(hyper, run.hyper)
+            add_to(outside_grads, run.outside)
             inner_losses |= run.inner
             outer_losses |= {(i, k, name): met for (k, name), met in run.outer.items()}
             weights = {(k, term.name): term.weight for k, terms in t.outer.items() for term in terms}
@@ -272,7 +273,9 @@ class Meta:
         setting.commit([run.buffers for run in runs])
         mean = torch.stack(list(inner_losses.values())).mean()
         return MetaGradient(
-            *sums,
+            grads,
+            hyper,
+            outside_grads,
             inner_losses,
             outer_losses,
             value.get("loss", mean),
@@ -328,7 +331,7 @@ class Meta:
                 reason = str(error).strip().split("\n")[0]
         if parallel is True:
             raise UsageError(f"tasks cannot go in parallel: {reason}", remedy="parallel='auto' or False")
-        sums: list[dict[str, Tensor]] = [{}, {}, {}]
+        grads, hyper, outside = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
         inner_losses: dict[str, Tensor] = {}
         outer_losses: dict[tuple[int, int, str], Tensor] = {}
         phi, leaves, values = [], dict[str, Tensor](), []
@@ -337,7 +340,7 @@ class Meta:
                 function, {"support": support}, inner=rule, steps=steps, outer_batches={"query": query},
                 outer_loss=measure, **settings,
             )  # fmt: skip
-            for total, part in zip(sums, (got.grads, got.hyper, got.outside), strict=True):
+            for total, part in ((grads, got.grads), (hyper, got.hyper), (outside, got.outside)):
                 add_to(total, {n: g / len(pairs) for n, g in part.items()})
             inner_losses |= {f"task {i}, {name}": x for name, x in got.inner.items()}
             outer_losses |= {(i, k, name): x for (_, k, name), x in got.outer.items()}
@@ -345,8 +348,10 @@ class Meta:
             leaves |= got.leaves
             values.append(got.loss)
         note = f"one task at a time: {reason}" if reason else ""
-        loss_met = torch.stack(values).mean()
-        return MetaGradient(*sums, inner_losses, outer_losses, loss_met, phi, note=note, leaves=leaves)
+        return MetaGradient(
+            grads, hyper, outside, inner_losses, outer_losses, torch.stack(values).mean(), phi,
+            note=note, leaves=leaves,
+        )  # fmt: skip
 
     def _side_by_side(
         self, loss: BatchLoss, outer_loss: BatchLoss, pairs: Sequence[Any], rule: Inner, steps: int

@@ -69,7 +69,7 @@ def product(
         return [torch.zeros_like(p) for p in at]
     return list(
         torch.autograd.grad(
-            [g for g, _ in live],
+            [g for g, _ in live],  # type: ignore[arg-type]
             list(at),
             grad_outputs=[x for _, x in live],
             allow_unused=True,
