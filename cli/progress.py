@@ -5,11 +5,15 @@ The one place that draws a bar or turns seconds and bytes into text. `rich` is l
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import math
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -158,13 +162,48 @@ def sparkline(values: list[float], width: int = 32) -> str:
     return "".join("▁▂▃▄▅▆▇█"[round(7 * (v - low) / (high - low))] if high > low else "▄" for v in picked)
 
 
+class _Notebook:
+    """A view in a cell's output that is drawn anew, as `rich.live.Live` is on a terminal (which would need
+    ipywidgets in a notebook)."""
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self._view, self._pictures = (
+            display({"text/plain": ""}, raw=True, display_id=True) for _ in range(2)
+        )
+
+    def update(self, drawn: RenderableType) -> None:
+        from rich.console import Console
+
+        console = Console(
+            record=True, width=100, file=io.StringIO(), force_terminal=True, force_jupyter=False
+        )
+        console.print(drawn)
+        text = console.export_text(clear=False)
+        page = console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+        self._view.update({"text/html": page, "text/plain": text}, raw=True)
+
+    def show(self, pictures: Mapping[str, str]) -> None:
+        """Input, output and clean image of every distortion."""
+        parts = [
+            f"<figure><img src='data:image/png;base64,{base64.b64encode(Path(path).read_bytes()).decode()}'>"
+            f"<figcaption>{html.escape(label)}: input, output, clean</figcaption></figure>"
+            for label, path in pictures.items()
+        ]
+        self._pictures.update({"text/html": "".join(parts), "text/plain": ""}, raw=True)
+
+    def stop(self) -> None:
+        """The last view stays."""
+
+
 class TrainProgress:
     """A training run as it goes: `with TrainProgress() as progress: dilkit.train(words, out, log=progress)`.
 
     On a terminal and in a notebook: a bar, the time left, the course of the loss, rate, passes a second and
-    memory, and the PSNR of every confounder at the last validation with its change since the one before.
-    Elsewhere a line for the first row, then one in `LINE_EVERY` seconds, and one for every validation and
-    the last row.
+    memory, and the PSNR of every confounder at the last validation with its change since the one before; in
+    a notebook also the pictures of that validation. Elsewhere a line for the first row, then one in
+    `LINE_EVERY` seconds, and one for every validation and the last row.
     """
 
     def __init__(self) -> None:
@@ -176,7 +215,10 @@ class TrainProgress:
         self._row: Mapping[str, Any] = {}
 
     def __enter__(self) -> Self:
-        if console := _console():
+        console = _console()
+        if console is not None and console.is_jupyter:
+            self._live = _Notebook()
+        elif console is not None:
             from rich.live import Live
 
             self._live = Live(console=console, refresh_per_second=4)
@@ -195,6 +237,10 @@ class TrainProgress:
             return
         if "validated" in row:
             self._validating(row["step"], *row["validated"])
+            return
+        if "pictures" in row:
+            if isinstance(self._live, _Notebook):
+                self._live.show(row["pictures"])
             return
         measured = {k: v for k, v in row.items() if k.startswith("val/")}
         if measured:
@@ -237,7 +283,8 @@ class TrainProgress:
         where = doing or f"{100 * done / max(total, 1e-9):.0f} %  step {shown['step']}"
         top.add_row(ProgressBar(total=total, completed=done), where, f"{shown.get('left', '?')} left")
         parts: list[RenderableType] = [top]
-        course = self._losses if min(self._losses, default=0) <= 0 else [math.log(x) for x in self._losses]
+        positive = all(loss > 0 for loss in self._losses)
+        course = [math.log(loss) for loss in self._losses] if positive else self._losses
         loss = f"loss {shown['loss']} {sparkline(course, 24)}" if "loss" in shown else ""
         rates = [f"{name} {shown[name]}" for name in ("lr", "passes/s", "memory") if name in shown]
         parts.append(Text("  ".join(filter(None, [loss, *rates])), overflow="ellipsis", no_wrap=True))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dilkit import meta as meta
     from dilkit import report as report
     from dilkit.checkpoint import load as load
+    from dilkit.cli.progress import TrainProgress as TrainProgress
     from dilkit.confounders.build import augment as augment
     from dilkit.confounders.episodes import EpisodeSampler as EpisodeSampler
     from dilkit.confounders.episodes import PairDataset as PairDataset
@@ -52,6 +53,7 @@ _PUBLIC = {
     "Pairs": "dilkit.confounders.images",
     "Store": "dilkit.confounders.store",
     "TestPlan": "dilkit.experiments.runs",
+    "TrainProgress": "dilkit.cli.progress",
     "UsageError": "dilkit.errors",
     "augment": "dilkit.confounders.build",
     "by_distortion": "dilkit.evaluation.rows",

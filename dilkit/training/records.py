@@ -61,7 +61,7 @@ class Metrics:
         for sink in self._sinks:
             sink.add(row)
 
-    def picture(self, step: int, label: str, image: Image) -> None:
+    def picture(self, step: int, label: str, image: Image) -> Path:
         """Keep an (H, W, 3) uint8 picture of a validation: the newest of each label, in RUN/pictures."""
         from PIL import Image as Pictures
 
@@ -71,6 +71,7 @@ class Metrics:
         for sink in self._sinks:
             if hasattr(sink, "picture"):
                 sink.picture(step, label, path)
+        return path
 
     def close(self) -> None:
         """The run has ended."""

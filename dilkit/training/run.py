@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 Log = Callable[[Mapping[str, Any]], None]
 """Called with each row of the metrics; after the first step, and every half second, with a row of the step
-in hand; with `{"step": N, "validated": (done, total)}`; and with `{"note": text}` for what a person should
-know."""
+in hand; with `{"step": N, "validated": (done, total)}` and `{"step": N, "pictures": {label: path}}`; and with
+`{"note": text}` for what a person should know."""
 LIVE_EVERY = 0.5
 """Seconds between rows that are shown and not written."""
 
@@ -403,8 +403,9 @@ class Callbacks:
             lambda *counts: self.log({"step": trainee.step, "validated": counts}),
         )
         if plan.pictures and self.metrics is not None:
-            for label, image in pictures.items():
-                self.metrics.picture(trainee.step, label, image)
+            keep = self.metrics.picture
+            kept = {name: str(keep(trainee.step, name, image)) for name, image in pictures.items()}
+            self.log({"step": trainee.step, "pictures": kept})
         if isinstance(trainee.average, Swad):
             trainee.average.validated(10 ** (-row["val/select"] / 10))
         trainee.stale += 1
