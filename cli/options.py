@@ -91,7 +91,10 @@ def choice(names: Iterable[str]) -> Callable[[str], list[str]]:
 Words = Annotated[
     list[str],
     typer.Argument(
-        metavar="RECIPE [PART...] [KEY.PATH=VALUE...]", show_default=False, autocompletion=complete_recipe
+        metavar="RECIPE [PART...] [KEY.PATH=VALUE...]",
+        help="Recipes and parts (`dilkit recipes ls`), YAML files, and single settings.",
+        show_default=False,
+        autocompletion=complete_recipe,
     ),
 ]
 """What composes a recipe."""

@@ -114,16 +114,17 @@ def notebook(page: str) -> str:
     return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}, indent=1)
 
 
+ROOMS = {"meta": "dilkit.meta.api.decorate", "report": "dilkit.report.page.build_report"}
+"""Names of `dilkit` that are rooms and may be called: what they then call."""
+
+
 def api() -> str:
     """Every public name, from its docstring."""
     lines = ["# API", "", "Everything a command does is a name of `dilkit`.", ""]
     for name in sorted(set(dilkit.__all__) - {"__version__"}, key=str.lower):
         value = getattr(dilkit, name)
-        if inspect.ismodule(value):
-            target = {"meta": "dilkit.meta.api.decorate", "report": "dilkit.report.page.build_report"}[name]
-            lines += [f"## dilkit.{name}", "", f"::: {target}", ""]
-        else:
-            lines += [f"## dilkit.{name}", "", f"::: {value.__module__}.{value.__qualname__}", ""]
+        target = f"{value.__module__}.{value.__qualname__}" if not inspect.ismodule(value) else ROOMS[name]
+        lines += [f"::: {target}", f"    options: {{heading: dilkit.{name}, heading_level: 2}}", ""]
     rooms = {
         "Distortions": "dilkit.distortions",
         "Virtual updates": "dilkit.meta",
@@ -203,7 +204,7 @@ def table(schema: dict[str, Any], definitions: dict[str, Any]) -> list[str]:
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key, node in schema.get("properties", {}).items():
         default = (
-            json.dumps(node["default"])
+            ("" if isinstance(node["default"], dict) else json.dumps(node["default"]))
             if "default" in node
             else "required"
             if key in schema.get("required", ())
@@ -218,14 +219,16 @@ def table(schema: dict[str, Any], definitions: dict[str, Any]) -> list[str]:
 def kind_of(node: dict[str, Any], definitions: dict[str, Any]) -> str:
     """A type in words: `integer, at least 1`, `one of paired, independent`."""
     if "$ref" in node:
-        return f"section {node['$ref'].rpartition('/')[2]}"
+        return "section"
     if "const" in node:
         return f"`{node['const']}`"
     if "enum" in node:
         return "one of " + ", ".join(f"`{value}`" for value in node["enum"])
     options = node.get("anyOf") or node.get("oneOf")
     if options:
-        return " or ".join(kind_of(option, definitions) for option in options)
+        return " or ".join(dict.fromkeys(kind_of(option, definitions) for option in options))
+    if node.get("type") == "object" and "name" in node.get("properties", {}):
+        return "section, by its name"
     words = [str(node.get("type", "any"))]
     if node.get("type") == "array" and "items" in node:
         words = [f"list of {kind_of(node['items'], definitions)}"]
@@ -257,7 +260,8 @@ def commands() -> str:
                 else parameter.metavar or parameter.name
             )
             default = parameter.default
-            shown = "" if default in (None, False, ()) or callable(default) else f" Default: `{default}`."
+            plain = isinstance(default, (str, int, float)) and default is not False and default != ""
+            shown = f" Default: `{default}`." if plain else ""
             title = getattr(parameter, "rich_help_panel", None) or ("Options" if option else "Arguments")
             groups.setdefault(title, []).append(f"- `{names}`: {parameter.help or ''}{shown}")
         for title, rows in groups.items():
@@ -302,14 +306,17 @@ def gallery() -> str:
             Image.fromarray(np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)).save(
                 OUT / file, optimize=True
             )
-            pictures.append(f"![{kind.name} {value:g}]({file}){{ width=150 title='{kind.name}({value:g})' }}")
+            pictures.append(
+                f'<figure style="margin:0;width:19%"><img src="{file}" alt="{kind.name}({value:g})">'
+                f"<figcaption>{value:g}</figcaption></figure>"
+            )
         if not pictures:
             continue
         if kind.family != family:
             family = kind.family
             lines += [f"## {family}", ""]
-        lines += [f"### {kind.name}", "", f"`{kind.name}[...]`: {kind.summary}", ""]
-        lines += ['<div style="display:flex;flex-wrap:wrap;gap:4px" markdown>', *pictures, "</div>", ""]
+        lines += [f"### {kind.name}", "", f"{kind.summary} By its degree, `{kind.degree}`:", ""]
+        lines += ['<div style="display:flex;justify-content:space-between">', *pictures, "</div>", ""]
     return "\n".join(lines)
 
 

@@ -28,9 +28,16 @@ def build() -> Any:
     return module
 
 
+def test_the_glossary_is_in_order_and_short() -> None:
+    terms = re.findall(r"^\| (?!term )([\w, -]+) \|", (ROOT / "docs" / "glossary.md").read_text(), re.M)
+    assert terms == sorted(terms, key=str.lower) and len(terms) <= 30
+
+
 def test_every_public_name_has_its_entry(build: Any) -> None:
     page = build.api()
-    assert not [name for name in set(dilkit.__all__) - {"__version__"} if f"## dilkit.{name}\n" not in page]
+    assert not [
+        name for name in set(dilkit.__all__) - {"__version__"} if f"heading: dilkit.{name}," not in page
+    ]
 
 
 def test_every_visible_command_has_its_entry_and_examples(build: Any) -> None:
