@@ -1,5 +1,4 @@
-"""albumentations both ways; the one file that names it, and it imports it only when something of it is
-needed.
+"""albumentations both ways. This file alone names it, and imports it only when something of it is needed.
 
     alb("MotionBlur", blur_limit=(3, 15))     any transform of the library's, always applied, as a distortion
     Distort("gaussian_blur(2) >> awgn(25)")   any word as an `ImageOnlyTransform`
@@ -15,17 +14,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import sys
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import cache
-from itertools import combinations
+from itertools import chain, combinations
 from math import comb
 from types import ModuleType, SimpleNamespace
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from dilkit.distortions.algebra import (
     MAX_STEPS,
@@ -42,25 +39,24 @@ from dilkit.distortions.algebra import (
     as_expression,
     as_word,
     class_name,
-    clean,
     dumps,
     exact_weight,
     mix,
+    prob,
     shuffle,
     value_form,
 )
 from dilkit.distortions.families.resampling import resize
 from dilkit.distortions.grammar import confounder_set, parse
-from dilkit.distortions.params import GLOBAL, Param, ParameterError, make_law
+from dilkit.distortions.libraries import np, npt
+from dilkit.distortions.params import GLOBAL, Param, ParameterError, make_law, refuse_unknown
 from dilkit.distortions.randomness import Draw, SampleKey, pixel_hash
 from dilkit.distortions.render import Image, as_float, to_levels
 from dilkit.errors import DilkitError, UsageError, nearest
 
-_KEEP_GEOMETRY = frozenset(
-    (
-        *("CoarseDropout", "ConstrainedCoarseDropout", "Erasing", "FrequencyMasking", "GridDropout"),
-        *("NoOp", "PixelDropout", "TimeMasking", "XYMasking"),
-    )
+_KEEP_GEOMETRY = (
+    *("CoarseDropout", "ConstrainedCoarseDropout", "Erasing", "FrequencyMasking", "GridDropout"),
+    *("NoOp", "PixelDropout", "TimeMasking", "XYMasking"),
 )
 """Transforms that the library counts as spatial, but that leave every pixel where it is."""
 
@@ -84,9 +80,28 @@ _NEEDS = {
 
 @cache
 def library() -> ModuleType:
-    """albumentations, imported when first needed."""
+    """albumentations, imported when first needed.
+
+    It imports torch, if it is installed, for `ToTensorV2` and `ToTensor3D` alone, which takes longer than all
+    the rest: unless torch is there already, they are imported when they are asked for.
+    """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks a package index for news
-    return importlib.import_module("albumentations")
+    if "torch" in sys.modules or "albumentations" in sys.modules:
+        return importlib.import_module("albumentations")
+    tensors = "albumentations.pytorch"
+    sys.modules[tensors] = None  # type: ignore[assignment]  # what importlib takes for not installed
+    try:
+        made = importlib.import_module("albumentations")
+    finally:
+        del sys.modules[tensors]
+
+    def later(name: str) -> Any:
+        if name in ("ToTensorV2", "ToTensor3D"):
+            return getattr(importlib.import_module(tensors), name)
+        raise AttributeError(f"module 'albumentations' has no attribute {name!r}")
+
+    vars(made)["__getattr__"] = later
+    return made
 
 
 class AlbumentationsKind(PrimitiveKind):
@@ -150,18 +165,6 @@ def build(name: str, arguments: Mapping[str, Any]) -> Any:
     except (ValueError, TypeError, NotImplementedError, UserWarning) as error:
         reason = " ".join(str(error).split())
         raise ParameterError(f"albumentations refuses {name}", found=reason[:300]) from None
-
-
-def refuse_unknown(name: str, given: Iterable[str], known: Collection[str]) -> None:
-    """Raises ParameterError for the first name that a transform does not take."""
-    for key in given:
-        if key not in known:
-            raise ParameterError(
-                f"{name} has no parameter {key!r}",
-                parameter=key,
-                expected=", ".join(known),
-                nearest=nearest(key, known),
-            )
 
 
 def arguments(name: str, /, **given: Any) -> dict[str, Any]:
@@ -234,9 +237,7 @@ alb = REGISTRY.add(
 
 @cache
 def _classes() -> SimpleNamespace:
-    """`WordTransform`, `KindTransform` and `Distort`: subclasses of the library's, made when it is
-    imported.
-    """
+    """`WordTransform`, `KindTransform` and `Distort`, made when the library is imported."""
 
     class WordTransform(library().ImageOnlyTransform):  # type: ignore[misc]
         """A word as a transform; uint8 images are made float, distorted, clipped and rounded.
@@ -296,9 +297,7 @@ def _classes() -> SimpleNamespace:
 
 
 def _blank(name: str) -> Any:
-    """An instance without its state of the transform class of the kind of that name; of `Distort` for
-    none.
-    """
+    """An instance without its state: of the class of the kind of that name, or of `Distort`."""
     cls = transform_class(REGISTRY.get(name)) if name else _classes().Distort
     return cls.__new__(cls)
 
@@ -373,7 +372,6 @@ def to_albumentations(expression: Any) -> Any:
 
 
 def _steps(word: Word) -> list[Any]:
-
     looking = [index for index, step in enumerate(word.sequence) if any(map(_looks_back, step.primitives))]
     together = looking[-1] + 1 if looking else 0
     first = [_classes().Distort(str(Word(word.sequence[:together])))] if together else []
@@ -451,7 +449,6 @@ def _revived(source: Mapping[str, Any]) -> Any:
 
 def _check_names(node: Any) -> None:
     """Refuses what the library ignored, unless it writes it itself, as it does for some classes."""
-
     for member in getattr(node, "transforms", ()):
         _check_names(member)
     if ignored := getattr(node, "invalid_args", ()):
@@ -467,7 +464,7 @@ def _node(node: Any, spatial: bool) -> Word:
         raise UsageError("not a pipeline of albumentations", found=type(node).__name__)
     if isinstance(node, A.SomeOf):
         return _some_of(node, spatial)
-    return _perhaps(node.p, _forced(node, spatial))
+    return prob(node.p, _forced(node, spatial))
 
 
 def _forced(node: Any, spatial: bool) -> Word:
@@ -478,11 +475,13 @@ def _forced(node: Any, spatial: bool) -> Word:
     if isinstance(node, A.OneOf):
         if not any(member.p for member in node.transforms):
             raise UsageError(NEVER)
-        return mix(*(Weighted(exact_weight(t.p), _node_in_one_of(t, spatial)) for t in node.transforms))
+        # its choice is forced, but `SomeOf` heeds its own probability all the same
+        drawn = ((t.p, (_node if isinstance(t, A.SomeOf) else _forced)(t, spatial)) for t in node.transforms)
+        return mix(*(Weighted.of(weight, word) for weight, word in drawn))
     if isinstance(node, A.Compose | A.Sequential):
         if getattr(node, "processors", None):
             raise UsageError("a distortion has no boxes or key points", found=type(node).__name__)
-        return _sequence_of(_node(member, spatial) for member in node.transforms)
+        return _chained(_node(member, spatial) for member in node.transforms)
     if isinstance(node, A.BasicTransform):
         known = type(node).InitSchema.model_fields  # some state what their base classes take as well
         settings = {k: v for k, v in node.get_transform_init_args().items() if k in known and k != "p"}
@@ -490,10 +489,8 @@ def _forced(node: Any, spatial: bool) -> Word:
     raise UsageError(f"{type(node).__name__} has no counterpart among words")
 
 
-def _node_in_one_of(node: Any, spatial: bool) -> Word:
-    """`OneOf` forces its choice, but `SomeOf` heeds its own probability all the same."""
-    A = library()
-    return _node(node, spatial) if isinstance(node, A.SomeOf) else _forced(node, spatial)
+def _chained(words: Iterable[Word]) -> Word:
+    return Word(tuple(chain.from_iterable(word.sequence for word in words)))
 
 
 def _some_of(node: Any, spatial: bool) -> Word:
@@ -502,18 +499,6 @@ def _some_of(node: Any, spatial: bool) -> Word:
         raise UsageError(f"{type(node).__name__} with replacement has no counterpart among words")
     if comb(len(node.transforms), node.n) > MAX_STEPS:
         raise UsageError(f"{type(node).__name__} has too many selections", expected=f"at most {MAX_STEPS}")
-    arrange = (lambda words: shuffle(*words)) if isinstance(node, A.RandomOrder) else _sequence_of
+    arrange = (lambda words: shuffle(*words)) if isinstance(node, A.RandomOrder) else _chained
     selections = combinations((_node(member, spatial) for member in node.transforms), node.n)
-    return _perhaps(node.p, mix(*(arrange(selection) for selection in selections)))
-
-
-def _perhaps(p: float, word: Word) -> Word:
-    chance = exact_weight(p)
-    return mix(Weighted(chance, word), Weighted(1 - chance, clean))
-
-
-def _sequence_of(words: Iterable[Word]) -> Word:
-    steps: tuple[Step, ...] = ()
-    for word in words:
-        steps += word.sequence
-    return Word(steps)
+    return prob(node.p, mix(*(arrange(selection) for selection in selections)))

@@ -1,11 +1,9 @@
 """The algebra of distortions: kinds, words, sets, the operations on them, and their text.
 
 A `PrimitiveKind` is a registered distortion; called with its parameters it is a `Word` of one step. A `Word`
-is a
-sequence of steps: primitives, `Mix` (one branch is drawn per sample), `Shuffle` (an order is). A
-    `ConfounderSet` is
-a finite set of words. All are always in canonical form: equal expressions are equal values, with equal
-hashes, labels and pixels. The operations are a semiring:
+is a sequence of steps: primitives, `Mix` (one branch is drawn per sample), `Shuffle` (an order is drawn). A
+`ConfounderSet` is a finite set of words. All are always in canonical form: equal expressions are equal
+values, with equal hashes, labels and pixels. The operations form a semiring:
 
 * `>>` is associative, `clean` is its unit, `none` annihilates; it distributes over `|` on both sides.
 * `|` is associative, commutative and idempotent, `none` is its unit; a word equals the set of it alone.
@@ -27,13 +25,12 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import chain, groupby, pairwise, permutations, product, takewhile
-from typing import Any, SupportsIndex, overload
-
-import numpy as np
+from typing import Any, ClassVar, SupportsIndex, overload
 
 from dilkit.distortions import render
+from dilkit.distortions.libraries import np
 from dilkit.distortions.params import (
     LAWS,
     POINT,
@@ -44,6 +41,7 @@ from dilkit.distortions.params import (
     ParameterError,
     as_locality,
     as_python,
+    refuse_unknown,
 )
 from dilkit.distortions.presets import PRESETS
 from dilkit.distortions.randomness import SampleKey, Window, uniform_word
@@ -91,13 +89,18 @@ def sort_key(form: Any) -> tuple[Any, ...]:
     return (5, tuple((key, sort_key(form[key])) for key in sorted(form)))
 
 
+def refuse_more(count: int, most: int, what: str) -> None:
+    """Raises UsageError where `what` (with {} for the count) has more than `most`."""
+    if count > most:
+        raise UsageError(what.format(count), expected=f"at most {most}")
+
+
 class Canonical:
     """What everything with a canonical form shares: equality, hash and order follow from it.
 
     Attributes:
-        names: what a user calls its words, where they have names of their own. Part of equality and of
-            labels, not
-            of the canonical form: `hash`, keys and pixels do not depend on it.
+        names: what a user calls its words, where they have names of their own. They are part of equality and
+            of labels, not of the canonical form: `hash`, keys and pixels do not depend on them.
     """
 
     names: tuple[str, ...] = ()
@@ -205,18 +208,20 @@ class PrimitiveKind(Operators):
 
     def bind(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Every parameter by name, checked, defaults filled in."""
-        given = self._by_name(args, kwargs)
-        bound: dict[str, Any] = {}
+        given = {**self.optional, **self._by_name(args, kwargs)}
         for param in self.params:
-            value = given.get(param.name, param.default)
-            if value is REQUIRED:
+            if param.name not in given:
                 raise ParameterError(f"{self.name} needs {param.name}", expected=param.range)
-            bound[param.name] = param.check(value, self.name)
-        return bound
+        return {param.name: param.check(given[param.name], self.name) for param in self.params}
+
+    @property
+    def optional(self) -> dict[str, Any]:
+        """The parameters that have a default, at their defaults."""
+        return {param.name: param.default for param in self.params if param.default is not REQUIRED}
 
     def defaults(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the text form leaves out: the values that these parameters have when they are not given."""
-        return {param.name: param.default for param in self.params if param.default is not REQUIRED}
+        return self.optional
 
     def example(self) -> dict[str, Any]:
         """Something allowed for every parameter that has no default."""
@@ -250,7 +255,7 @@ class PrimitiveKind(Operators):
     @property
     def localities(self) -> str:
         """point, halo or global; several where it depends on the parameters: `point or halo`."""
-        free = {param.name: param.default for param in self.params} | self.example()
+        free = self.optional | self.example()
         tried = [free]
         for param in self.params:
             if param.type is bool:
@@ -269,14 +274,7 @@ class PrimitiveKind(Operators):
                 parameter=allowed,
                 expected="the others by name: " + ", ".join(n for n in names if n != self.degree),
             )
-        for name in kwargs:
-            if name not in names:
-                raise ParameterError(
-                    f"{self.name} has no parameter {name!r}",
-                    parameter=name,
-                    expected=", ".join(names) or "no parameters",
-                    nearest=nearest(name, names),
-                )
+        refuse_unknown(self.name, kwargs, names)
         if args and self.degree in kwargs:
             raise ParameterError(f"{self.name} is given {self.degree} twice", parameter=self.degree)
         return ({self.degree: args[0]} if args and self.degree else {}) | kwargs
@@ -295,9 +293,6 @@ RESERVED = frozenset(
     )
 )
 """Names that the text form needs itself."""
-
-TYPES = (float, int, bool, str)
-"""What a parameter can be."""
 
 RESERVED_PARAMETERS = frozenset(("self", "p", "root_seed", "strict"))
 """What the transforms of albumentations take besides."""
@@ -353,11 +348,11 @@ def _check_param(param: object, kind: str) -> None:
             f"a parameter of {kind!r} cannot be named {param.name!r}",
             expected="an identifier that is not reserved",
         )
-    if param.type not in TYPES:
+    if param.type not in (float, int, bool, str):
         raise UsageError(
             f"the parameter {param.name} of {kind!r} has a type that it cannot have",
             found=repr(param.type),
-            expected=", ".join(allowed.__name__ for allowed in TYPES),
+            expected="float, int, bool or str",
         )
     if param.default is not REQUIRED:
         param.check(param.default, kind)
@@ -382,6 +377,20 @@ def new_registry() -> Registry[PrimitiveKind]:
 
 REGISTRY = new_registry()
 """Distortion kinds by name: those of the package, those registered since, those of installed plug-ins."""
+
+
+def distortion(*params: Param, family: str, source: str, **settings: Any) -> Callable[[Apply], PrimitiveKind]:
+    """Register a function as the distortion of its name; its docstring is the summary.
+
+    Args:
+        settings: other fields of `PrimitiveKind`.
+    """
+
+    def register(apply: Apply) -> PrimitiveKind:
+        summary = " ".join((apply.__doc__ or "").split())
+        return REGISTRY.add(PrimitiveKind(apply.__name__, family, summary, source, params, apply, **settings))
+
+    return register
 
 
 def kind_of(name: str) -> PrimitiveKind:
@@ -457,6 +466,8 @@ class Primitive(Canonical):
 
     kind: PrimitiveKind
     values: tuple[tuple[str, Any], ...]
+    size: ClassVar[int] = 1
+    depth: ClassVar[int] = 0
 
     @property
     def name(self) -> str:
@@ -472,23 +483,12 @@ class Primitive(Canonical):
         return self.params.get(self.kind.degree) if self.kind.degree else None
 
     @property
-    def size(self) -> int:
-        return 1
-
-    @property
-    def depth(self) -> int:
-        return 0
-
-    @property
     def primitives(self) -> tuple[Primitive, ...]:
         return (self,)
 
     @cached_property
     def locality(self) -> Locality:
-        widest = POINT
-        for params in corners(self.params):
-            widest = widest | self.kind.locality(params)
-        return widest
+        return reduce(operator.or_, map(self.kind.locality, corners(self.params)))
 
     def canonical(self) -> Any:
         return self._form(self.params)
@@ -521,21 +521,43 @@ class Primitive(Canonical):
         """What can come after it of what came before."""
         low, high, after = before.least, before.greatest, self.kind.size_after
         if after is not None:
-            small = [after(params, before.least, before.clean) for params in corners(self.params)]
-            large = [after(params, before.greatest, before.clean) for params in corners(self.params)]
-            low = min(size[0] for size in small), min(size[1] for size in small)
-            high = max(size[0] for size in large), max(size[1] for size in large)
+            small = zip(*(after(params, low, before.clean) for params in corners(self.params)), strict=True)
+            large = zip(*(after(params, high, before.clean) for params in corners(self.params)), strict=True)
+            low, high = (min(next(small)), min(next(small))), (max(next(large)), max(next(large)))
         area = max(before.greatest[0] * before.greatest[1], high[0] * high[1])
         return Extent(
             before.clean, low, high, max(before.pixels, area), before.work + self.heaviest * float(area)
         )
 
     def __str__(self) -> str:
-        return show_primitive(self)
+        """The degree by position, the others by name; what has its default is left out."""
+        defaults = {name: value_form(value) for name, value in self.kind.defaults(self.params).items()}
+        given = [(k, v) for k, v in self.values if k not in defaults or value_form(v) != defaults[k]]
+        degree = [show_value(value) for name, value in given if name == self.kind.degree]
+        others = [f"{name}={show_value(value)}" for name, value in given if name != self.kind.degree]
+        return f"{self.name}({', '.join(degree + others)})" if given else self.name
+
+
+class Compound(Canonical):
+    """A step that is made of words."""
+
+    words: tuple[Word, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(word.size for word in self.words)
+
+    @property
+    def depth(self) -> int:
+        return 1 + max(word.depth for word in self.words)
+
+    @property
+    def primitives(self) -> tuple[Primitive, ...]:
+        return tuple(chain.from_iterable(word.steps for word in self.words))
 
 
 @dataclass(frozen=True, eq=False)
-class Mix(Canonical):
+class Mix(Compound):
     """One branch, drawn per sample.
 
     Attributes:
@@ -546,23 +568,12 @@ class Mix(Canonical):
     branches: tuple[tuple[int, Word], ...]
 
     @property
-    def size(self) -> int:
-        return sum(word.size for _, word in self.branches)
-
-    @property
-    def depth(self) -> int:
-        return 1 + max(word.depth for _, word in self.branches)
-
-    @property
-    def primitives(self) -> tuple[Primitive, ...]:
-        return tuple(chain.from_iterable(word.steps for _, word in self.branches))
+    def words(self) -> tuple[Word, ...]:  # type: ignore[override]
+        return tuple(word for _, word in self.branches)
 
     @property
     def locality(self) -> Locality:
-        widest = POINT
-        for _, word in self.branches:
-            widest = widest | word.locality
-        return widest
+        return reduce(operator.or_, (word.locality for word in self.words))
 
     def canonical(self) -> Any:
         return {"mix": [[weight, word.canonical()] for weight, word in self.branches]}
@@ -589,18 +600,24 @@ class Mix(Canonical):
 
     def extent(self, before: Extent) -> Extent:
         """That of any branch."""
-        made = [word.after(before) for _, word in self.branches]
-        whole = made[0]
-        for other in made[1:]:
-            whole = whole.either(other)
-        return whole
+        return reduce(Extent.either, (word.after(before) for word in self.words))
 
     def __str__(self) -> str:
-        return show_mix(self)
+        """`prob(...)` of a word and `clean`, where the probability is a short decimal; else `mix(...)`."""
+        weights = [weight for weight, _ in self.branches]
+        if len(weights) == 2 and not self.words[0].sequence:
+            chance = Fraction(weights[1], sum(weights))
+            if chance >= LEAST_WEIGHT and Fraction(repr(float(chance))) == chance:
+                return f"prob({show_value(float(chance))}, {self.words[1]})"
+        branches = (
+            str(word) if weight == 1 else f"{weight}*{f'({word})' if len(word.sequence) > 1 else word}"
+            for weight, word in self.branches
+        )
+        return f"mix({', '.join(branches)})"
 
 
 @dataclass(frozen=True, eq=False)
-class Shuffle(Canonical):
+class Shuffle(Compound):
     """All words, in an order drawn per sample.
 
     Attributes:
@@ -616,23 +633,8 @@ class Shuffle(Canonical):
         return "interleave" if self.riffled else "shuffle"
 
     @property
-    def size(self) -> int:
-        return sum(word.size for word in self.words)
-
-    @property
-    def depth(self) -> int:
-        return 1 + max(word.depth for word in self.words)
-
-    @property
-    def primitives(self) -> tuple[Primitive, ...]:
-        return tuple(chain.from_iterable(word.steps for word in self.words))
-
-    @property
     def locality(self) -> Locality:
-        total = POINT
-        for word in self.words:
-            total = total + word.locality
-        return total
+        return reduce(operator.add, (word.locality for word in self.words))
 
     def canonical(self) -> Any:
         return {self.name: [word.canonical() for word in self.words]}
@@ -734,18 +736,14 @@ class Word(Canonical, Operators):
     Attributes:
         sequence: the steps; no step is itself a sequence.
         name: what the user calls it, or nothing: its label. It is the name of this word alone, not of what is
-            made
-            of it: `>>` (but with `clean`), `**`, `mix` and `shuffle` leave it out.
+            made of it: `>>` (but with `clean`), `**`, `mix` and `shuffle` leave it out.
     """
 
     sequence: tuple[Step, ...] = ()
     name: str = ""
 
     def __post_init__(self) -> None:
-        if self.size > MAX_STEPS:
-            raise UsageError(
-                f"a word of {self.size} distortions is too long", expected=f"at most {MAX_STEPS}"
-            )
+        refuse_more(self.size, MAX_STEPS, "a word of {} distortions is too long")
         if self.depth > MAX_DEPTH:
             raise UsageError("mix and shuffle are nested too deeply", expected=f"at most {MAX_DEPTH} levels")
         if self.name:
@@ -777,10 +775,7 @@ class Word(Canonical, Operators):
     @cached_property
     def locality(self) -> Locality:
         """How far an output pixel of the whole word looks, at the widest."""
-        total = POINT
-        for step in self.sequence:
-            total = total + step.locality
-        return total
+        return reduce(operator.add, (step.locality for step in self.sequence), POINT)
 
     @cached_property
     def label(self) -> str:
@@ -798,10 +793,7 @@ class Word(Canonical, Operators):
 
     @cached_property
     def short_label(self) -> str:
-        """For tables and plots: the label, or where that is longer than 28 characters the first distortions
-        in it and
-        6 digits of the hash: `mix(interleave,~1f2e3d`.
-        """
+        """The label, for tables and plots cut to 28 characters, the last of them 6 digits of the hash."""
         if len(self.label) <= 28:
             return self.label
         bare = re.sub(r"(?<=\w)\([^()]*\)", "", self.label.rpartition("~")[0] or self.label)
@@ -933,11 +925,7 @@ class Word(Canonical, Operators):
         return self.rounds or (isinstance(last, Primitive) and last.kind.levels is not None)
 
     def levels(
-        self,
-        image: Image | Levels,
-        key: SampleKey,
-        window: Window | None = None,
-        size: Size | None = None,
+        self, image: Image | Levels, key: SampleKey, window: Window | None = None, size: Size | None = None
     ) -> Levels:
         """As `apply`, but (h, w, 3) uint8 and faster: `as_float(levels(...)) == apply(...)`, bit for bit.
 
@@ -965,7 +953,9 @@ class Word(Canonical, Operators):
         return whole
 
     def __str__(self) -> str:
-        return f"{self.name} = {show_word(self)}" if self.name else show_word(self)
+        """The steps, a run of equal ones as a power; before them its name, if it has one."""
+        steps = " >> ".join(_runs(map(str, self.sequence))) or "clean"
+        return f"{self.name} = {steps}" if self.name else steps
 
     def __repr__(self) -> str:
         return f"parse({str(self)!r})"
@@ -989,10 +979,7 @@ class ConfounderSet(Canonical, Operators):
                 unique[word.json] = word
             elif word.name and word.name != present.name:
                 raise UsageError(f"one distortion has two names: {present.name} and {word.name}")
-        if len(unique) > MAX_WORDS:
-            raise UsageError(
-                f"a set of {len(unique)} distortions is too large", expected=f"at most {MAX_WORDS}"
-            )
+        refuse_more(len(unique), MAX_WORDS, "a set of {} distortions is too large")
         made = cls(tuple(sorted(unique.values(), key=lambda word: word.order)))
         if made.names and len(set(made.labels)) < len(made):
             twice = next(label for label in made.labels if made.labels.count(label) > 1)
@@ -1044,7 +1031,17 @@ class ConfounderSet(Canonical, Operators):
             ) from None
 
     def __str__(self) -> str:
-        return show_set(self)
+        """Neighbours without names that differ in the degree of one step alone are a sweep."""
+        shown: list[str] = []
+        left = list(self)
+        while left:
+            place = _swept_place(*left[:2])
+            count = 1
+            while place is not None and _swept_place(*left[count - 1 : count + 1]) == place:
+                count += 1
+            shown.append(str(left[0]) if place is None else _show_sweep(left[:count], place))
+            left = left[count:]
+        return " | ".join(shown) or "none"
 
     def __repr__(self) -> str:
         return f"parse({str(self)!r})"
@@ -1139,10 +1136,7 @@ def then(first: Any, second: Any) -> Expression:
             return a if a.sequence else b
         return Word(a.sequence + b.sequence)
     left, right = words_of(a), words_of(b)
-    if len(left) * len(right) > MAX_WORDS:
-        raise UsageError(
-            f"a set of {len(left) * len(right)} distortions is too large", expected=f"at most {MAX_WORDS}"
-        )
+    refuse_more(len(left) * len(right), MAX_WORDS, "a set of {} distortions is too large")
     steps = len(right) * sum(word.size for word in left) + len(left) * sum(word.size for word in right)
     if steps > MAX_SET_STEPS:
         raise UsageError(
@@ -1171,13 +1165,9 @@ def power(base: Any, times: Any) -> Expression:
     if isinstance(times, bool) or not isinstance(times, int) or times < 0:
         raise KindError(f"a power must be a whole number of at least 0, not {times!r}")
     if isinstance(made, Word):
-        if made.size * times > MAX_STEPS:
-            raise UsageError(
-                f"a word of {made.size * times} distortions is too long", expected=f"at most {MAX_STEPS}"
-            )
+        refuse_more(made.size * times, MAX_STEPS, "a word of {} distortions is too long")
         return made if times == 1 or not made.sequence else Word(made.sequence * times)
-    if times > MAX_STEPS:
-        raise UsageError(f"the power {times} is too high", expected=f"at most {MAX_STEPS}")
+    refuse_more(times, MAX_STEPS, "the power {} is too high")
     if times < 2:
         return made if times else clean
     half = power(made, times // 2)
@@ -1208,8 +1198,7 @@ def _degree_range(degrees: slice, name: str) -> list[float]:
     if step == 0 or (last - first) / step < 0:
         raise UsageError(f"the range {ends[0]}:{ends[1]}:{ends[2]} is empty", expected="first:last:step")
     count = int((last - first) / step) + 1
-    if count > MAX_WORDS:
-        raise UsageError(f"a range of {count} degrees is too long", expected=f"at most {MAX_WORDS}")
+    refuse_more(count, MAX_WORDS, "a range of {} degrees is too long")
     return [float(first + step * i) for i in range(count)]
 
 
@@ -1290,59 +1279,17 @@ def show_value(value: Any) -> str:
     return repr(value)
 
 
-def show_primitive(step: Primitive) -> str:
-    """The degree by position, the others by name; what has its default is left out."""
-    defaults = {name: value_form(value) for name, value in step.kind.defaults(step.params).items()}
-    given = [(k, v) for k, v in step.values if k not in defaults or value_form(v) != defaults[k]]
-    degree = [show_value(value) for name, value in given if name == step.kind.degree]
-    others = [f"{name}={show_value(value)}" for name, value in given if name != step.kind.degree]
-    return f"{step.name}({', '.join(degree + others)})" if given else step.name
-
-
-def show_word(word: Word) -> str:
-    """The steps, without the name; a run of equal ones as a power."""
-    return " >> ".join(_runs(map(str, word.sequence))) or "clean"
-
-
 def _runs(steps: Iterable[str]) -> Iterator[str]:
     for step, run in groupby(steps):
         times = sum(1 for _ in run)
         yield step if times == 1 else f"{step} ** {times}"
 
 
-def show_mix(mix: Mix) -> str:
-    """`prob(...)` of a word and `clean`, where the probability is a short decimal; `mix(...)` else."""
-    weights = [weight for weight, _ in mix.branches]
-    if len(weights) == 2 and not mix.branches[0][1].sequence:
-        chance = Fraction(weights[1], sum(weights))
-        if chance >= LEAST_WEIGHT and Fraction(repr(float(chance))) == chance:
-            return f"prob({show_value(float(chance))}, {mix.branches[1][1]})"
-    branches = (
-        str(word) if weight == 1 else f"{weight}*{f'({word})' if len(word.sequence) > 1 else word}"
-        for weight, word in mix.branches
-    )
-    return f"mix({', '.join(branches)})"
-
-
-def show_set(words: ConfounderSet) -> str:
-    """Neighbours without names that differ in the degree of one step alone are a sweep."""
-    shown: list[str] = []
-    left = list(words)
-    while left:
-        place = _swept_place(*left[:2]) if len(left) > 1 else None
-        count = 1
-        while place is not None and count < len(left) and _swept_place(*left[count - 1 : count + 1]) == place:
-            count += 1
-        shown.append(str(left[0]) if place is None else _show_sweep(left[:count], place))
-        left = left[count:]
-    return " | ".join(shown) or "none"
-
-
-def _swept_place(a: Word, b: Word) -> int | None:
+def _swept_place(a: Word, b: Word | None = None) -> int | None:
     """The one place where two words differ, if a sweep can write both."""
-    if len(a.sequence) != len(b.sequence) or a.name or b.name:
+    if b is None or len(a.sequence) != len(b.sequence) or a.name or b.name:
         return None
-    pairs = [(x, y) for x, y in zip(a.sequence, b.sequence, strict=True)]
+    pairs = list(zip(a.sequence, b.sequence, strict=True))
     places = [place for place, (x, y) in enumerate(pairs) if x.json != y.json]
     if len(places) != 1 or not all(map(_sweepable, pairs[places[0]])):
         return None

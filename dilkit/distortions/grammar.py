@@ -1,8 +1,7 @@
 """From text to words and sets: a Python expression, read by `ast` with a whitelist and never evaluated.
 
 Names of confounders come before the expression of each: `hard = bsrgan | rain = rain(0.01)`. Mistakes are
-    shown with
-carets under them.
+shown with carets under them.
 """
 
 from __future__ import annotations
@@ -16,9 +15,6 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from dilkit.distortions import algebra
 from dilkit.distortions.algebra import (
     REGISTRY,
@@ -31,6 +27,7 @@ from dilkit.distortions.algebra import (
     clean,
     none,
 )
+from dilkit.distortions.libraries import np, npt
 from dilkit.distortions.params import LAWS, Law, ParameterError, make_law
 from dilkit.distortions.presets import PRESETS, Preset
 from dilkit.distortions.randomness import SampleKey, pixel_hash
@@ -65,45 +62,6 @@ def _pointed(text: str, start: int, end: int, around: int = 50) -> str:
 def _width(text: str) -> int:
     """Columns of a terminal: two for a wide character, none for an accent put over another."""
     return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
-
-
-class Located:
-    """An expression in one line; `code` is what is parsed of it, which begins at `offset`."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.code = text.lstrip()
-        self.offset = len(text) - len(self.code)
-
-    def span(self, node: ast.AST) -> tuple[int, int]:
-        line = self.code.encode()
-        start = len(line[: node.col_offset].decode(errors="replace"))  # type: ignore[attr-defined]
-        end = len(line[: node.end_col_offset].decode(errors="replace"))  # type: ignore[attr-defined]
-        return start + self.offset, end + self.offset
-
-    def what(self, node: ast.AST) -> str:
-        """The node as it is written, shortened."""
-        start, end = self.span(node)
-        shown = self.text[start:end]
-        return shown if len(shown) <= 40 else shown[:37] + "..."
-
-    def error(self, node: ast.AST, message: str, **details: Any) -> ExpressionError:
-        start, end = self.span(node)
-        return ExpressionError(message, text=self.text, start=start, end=end, **details)
-
-    def located(self, node: ast.AST, build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """`build(...)`, its errors pointing at the node (or at the argument they are about)."""
-        try:
-            return build(*args, **kwargs)
-        except ExpressionError:
-            raise
-        except UsageError as error:
-            start, end = self.span(_blamed(node, error))
-            kind = ExpressionTypeError if isinstance(error, TypeError) else ExpressionError
-            raise kind(
-                error.message, text=self.text, start=start, end=end, found=error.found,
-                expected=error.expected, nearest=error.nearest, remedy=error.remedy,
-            ) from None  # fmt: skip
 
 
 def _blamed(node: ast.AST, error: UsageError) -> ast.AST:
@@ -188,8 +146,7 @@ def distort_image(
 
 
 def describe_preset(name: str) -> dict[str, Any]:
-    """One preset: its expression in full, its hash, its parameters, its source, where it departs from it;
-    JSON-able.
+    """What there is to say of a preset, JSON-able: its expression in full, its hash, parameters and source.
 
     Raises:
         UsageError: there is no such preset; the nearest name is given.
@@ -235,9 +192,7 @@ _NAMED = re.compile(r"\s*([^\s=|()\[\]'\"]+)\s*=(?!=)")
 
 
 def _names(text: str, plain: str) -> Iterator[tuple[int, tuple[int, int, str]]]:
-    """(which alternative, (start, end with its sign, name)) of the names before the parts between outermost
-    `|`.
-    """
+    """(which alternative of the outermost `|`, (start, end with its sign, name)) of each name."""
     starts, depth, quote = [0], 0, ""
     for place, sign in enumerate(plain):
         if quote:
@@ -255,11 +210,13 @@ def _names(text: str, plain: str) -> Iterator[tuple[int, tuple[int, int, str]]]:
             yield index, (found.start(1), found.end(), text[found.start(1) : found.end(1)])
 
 
-class _Reader(Located):
+class _Reader:
+    """An expression in one line; `code` is what is parsed of it, which begins at `offset`."""
+
     def __init__(self, text: str) -> None:
         plain = "".join(" " if c.isspace() else c for c in _SPECIAL.sub(_plain, text))
         self.names = dict(_names(text, plain)) if "=" in plain and len(text) <= MAX_TEXT else {}
-        super().__init__("".join(" " if c.isspace() else c for c in text))
+        self.text = "".join(" " if c.isspace() else c for c in text)
         for start, end, _ in self.names.values():
             plain = plain[:start] + " " * (end - start) + plain[end:]
         self.code = plain.lstrip()
@@ -267,14 +224,9 @@ class _Reader(Located):
         self.work = 0
 
     def read(self) -> Expression:
-        if len(self.text) > MAX_TEXT:
-            raise UsageError(
-                f"an expression of {len(self.text)} characters is too long", expected=f"at most {MAX_TEXT}"
-            )
+        algebra.refuse_more(len(self.text), MAX_TEXT, "an expression of {} characters is too long")
         if not self.text.strip():
-            raise UsageError(
-                "the expression is empty", remedy="write `clean` for the word that changes nothing"
-            )
+            raise UsageError("the expression is empty", remedy="`clean` is the word that changes nothing")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SyntaxWarning)  # such as a backslash in a quoted word
@@ -302,6 +254,36 @@ class _Reader(Located):
             if isinstance(error, UsageError):
                 raise
             raise UsageError(f"not an expression ({error})", found=self.text[:80]) from None
+
+    def span(self, node: ast.AST) -> tuple[int, int]:
+        line = self.code.encode()
+        start = len(line[: node.col_offset].decode(errors="replace"))  # type: ignore[attr-defined]
+        end = len(line[: node.end_col_offset].decode(errors="replace"))  # type: ignore[attr-defined]
+        return start + self.offset, end + self.offset
+
+    def what(self, node: ast.AST) -> str:
+        """The node as it is written, shortened."""
+        start, end = self.span(node)
+        shown = self.text[start:end]
+        return shown if len(shown) <= 40 else shown[:37] + "..."
+
+    def error(self, node: ast.AST, message: str, **details: Any) -> ExpressionError:
+        start, end = self.span(node)
+        return ExpressionError(message, text=self.text, start=start, end=end, **details)
+
+    def located(self, node: ast.AST, build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`build(...)`, its errors pointing at the node (or at the argument they are about)."""
+        try:
+            return build(*args, **kwargs)
+        except ExpressionError:
+            raise
+        except UsageError as error:
+            start, end = self.span(_blamed(node, error))
+            kind = ExpressionTypeError if isinstance(error, TypeError) else ExpressionError
+            raise kind(
+                error.message, text=self.text, start=start, end=end, found=error.found,
+                expected=error.expected, nearest=error.nearest, remedy=error.remedy,
+            ) from None  # fmt: skip
 
     def at(self, node: ast.AST, build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """`build(...)`, its errors pointing at the node, its size counted."""
@@ -448,19 +430,20 @@ class _Reader(Located):
             return self.preset(node, _BY_IDENTIFIER[node.func.id])
         kind = self.kind(node.func)
         args = [self.value(arg) for arg in node.args]
-        kwargs = {keyword.arg: self.value(keyword.value) for keyword in node.keywords if keyword.arg}
-        if len(kwargs) < len(node.keywords):
+        return self.at(node, kind, *args, **self.keywords(node))
+
+    def keywords(self, node: ast.Call) -> dict[str, Any]:
+        given = {keyword.arg: self.value(keyword.value) for keyword in node.keywords if keyword.arg}
+        if len(given) < len(node.keywords):
             raise self.error(node, "an argument is given twice")
-        return self.at(node, kind, *args, **kwargs)
+        return given
 
     def preset(self, node: ast.Call, preset: Preset) -> Expression:
         if node.args:
             raise self.error(
                 node.args[0], "a preset takes its parameters by name", expected="bsrgan(scale=2)"
             )
-        given = {keyword.arg: self.value(keyword.value) for keyword in node.keywords if keyword.arg}
-        if len(given) < len(node.keywords):
-            raise self.error(node, "an argument is given twice")
+        given = self.keywords(node)
         for name, value in given.items():
             if isinstance(value, Law | list):
                 raise self.error(node, f"{preset.name} takes a plain value", found=f"{name}={value}")

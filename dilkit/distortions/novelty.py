@@ -117,7 +117,7 @@ def _carried(
     one has to do for all of them.
 
     Args:
-        mirrored: the image is mirrored first, which negates its angles.
+        mirrored: the image is mirrored first, which takes its angles from 180.
     """
     for a, b in zip(trained, test, strict=True):
         declared = {s.group: s for s in b.kind.symmetries}
@@ -154,7 +154,7 @@ def _elements(
         for name, law in a.params.items():
             wanted = target[f"{place} {name}"]
             if name in symmetry.angles:
-                allowed = _turns(law, wanted, flipped=group == "flip", mirrored=mirrored)
+                allowed = _turns(law, wanted, symmetry.period, group == "flip", mirrored)
             elif power := symmetry.power(name, {k: target[f"{place} {k}"] for k in a.params}):
                 allowed = [span for low, high in _ranges(law) for span in _factors(low, high, wanted, power)]
             else:
@@ -198,13 +198,15 @@ def _factors(low: float, high: float, wanted: float, power: float) -> Iterator[S
         yield min(least, most), max(least, most)
 
 
-def _turns(law: Any, wanted: float, flipped: bool, mirrored: bool = False) -> list[Span]:
-    """The degrees, modulo 180, by which a trained angle is turned to that wanted; of a flip, none or any."""
-    turns = [180.0 * k for k in range(-6, 7)]
+def _turns(law: Any, wanted: float, period: float, flipped: bool, mirrored: bool) -> list[Span]:
+    """The degrees by which a trained angle is turned to that wanted; of a flip, none or any."""
+    turns = [period * k for k in range(-6, 7)]
     if flipped:
-        hit = any(low - 1e-9 <= turn - wanted <= high + 1e-9 for low, high in _ranges(law) for turn in turns)
+        hit = any(
+            low - 1e-9 <= 180 + turn - wanted <= high + 1e-9 for low, high in _ranges(law) for turn in turns
+        )
         return [(-math.inf, math.inf)] if hit else []
-    ranges = [(-high, -low) if mirrored else (low, high) for low, high in _ranges(law)]
+    ranges = [(180 - high, 180 - low) if mirrored else (low, high) for low, high in _ranges(law)]
     return [(wanted - high + turn, wanted - low + turn) for low, high in ranges for turn in turns]
 
 

@@ -1,23 +1,21 @@
-"""What the parameters of a distortion may be: ranges, laws of chance (`awgn(uniform(1, 30))` draws its sigma
-anew for every sample), and how far an output pixel looks, which windows are grown by.
+"""What the parameters of a distortion may be: ranges, and laws of chance (`awgn(uniform(1, 30))` draws its
+sigma anew for every sample); and its locality, how far an output pixel looks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
+from dilkit.distortions.libraries import np
 from dilkit.errors import UsageError, nearest
 
 Value = float | int | bool | str
 
 REQUIRED: Any = object()
 """The default of a parameter that has none."""
-
 
 SCALES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
     "uniform": (float, float),
@@ -74,6 +72,8 @@ class Law:
 
 def as_python(value: Any) -> Any:
     """A number of NumPy's as one of Python's; anything else as it is."""
+    if type(value) in (bool, int, float, str):
+        return value  # without importing NumPy
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -148,6 +148,18 @@ class ParameterError(UsageError):
     def __init__(self, message: str, *, parameter: str | int | None = None, **details: Any) -> None:
         super().__init__(message, **details)
         self.parameter = parameter
+
+
+def refuse_unknown(name: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raises ParameterError for the first parameter that the distortion or preset `name` does not take."""
+    for key in given:
+        if key not in known:
+            raise ParameterError(
+                f"{name} has no parameter {key!r}",
+                parameter=key,
+                expected=", ".join(known) or "no parameters",
+                nearest=nearest(key, known),
+            )
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dilkit.distortions.params import Param, ParameterError
-from dilkit.errors import nearest
+from dilkit.distortions.params import Param, refuse_unknown
 
 METHODS = "method=choice('area', 'bilinear', 'bicubic')"
 
@@ -54,23 +53,13 @@ class Preset:
         return self.write if isinstance(self.write, str) else self.write(settled)
 
     def label_for(self, given: Mapping[str, Any]) -> str:
-        """What the word is called that it stands for: its name, and parameters that are not at their
-        defaults.
-        """
+        """The name of the word that it stands for: its own, and parameters that are not at their defaults."""
         defaults = {param.name: param.default for param in self.params}
         others = [f"-{k}-{v}" for k, v in self._checked(given).items() if v != defaults[k]]
         return "".join([self.name, *others])
 
     def _checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        known = [param.name for param in self.params]
-        for name in given:
-            if name not in known:
-                raise ParameterError(
-                    f"{self.name} has no parameter {name!r}",
-                    parameter=name,
-                    expected=", ".join(known) or "no parameters",
-                    nearest=nearest(name, known),
-                )
+        refuse_unknown(self.name, given, [param.name for param in self.params])
         return {p.name: p.check(given[p.name], self.name) for p in self.params if p.name in given}
 
 
@@ -161,8 +150,7 @@ _HALF = f"mix(resize(0.5, {METHODS}), resize(0.5, method='antialiased')) >> clip
 
 
 def _bsrgan_chain(scale: int, of_clean: float) -> str:
-    """The chain of an image that is still `scale` times too large; the result is `of_clean` as large as the
-    clean one.
+    """The chain for an image `scale` times too large; the result is `of_clean` as large as the clean one.
 
     Its nearest resize samples a kernel which is shifted to the middle of each scale x scale pixels: bilinear
     values between the pixels there are the same.
@@ -226,10 +214,7 @@ _CORRUPTIONS = (
         "glass_blur({}, sigma={}, iterations={})",
         ((1, 0.7, 2), (2, 0.9, 1), (2, 1, 3), (3, 1.1, 2), (4, 1.5, 2)),
     ),
-    (
-        "motion_trail({}, radius={}, angle=uniform(-45, 45))",
-        ((3, 10), (5, 15), (8, 15), (12, 15), (15, 20)),
-    ),
+    ("motion_trail({}, radius={}, angle=uniform(-45, 45))", ((3, 10), (5, 15), (8, 15), (12, 15), (15, 20))),
     ("zoom_blur({}, step={})", ((1.11, 0.01), (1.15, 0.01), (1.2, 0.02), (1.24, 0.02), (1.3, 0.03))),
     (
         "snow({}, zoom={}, threshold={}, length={}, angle=uniform(45, 135), whiten={})",

@@ -17,13 +17,8 @@ from hashlib import blake2b
 from statistics import NormalDist
 from typing import Any, Literal, NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from dilkit.distortions.libraries import Array, np, npt
 from dilkit.errors import DilkitError, UsageError
-
-Field = npt.NDArray[np.float32]
-"""(h, w, channels) float32."""
 
 LEVELS = 1 << 16
 _NORMAL_TABLE_DIGEST = "7013eb3e874e925f"
@@ -165,19 +160,19 @@ class Draw:
         cut = _rows(self._state(stream), row, y, h, x * channels, w * channels)
         return cut.reshape(h, w, channels)
 
-    def normal(self, channels: int = 3, *, pad: int = 0, stream: str = "") -> Field:
+    def normal(self, channels: int = 3, *, pad: int = 0, stream: str = "") -> Array:
         """Independent values of the standard normal law (tails end at 4.3), as `bits` in shape."""
         table = normal_table()
 
-        def look_up(bits: npt.NDArray[np.uint16], out: Field) -> None:
+        def look_up(bits: npt.NDArray[np.uint16], out: Array) -> None:
             table.take(bits, mode="wrap", out=out)
 
         return self._field(channels, 1, pad, stream, look_up)
 
-    def uniform(self, channels: int = 3, *, pad: int = 0, stream: str = "") -> Field:
+    def uniform(self, channels: int = 3, *, pad: int = 0, stream: str = "") -> Array:
         """Independent values of the uniform law on [0, 1), multiples of 2**-24; as `bits` in shape."""
 
-        def join(bits: npt.NDArray[np.uint16], out: Field) -> None:
+        def join(bits: npt.NDArray[np.uint16], out: Array) -> None:
             words = np.ascontiguousarray(bits).view("<u4")
             np.multiply(words >> np.uint32(8), np.float32(2.0**-24), out=out, casting="unsafe")
 
@@ -195,8 +190,8 @@ class Draw:
         halves: int,
         pad: int,
         stream: str,
-        make: Callable[[npt.NDArray[np.uint16], Field], None],
-    ) -> Field:
+        make: Callable[[npt.NDArray[np.uint16], Array], None],
+    ) -> Array:
         y, x, h, w = self.window
         h, w = h + 2 * pad, w + 2 * pad
         state = self._state(stream)

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-
+from dilkit.distortions.libraries import cv2, np, npt
 from dilkit.distortions.params import Locality
 from dilkit.distortions.randomness import Draw, Window
 from dilkit.errors import DilkitError, UsageError
 
-Image = npt.NDArray[np.float32]
+Image: TypeAlias = "npt.NDArray[np.float32]"
 """(H, W, 3) RGB float32, nominally in [0, 1]; noise may leave that range until `clip`."""
 
-Levels = npt.NDArray[np.uint8]
+Levels: TypeAlias = "npt.NDArray[np.uint8]"
 """(H, W, 3) RGB uint8, 0 .. 255."""
 
 Size = tuple[int, int]
@@ -187,9 +184,7 @@ def _checked_window(window: Window | None, shape: tuple[int, ...]) -> Window:
 
 
 def require_image(image: Any, *dtypes: Any) -> None:
-    """Raises UsageError for what is no (H, W, 3) array of one of these types (float32 where none is
-    given).
-    """
+    """Raises UsageError unless the image is an (H, W, 3) array of one of these types (float32 by default)."""
     is_array = isinstance(image, np.ndarray) and image.dtype in (dtypes or (np.float32,))
     if not is_array or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -216,10 +211,9 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 def keep_freed_memory() -> bool:
     """Let this process keep up to 256 MB of freed memory for its next arrays; for workers, not for libraries.
 
-    Fresh pages are slow: half the time of many primitives goes to the kernel clearing them. Doubles the speed
-        of
-    primitives that need several arrays of the image's size. Does nothing, and says so, where the C library is
-    not glibc.
+    Fresh pages are slow: half the time of many primitives goes to the kernel clearing them. This doubles the
+    speed of those that need several arrays of the image's size. It returns False and does nothing where the C
+    library is not glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

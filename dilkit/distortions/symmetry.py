@@ -19,9 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import cv2
-import numpy as np
-
+from dilkit.distortions.libraries import cv2, np
 from dilkit.distortions.params import Law
 from dilkit.distortions.render import Image
 from dilkit.errors import UsageError
@@ -84,9 +82,7 @@ GROUPS: dict[str, Group] = {
         Group("flip", "left and right exchanged", lambda image, g: np.ascontiguousarray(image[:, ::-1])),
         Group("square", "0 .. 7: quarter turns (k mod 4), of the mirror image from 4 on", _squared),
         Group(
-            "permute",
-            "an order of the channels",
-            lambda image, g: np.ascontiguousarray(image[..., list(g)]),
+            "permute", "an order of the channels", lambda image, g: np.ascontiguousarray(image[..., list(g)])
         ),
     )
 }
@@ -104,17 +100,19 @@ class Symmetry:
         group: the name of the group, one of `GROUPS`.
         powers: parameters that an element g > 0 multiplies by g ** power (of contrast, g is s); a power may
             be a function of the parameters. A parameter of 0 stays 0.
-        angles: parameters that `rotate` adds its degrees to and `flip` negates, modulo 180.
+        angles: parameters that `rotate` adds its degrees to and `flip` takes from 180.
+        period: of the angles, in degrees: 180 of lines, 360 of directions.
         holds: how far the equation holds for one draw of the random numbers: `rounding`: up to the last bits
             of float32 (bit for bit where g is a power of two about black, a flip or a permutation); `law`: in
-            distribution; `fine`: in distribution and the better, the more pixels the details of the image
-            span.
+            distribution (where a field has a lattice of cells, but for its place); `fine`: in distribution,
+            and the better, the more pixels the details of image and distortion span.
         when: for which parameters it holds.
     """
 
     group: GroupName
     powers: Mapping[str, Power] = field(default_factory=dict)
     angles: tuple[str, ...] = ()
+    period: float = 180
     holds: Holds = "rounding"
     when: Callable[[Mapping[str, Any]], bool] = lambda params: True
 
@@ -124,8 +122,7 @@ class Symmetry:
         return float(power(params)) if callable(power) else power
 
     def carry(self, params: Mapping[str, Any], g: Any) -> dict[str, Any]:
-        """The parameters that the element g carries these to; they are not checked, nor rounded to whole
-        numbers.
+        """The parameters that the element g carries these to, neither checked nor rounded to whole numbers.
 
         Raises:
             UsageError: a parameter that would change is a law of chance, or the symmetry does not hold here.
@@ -142,7 +139,7 @@ class Symmetry:
         for name in self.powers:
             made[name] = made[name] * factor ** self.power(name, params)
         for name in self.angles:
-            turned = -made[name] if self.group == "flip" else made[name] + g
+            turned = 180 - made[name] if self.group == "flip" else made[name] + g
             made[name] = (turned + 180) % 360 - 180
         return made
 
@@ -152,7 +149,7 @@ class Symmetry:
             f"{name} * g" + ("" if p == 1 else "**(...)" if callable(p) else f"**{p:g}")
             for name, p in self.powers.items()
         ]
-        moved += [f"-{name}" if self.group == "flip" else f"{name} + g" for name in self.angles]
+        moved += [f"180 - {name}" if self.group == "flip" else f"{name} + g" for name in self.angles]
         return f"{self.group}: {', '.join(moved)}" if moved else self.group
 
 

@@ -306,3 +306,18 @@ def test_laws_of_chance_pass_through():
     word = awgn(uniform(1, 30)).apply(IMAGE, SampleKey(2, pixel_hash(IMAGE)))
     assert transform(image=IMAGE)["image"].tobytes() == word.tobytes()
     assert transform_class(jpeg)(quality=30).kind is jpeg
+
+
+def test_the_library_comes_without_torch_and_its_tensors_when_they_are_asked_for():
+    code = """if True:
+        import sys
+        import numpy as np
+        from dilkit.distortions import SampleKey, parse
+        image = np.zeros((8, 9, 3), np.float32)
+        parse("alb('Sharpen')").apply(image, SampleKey(0, b""))
+        import albumentations as A
+        assert "torch" not in sys.modules and not hasattr(A, "ToTensor")
+        print(A.Compose([A.ToTensorV2()])(image=image)["image"].shape)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "torch.Size([3, 8, 9])\n", done.stderr

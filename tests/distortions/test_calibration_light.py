@@ -10,7 +10,7 @@ import scipy.ndimage
 import skimage.color
 
 from dilkit.distortions import Draw, Window
-from dilkit.distortions.families._curves import linear_to_srgb, srgb_to_linear
+from dilkit.distortions.families.camera import linear_to_srgb, srgb_to_linear
 from dilkit.distortions.families.weather import plasma, stretched_plasma
 
 FLAT = np.full((256, 256, 3), 0.5, np.float32)

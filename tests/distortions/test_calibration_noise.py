@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from dilkit.distortions.families import _poisson
+from dilkit.distortions.families import noise
 from dilkit.distortions.randomness import Draw
 
 FLAT = np.full((256, 256, 3), 0.5, np.float32)
@@ -42,7 +42,7 @@ def test_awgn_does_not_clip(distort):
 @pytest.mark.parametrize("rate", [0.003, 0.1, 0.124, 1.06, 3.3, 9.99, 10, 11.7, 40.2, 255.5, 3000])
 def test_poisson_counts_follow_the_law(rate):
     draw = Draw.whole(b"calibration", (512, 512))
-    counts = _poisson.counts(np.full((512, 512, 3), rate, np.float32), draw)
+    counts = noise.poisson_counts(np.full((512, 512, 3), rate, np.float32), draw)
     n = counts.size
     assert np.array_equal(counts, np.rint(counts))
     assert counts.min() >= 0
@@ -64,9 +64,9 @@ def test_poisson_counts_are_the_inverse_of_the_law_at_every_level(rate, share):
     levels = np.arange(1 << 16, dtype=np.uint16)
     exact = scipy.stats.poisson.ppf((levels + 0.5) / levels.size, float(np.float32(rate)))
     if rate < 10:
-        counts = _poisson._inverted(np.full(levels.shape, 8 * rate, np.int32), levels)
+        counts = noise._inverted(np.full(levels.shape, 8 * rate, np.int32), levels)
     else:
-        counts = _poisson._large(np.full(levels.shape, rate, np.float32), levels)
+        counts = noise._large(np.full(levels.shape, rate, np.float32), levels)
     assert abs(counts - exact).max() <= 1
     assert np.mean(counts != exact) <= share
 
@@ -74,7 +74,7 @@ def test_poisson_counts_are_the_inverse_of_the_law_at_every_level(rate, share):
 @pytest.mark.parametrize("rate", [0.01, 0.06, 0.1249])
 def test_poisson_counts_between_the_rates_of_the_table(rate):
     levels = np.arange(1 << 16, dtype=np.uint16)
-    counts = _poisson._few(np.full(levels.shape, rate, np.float32), np.zeros_like(levels), levels)
+    counts = noise._few(np.full(levels.shape, rate, np.float32), np.zeros_like(levels), levels)
     for least in (1, 2, 3):
         expected = levels.size * scipy.stats.poisson.sf(least - 1, rate)
         assert np.count_nonzero(counts >= least) == pytest.approx(expected, abs=1)
@@ -82,7 +82,7 @@ def test_poisson_counts_between_the_rates_of_the_table(rate):
 
 def test_poisson_counts_of_zero_are_zero():
     zero = np.zeros((9, 9, 3), np.float32)
-    assert not _poisson.counts(zero, Draw.whole(b"k", (9, 9))).any()
+    assert not noise.poisson_counts(zero, Draw.whole(b"k", (9, 9))).any()
 
 
 @pytest.mark.parametrize("peak", [4, 256])

@@ -10,8 +10,7 @@ import pytest
 from scipy.stats import norm
 
 from dilkit.distortions import Draw, Window
-from dilkit.distortions.families import _ferns
-from dilkit.distortions.families.winter import frost_texture
+from dilkit.distortions.families.frost import DIRECTIONS, LENGTHS, fern, frost_texture
 
 BLACK = np.zeros((400, 402, 3), np.float32)
 PLAIN = {"zoom": 1, "length": 1, "whiten": 0}
@@ -108,14 +107,14 @@ def axis_of(light):
     return angle, np.ptp(x * math.cos(angle) + y * math.sin(angle))
 
 
-@pytest.mark.parametrize("kind", range(len(_ferns.LENGTHS)))
+@pytest.mark.parametrize("kind", range(len(LENGTHS)))
 def test_ferns_have_their_length_and_direction(kind):
-    straight, length = axis_of(_ferns.fern(kind, 0)[0])
-    assert length == pytest.approx(_ferns.LENGTHS[kind], rel=0.2)
+    straight, length = axis_of(fern(kind, 0)[0])
+    assert length == pytest.approx(LENGTHS[kind], rel=0.2)
     for direction in (5, 8, 20, 31):
-        light, through = _ferns.fern(kind, direction)
+        light, through = fern(kind, direction)
         assert light.shape == through.shape == (len(light), len(light))
         assert len(light) // 2 + 32 <= 128  # so that the margin around a window holds it
         assert not light[[0, -1]].any() and not light[:, [0, -1]].any()
-        turned = axis_of(light)[0] - straight - 2 * math.pi * direction / _ferns.DIRECTIONS
+        turned = axis_of(light)[0] - straight - 2 * math.pi * direction / DIRECTIONS
         assert abs(math.remainder(turned, math.pi)) < math.radians(3)

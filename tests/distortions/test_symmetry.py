@@ -43,12 +43,15 @@ EXAMPLES = {
         {"factor": 0.4, "method": "antialiased"},
     ],
     "resize_to": [{"height": 20, "width": 30}],
-    "updown": [{"factor": 0.5}],
-    "downsample": [{"factor": 2}],
-    "pixelate": [{"factor": 0.5}],
+    "updown": [{"factor": 0.125}, {"factor": 0.125, "back": "nearest"}, {"factor": 1.5, "there": "bilinear"}],
+    "downsample": [{"factor": 2}, {"factor": 3, "method": "area"}],
+    "pixelate": [{"factor": 0.0625}],
+    "camera_noise": [{"shot": 0.01, "mosaic": False}, {"shot": 0.01}],
     "rain": [{"density": 0.01, "angle": 70.0}, {"density": 0.01, "blend": "screen"}],
     "haze": [{"transmission": 0.6}, {"transmission": 0.6, "variation": 0.5}],
     "fog": [{"density": 1.5}],
+    "snow": [{"mean": 0.4, "angle": 70.0}],
+    "frost": [{"weight": 0.5}, {"weight": 0.5, "keep": 1.0}],
 }
 ELEMENTS = {
     "contrast": [(2.0, 0.0), (0.7, 0.5), (1.6, 1.0)],
@@ -114,6 +117,7 @@ def test_it_holds_for_one_draw_up_to_rounding(kind, symmetry, params):
         ("gaussian_blur", "contrast", {"sigma": 2.0}, (4.0, 0.0)),
         ("gaussian_blur", "permute", {"sigma": 2.0}, (2, 0, 1)),
         ("motion_blur", "permute", {"length": 9, "angle": 30.0}, (1, 2, 0)),
+        ("frost", "gain", {"weight": 0.5}, 0.5),
         ("rain", "permute", {"density": 0.01}, (1, 2, 0)),
         ("low_light", "permute", {"gamma": 2.0}, (1, 2, 0)),
     ],
@@ -178,6 +182,36 @@ def test_rain_enlarged_is_rain_of_longer_sparser_streaks():
     assert np.mean(enlarged) == pytest.approx(np.mean(wet), rel=0.15)
 
 
+def test_snow_enlarged_is_snow_of_larger_flakes():
+    kind = next(kind for kind in distortions() if kind.name == "snow")
+    symmetry = next(symmetry for symmetry in kind.symmetries if symmetry.group == "scale")
+    params = kind.bind(0.5, zoom=4, length=7, whiten=0)
+    carried = symmetry.carry(params, 2.0)
+    assert carried == {**params, "zoom": 8, "length": 14}
+    small, large = np.zeros((128, 128, 3), np.float32), np.zeros((256, 256, 3), np.float32)
+    for statistic in (np.mean, np.std):
+        snowy = [statistic(made(kind, small, params, bytes([k]) * 32)) for k in range(12)]
+        enlarged = [statistic(made(kind, large, carried, bytes([k]) * 32)) for k in range(12)]
+        assert np.mean(enlarged) == pytest.approx(np.mean(snowy), rel=0.15)
+
+
+@pytest.mark.parametrize("settings", [{"sigma": 4.0}, {"sigma": 4.0, "jitter": 3.0}])
+def test_elastic_enlarged_moves_farther_and_more_smoothly(settings):
+    """On a ramp, the change of a value says how far it was moved, as a part of the image's width."""
+    kind = next(kind for kind in distortions() if kind.name == "elastic")
+    symmetry = next(symmetry for symmetry in kind.symmetries if symmetry.group == "scale")
+    params = kind.bind(60.0, **settings)
+    carried = symmetry.carry(params, 2.0)
+    assert carried == {**params, "alpha": 240, "sigma": 8, "jitter": 2 * params["jitter"]}
+    moved = []
+    for side, given in ((128, params), (256, carried)):
+        ramp = np.tile((np.arange(side, dtype=np.float32) / side)[None, :, None], (side, 1, 3))
+        inside = np.s_[side // 4 : -side // 4, side // 4 : -side // 4]
+        keys = [bytes([k]) * 32 for k in range(12)]
+        moved.append(np.mean([(made(kind, ramp, given, key) - ramp)[inside].std() for key in keys]))
+    assert moved[1] == pytest.approx(moved[0], rel=0.15)
+
+
 def test_what_is_not_declared_is_refused():
     legacy = next(kind for kind in distortions() if kind.name == "poisson")
     with pytest.raises(UsageError, match="does not hold for these parameters"):
@@ -211,6 +245,10 @@ def test_what_is_not_declared_is_refused():
         ("awgn(5) | jpeg(30)", "mix(awgn(50), jpeg(30))", None),  # no group carries jpeg(30) to itself
         ("motion_blur(9)", "motion_blur(9, angle=30)", "rotate"),
         ("motion_blur(9)", "motion_blur(15)", "scale"),
+        ("pixelate(0.5)", "pixelate(0.125)", "scale"),
+        ("snow(0.5, angle=70)", "snow(0.5, angle=100)", "rotate"),
+        ("frost(0.5)", "frost(0.7)", "gain"),
+        ("haze(0.6) >> gaussian_blur(2)", "haze(0.6) >> gaussian_blur(4)", "scale"),
         ("rain(0.01)", "rain(0.0025, length=30, width=1)", "scale"),
         ("rain(0.01)", "rain(0.0025, length=30)", None),
         ("poisson(1)", "poisson(1, peak=10)", "gain"),
@@ -246,7 +284,8 @@ def test_what_is_reached_from_what_was_seen(trained, tested, by):
         ("awgn(uniform(10, 15))", "awgn(uniform(4, 5))", "box", True),
         ("awgn(15)", "awgn(uniform(5, 15))", "box", False),
         ("poisson(1)", "poisson(1, peak=1024)", "box", True),
-        ("awgn(15)", "awgn(50)", "gain", False),
+        ("awgn(15)", "awgn(50)", "gain", True),  # contrast about black
+        ("salt_pepper(0.1)", "salt_pepper(0.2)", "gain", False),
         ("awgn(15)", "awgn(50)", "permute", False),
         ("motion_blur(9, angle=20)", "motion_blur(9, angle=110)", "square", True),
         ("motion_blur(9, angle=20)", "motion_blur(9, angle=160)", "square", True),
@@ -255,12 +294,9 @@ def test_what_is_reached_from_what_was_seen(trained, tested, by):
         ("motion_blur(9, angle=20)", "motion_blur(9, angle=uniform(20, 110))", "square", False),
         ("motion_blur(9, angle=uniform(0, 45))", "motion_blur(9, angle=uniform(100, 130))", "square", True),
         ("motion_trail(3, angle=20)", "motion_trail(3, angle=110)", "square", True),
-        (
-            "motion_trail(3, angle=20)",
-            "motion_trail(3, angle=160)",
-            "square",
-            False,
-        ),  # one-sided, if mirrored
+        ("motion_trail(3, angle=20)", "motion_trail(3, angle=160)", "square", True),
+        ("motion_trail(3, angle=20)", "motion_trail(3, angle=-20)", "square", True),  # and turned by half
+        ("motion_trail(3, angle=20)", "motion_trail(3, angle=50)", "square", False),
         ("rain(0.01, angle=70)", "rain(0.01, angle=110)", "flip", True),
         ("rain(0.01, angle=70)", "rain(0.01, angle=110)", "square", True),
         ("rain(0.01, angle=70)", "rain(0.01, angle=100)", "rotate", True),
@@ -280,6 +316,14 @@ def test_the_square_turns_and_mirrors_by_quarters():
     acted_on = square(made(kind, image, kind.bind(5, angle=90.0)), 5)
     carried = made(kind, square(image, 5), kind.bind(5, angle=0.0))
     np.testing.assert_allclose(carried, acted_on, atol=2e-5)
+
+
+@pytest.mark.parametrize(("angle", "is_reached"), [(150, True), (-30, False), (-210, True)])
+def test_a_flip_turns_a_direction_about_the_vertical(angle, is_reached):
+    word, met = parse(f"motion_trail(3, angle={angle})"), confounder_set("motion_trail(3, angle=30)")
+    assert (reached(word, met, ("flip",)) == "flip") is is_reached
+    line = parse(f"motion_blur(9, angle={angle})")  # of a line, both ends are alike
+    assert reached(line, confounder_set("motion_blur(9, angle=30)"), ("flip",)) == "flip"
 
 
 def test_what_is_not_known_is_not_reached():

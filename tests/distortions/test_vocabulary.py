@@ -69,20 +69,6 @@ EXAMPLES = {
 }
 CASES = [(name, params) for name, cases in EXAMPLES.items() for params in cases]
 IDS = [f"{name}-{'-'.join(f'{v}' for v in params.values())}" for name, params in CASES]
-FAMILIES = {
-    f"dilkit.distortions.families.{family}"
-    for family in (
-        "noise",
-        "blur",
-        "warp",
-        "compression",
-        "pointwise",
-        "resampling",
-        "weather",
-        "winter",
-        "camera",
-    )
-}
 
 
 def noisy(height, width, seed=0):
@@ -91,7 +77,8 @@ def noisy(height, width, seed=0):
 
 
 def test_every_primitive_of_ours_has_an_example():
-    assert {kind.name for kind in REGISTRY.values() if kind.apply.__module__ in FAMILIES} == set(EXAMPLES)
+    made = {kind.name for kind in REGISTRY.values() if kind.family not in ("albumentations", "real", "test")}
+    assert made == set(EXAMPLES)
 
 
 @pytest.mark.parametrize(("name", "params"), CASES, ids=IDS)

@@ -6,24 +6,12 @@ from dilkit.distortions.families import (
     blur,
     camera,
     compression,
+    frost,
     noise,
     pointwise,
-    real,
     resampling,
     warp,
     weather,
-    winter,
 )
 
-__all__ = [
-    "blur",
-    "camera",
-    "compression",
-    "noise",
-    "pointwise",
-    "real",
-    "resampling",
-    "warp",
-    "weather",
-    "winter",
-]
+__all__ = ["blur", "camera", "compression", "frost", "noise", "pointwise", "resampling", "warp", "weather"]

@@ -7,22 +7,16 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import numpy.typing as npt
-
-from dilkit.distortions.families import _kernels
-from dilkit.distortions.families._filters import separable
+from dilkit.distortions.families._filters import gaussian, separable
+from dilkit.distortions.libraries import Array, np
 from dilkit.distortions.randomness import Draw, Window
-
-Plane = npt.NDArray[np.float32]
-Planes = npt.NDArray[np.float32]
 
 _LEVELS = 8
 _COARSE = 4.0
 """A Gaussian of more than twice so many cells is sampled on cells of twice the size."""
 
 
-def plasma(draw: Draw, decay: float, *, levels: int = _LEVELS, stream: str = "") -> Plane:
+def plasma(draw: Draw, decay: float, *, levels: int = _LEVELS, stream: str = "") -> Array:
     """(h, w) in [0, 1], mean 1/2, standard deviation about 0.2: midpoint displacement.
 
     It begins with cells of 2**levels pixels; each halving of them adds a uniform displacement, `decay`
@@ -35,7 +29,7 @@ def plasma(draw: Draw, decay: float, *, levels: int = _LEVELS, stream: str = "")
     return np.clip(plane, np.float32(0), np.float32(1), out=plane)
 
 
-def stretched_plasma(draw: Draw, decay: float) -> Plane:
+def stretched_plasma(draw: Draw, decay: float) -> Array:
     """(h, w): a plasma stretched to all of [0, 1] over the square of the next power of two that holds the
     image.
 
@@ -54,7 +48,7 @@ def stretched_plasma(draw: Draw, decay: float) -> Plane:
     return np.clip(plane, np.float32(0), np.float32(1), out=plane)
 
 
-def _displaced(draw: Draw, amplitudes: list[float], stream: str, left_out: int = 0) -> Planes:
+def _displaced(draw: Draw, amplitudes: list[float], stream: str, left_out: int = 0) -> Array:
     """At the corners of the window's cells of 2**left_out pixels: the displacements of all coarser cells."""
     levels = len(amplitudes) - 1 + left_out
     plane = _corners(draw, levels, amplitudes[0], stream)
@@ -65,14 +59,14 @@ def _displaced(draw: Draw, amplitudes: list[float], stream: str, left_out: int =
     return plane
 
 
-def smooth(draw: Draw, sigma: float, *, stream: str = "") -> Planes:
+def smooth(draw: Draw, sigma: float, *, stream: str = "") -> Array:
     """(h, w, 2): uniform noise on [-1, 1) after a Gaussian of `sigma` pixels; no border.
 
     Its standard deviation is 1 / (2 sigma sqrt(3 pi)), from a sigma of about 1 px. From 8 px up the noise is
     that of cells of 2, 4, 8 .. pixels, at least four to a sigma, and straight lines between them.
     """
     scale = max(0, math.floor(math.log2(sigma / _COARSE)))
-    kernel = _kernels.gaussian(sigma / 2**scale)
+    kernel = gaussian(sigma / 2**scale)
     pad = len(kernel) // 2
     noise = lattice(draw, scale).bits(2, pad=pad, stream=stream) * np.float32(2.0**-15)
     noise -= np.float32(1 - 2.0**-16)
@@ -95,7 +89,7 @@ def lattice(draw: Draw, scale: int) -> Draw:
     return Draw(draw.key, (height, width), cells(draw.window, scale))
 
 
-def _corners(draw: Draw, scale: int, amplitude: float, stream: str) -> Plane:
+def _corners(draw: Draw, scale: int, amplitude: float, stream: str) -> Array:
     """Uniform displacements on [-amplitude, amplitude) at the corners of the window's cells."""
     bits = lattice(draw, scale).bits(1, stream=f"{stream}cells {scale}")
     lot = bits[..., 0] * np.float32(2 * amplitude / 65536)
@@ -103,7 +97,7 @@ def _corners(draw: Draw, scale: int, amplitude: float, stream: str) -> Plane:
     return lot
 
 
-def _refined(plane: Planes, window: Window, scale: int) -> Planes:
+def _refined(plane: Array, window: Window, scale: int) -> Array:
     """From the corners of the window's cells of 2**(scale + 1) pixels to those of 2**scale."""
     wanted, before = cells(window, scale), cells(window, scale + 1)
     finer = _halved(plane)
@@ -111,7 +105,7 @@ def _refined(plane: Planes, window: Window, scale: int) -> Planes:
     return finer[y : y + wanted.h, x : x + wanted.w]
 
 
-def _halved(plane: Planes) -> Planes:
+def _halved(plane: Array) -> Array:
     """Bilinear values at the corners and midpoints of the cells: (2 h - 1, 2 w - 1)."""
     height, width = plane.shape[:2]
     out = np.empty((2 * height - 1, 2 * width - 1, *plane.shape[2:]), np.float32)

@@ -6,24 +6,16 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
-import numpy as np
-import simplejpeg
-from PIL import Image as Pil
-
-from dilkit.distortions.algebra import REGISTRY, PrimitiveKind
+from dilkit.distortions.algebra import distortion
+from dilkit.distortions.libraries import cv2, np, pillow, simplejpeg
 from dilkit.distortions.params import GLOBAL, Locality, Param
 from dilkit.distortions.randomness import Draw, Window
-from dilkit.distortions.render import Apply, ApplyLevels, Levels, as_float, to_levels
+from dilkit.distortions.render import Image, Levels, as_float, to_levels
 
 _BLOCK = 16
 _HALO = _BLOCK + 4
 """Whole blocks with a pixel to spare, and more than the 4 columns up to which libjpeg upsamples otherwise."""
-_SAMPLING = {
-    "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
-    "4:2:2": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
-    "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-}
+_SAMPLING = ("4:2:0", "4:2:2", "4:4:4")
 
 
 def _jpeg(image: Levels, params: Mapping[str, Any], draw: Draw) -> Levels:
@@ -47,52 +39,43 @@ def _blocks(window: Window, shape: tuple[int, int]) -> tuple[slice, slice]:
 
 
 def _through_jpeg(image: Levels, params: Mapping[str, Any]) -> Levels:
-    sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLING[params["subsampling"]]]
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, file = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, params["quality"], *sampling])
+    sampling = getattr(cv2, "IMWRITE_JPEG_SAMPLING_FACTOR_" + params["subsampling"].replace(":", ""))
+    settings = [cv2.IMWRITE_JPEG_QUALITY, params["quality"], cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+    _, file = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
     return np.asarray(simplejpeg.decode_jpeg(file, "RGB", fastdct=False, fastupsample=False))
 
 
 def _webp(image: Levels, params: Mapping[str, Any], draw: Draw) -> Levels:
     file = io.BytesIO()
-    Pil.fromarray(image).save(file, "WEBP", quality=params["quality"])
-    with Pil.open(file) as decoded:
+    pillow.fromarray(image).save(file, "WEBP", quality=params["quality"])
+    with pillow.open(file) as decoded:
         return np.asarray(decoded.convert("RGB"))
 
 
-def _on_levels(levels: ApplyLevels) -> Apply:
-    return lambda image, params, draw: as_float(levels(to_levels(image), params, draw))
-
-
-jpeg = REGISTRY.add(
-    PrimitiveKind(
-        name="jpeg",
-        family="compression",
-        summary="JPEG round trip in RGB; clips and rounds to 8 bit, as the format does.",
-        source="libjpeg-turbo, baseline, standard tables: the bits that Pillow gives",
-        params=(
-            Param("quality", int, low=1, high=100, unit="quality", doc="as in Pillow; lower is worse"),
-            Param("subsampling", str, default="4:2:0", choices=tuple(_SAMPLING), doc="of chroma"),
-        ),
-        apply=_on_levels(_jpeg),
-        levels=_jpeg,
-        locality=lambda params: Locality(_HALO),
-        degree="quality",
-        work=lambda params: 50.0,
-    )
+@distortion(
+    Param("quality", int, low=1, high=100, unit="quality", doc="as in Pillow; lower is worse"),
+    Param("subsampling", str, default="4:2:0", choices=_SAMPLING, doc="of chroma"),
+    family="compression",
+    source="libjpeg-turbo, baseline, standard tables: the bits that Pillow gives",
+    levels=_jpeg,
+    locality=Locality(_HALO),
+    degree="quality",
+    work=lambda params: 50.0,
 )
+def jpeg(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    """JPEG round trip in RGB; clips and rounds to 8 bit, as the format does."""
+    return as_float(_jpeg(to_levels(image), params, draw))
 
-webp = REGISTRY.add(
-    PrimitiveKind(
-        name="webp",
-        family="compression",
-        summary="Lossy WebP round trip; clips and rounds to 8 bit, as the format does.",
-        source="libwebp, as Pillow calls it; the bits may change with its version",
-        params=(Param("quality", int, low=0, high=100, unit="quality", doc="as in Pillow; lower is worse"),),
-        apply=_on_levels(_webp),
-        levels=_webp,
-        locality=lambda params: GLOBAL,
-        degree="quality",
-        work=lambda params: 300.0,
-    )
+
+@distortion(
+    Param("quality", int, low=0, high=100, unit="quality", doc="as in Pillow; lower is worse"),
+    family="compression",
+    source="libwebp, as Pillow calls it; the bits may change with its version",
+    levels=_webp,
+    locality=GLOBAL,
+    degree="quality",
+    work=lambda params: 300.0,
 )
+def webp(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    """Lossy WebP round trip; clips and rounds to 8 bit, as the format does."""
+    return as_float(_webp(to_levels(image), params, draw))

@@ -7,32 +7,29 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
-import numpy as np
-from PIL import Image as Pil
-
-from dilkit.distortions.algebra import REGISTRY, PrimitiveKind
+from dilkit.distortions.algebra import distortion
+from dilkit.distortions.libraries import cv2, np, pillow
 from dilkit.distortions.params import GLOBAL, Param
 from dilkit.distortions.randomness import Draw
 from dilkit.distortions.render import Image, Size
-from dilkit.distortions.symmetry import invariant
+from dilkit.distortions.symmetry import Symmetry, invariant
 from dilkit.errors import UsageError
 
-METHODS = {
-    "nearest": cv2.INTER_NEAREST,
-    "area": cv2.INTER_AREA,
-    "bilinear": cv2.INTER_LINEAR,
-    "bicubic": cv2.INTER_CUBIC,
-}
+METHODS = {"nearest": "NEAREST", "area": "AREA", "bilinear": "LINEAR", "bicubic": "CUBIC"}
+"""Interpolations by the names that OpenCV has for them."""
 _ANTIALIASED = "antialiased"
 
 
 def _resized(image: Image, height: int, width: int, method: str) -> Image:
     size = (max(1, width), max(1, height))
     if method == _ANTIALIASED:
-        planes = (Pil.fromarray(np.ascontiguousarray(image[..., channel])) for channel in range(3))
-        return np.stack([np.asarray(plane.resize(size, Pil.Resampling.BICUBIC)) for plane in planes], axis=2)
-    return np.asarray(cv2.resize(image, size, interpolation=METHODS[method]), np.float32)
+        planes = (pillow.fromarray(np.ascontiguousarray(image[..., channel])) for channel in range(3))
+        return np.stack(
+            [np.asarray(plane.resize(size, pillow.Resampling.BICUBIC)) for plane in planes], axis=2
+        )
+    return np.asarray(
+        cv2.resize(image, size, interpolation=getattr(cv2, f"INTER_{METHODS[method]}")), np.float32
+    )
 
 
 def _by_factor(image: Image, factor: float, method: str) -> Image:
@@ -40,38 +37,9 @@ def _by_factor(image: Image, factor: float, method: str) -> Image:
     return _resized(image, round(height * factor), round(width * factor), method)
 
 
-def _resize(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
-    before = image.shape[0], image.shape[1]
-    return _resized(image, *_resize_size(params, before, draw.clean or before), params["method"])
-
-
 def _resize_size(params: Mapping[str, Any], size: Size, clean: Size) -> Size:
     height, width = clean if params["of"] == "clean" else size
     return max(1, round(height * params["factor"])), max(1, round(width * params["factor"]))
-
-
-def _resize_to(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
-    return _resized(image, params["height"], params["width"], params["method"])
-
-
-def _updown(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
-    there = _by_factor(image, params["factor"], params["there"])
-    return _resized(there, image.shape[0], image.shape[1], params["back"])
-
-
-def _downsample(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
-    factor, method = params["factor"], params["method"]
-    height, width = image.shape[:2]
-    if height % factor or width % factor:
-        raise UsageError(
-            f"downsample({factor}) cannot take this image",
-            found=f"{height} x {width} pixels",
-            expected=f"sides that are multiples of {factor}",
-            remedy=f"choose a tile size that is a multiple of {factor}",
-        )
-    if method == _ANTIALIASED:
-        return _every(_every(image, factor, 0), factor, 1)
-    return _resized(image, height // factor, width // factor, method)
 
 
 def _every(image: Image, factor: int, axis: int) -> Image:
@@ -105,14 +73,17 @@ def _cubic(factor: int) -> tuple[float, ...]:
     return tuple(weight / total for weight in weights)
 
 
-def _pixelate(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
-    height, width = image.shape[:2]
-    small = max(1, int(width * params["factor"])), max(1, int(height * params["factor"]))
-    planes = [Pil.fromarray(np.ascontiguousarray(image[..., channel])) for channel in range(3)]
-    boxes = [plane.resize(small, Pil.Resampling.BOX) for plane in planes]
-    return np.stack(
-        [np.asarray(box.resize((width, height), Pil.Resampling.NEAREST)) for box in boxes], axis=2
-    )
+_LINEAR = invariant("contrast", "gain", "offset", "permute")
+_COARSER = Symmetry("scale", {"factor": -1}, holds="fine", when=lambda params: params["factor"] < 1)
+
+
+def _smooth(*methods: str) -> tuple[Symmetry, ...]:
+    """Rotation and flip, which `nearest` alone breaks: of two pixels as near it takes the left and upper."""
+
+    def when(params: Mapping[str, Any]) -> bool:
+        return all(params[method] != "nearest" for method in methods)
+
+    return Symmetry("rotate", when=when), Symmetry("flip", when=when)
 
 
 def _method(name: str, default: str, doc: str) -> Param:
@@ -120,101 +91,106 @@ def _method(name: str, default: str, doc: str) -> Param:
     return Param(name, str, default=default, choices=(*METHODS, _ANTIALIASED), doc=doc)
 
 
-resize = REGISTRY.add(
-    PrimitiveKind(
-        name="resize",
-        family="resampling",
-        summary="Resize by a factor; the shape changes.",
-        source="as BSRGAN and Real-ESRGAN chain them; no antialiasing but by area or where it is asked for",
-        params=(
-            Param("factor", float, low=1 / 64, high=16, doc="new side by old side, rounded to whole pixels"),
-            _method("method", "bicubic", "interpolation"),
-            Param(
-                "of",
-                str,
-                default="image",
-                choices=("image", "clean"),
-                doc="whose sides the factor is of: this image's, or those of the clean image at the start",
-            ),
-        ),
-        apply=_resize,
-        locality=lambda params: GLOBAL,
-        degree="factor",
-        size_after=_resize_size,
-        symmetries=invariant("contrast", "offset", "permute"),
-    )
+@distortion(
+    Param("factor", float, low=1 / 64, high=16, doc="new side by old side, rounded to whole pixels"),
+    _method("method", "bicubic", "interpolation"),
+    Param(
+        "of",
+        str,
+        default="image",
+        choices=("image", "clean"),
+        doc="whose sides are multiplied: this image's, or the clean image's",
+    ),
+    family="resampling",
+    source="as BSRGAN and Real-ESRGAN chain them; no antialiasing but by area or where it is asked for",
+    locality=GLOBAL,
+    degree="factor",
+    size_after=_resize_size,
+    symmetries=(*_LINEAR, *_smooth("method")),
 )
+def resize(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    """Resize by a factor; the shape changes."""
+    before = image.shape[0], image.shape[1]
+    return _resized(image, *_resize_size(params, before, draw.clean or before), params["method"])
 
-resize_to = REGISTRY.add(
-    PrimitiveKind(
-        name="resize_to",
-        family="resampling",
-        summary="Resize to a fixed number of pixels; the shape changes.",
-        source="OpenCV; the last step of a degradation chain",
-        params=(
-            Param("height", int, low=1, high=65536, unit="px", doc="new height"),
-            Param("width", int, low=1, high=65536, unit="px", doc="new width"),
-            _method("method", "bicubic", "interpolation"),
-        ),
-        apply=_resize_to,
-        locality=lambda params: GLOBAL,
-        size_after=lambda params, size, clean: (params["height"], params["width"]),
-        symmetries=invariant("contrast", "offset", "permute"),
-    )
-)
 
-updown = REGISTRY.add(
-    PrimitiveKind(
-        name="updown",
-        family="resampling",
-        summary="Resize by a factor and back again; the shape stays.",
-        source="Real-ESRGAN's resize steps, brought back to the size they came from",
-        params=(
-            Param("factor", float, low=1 / 64, high=16, doc="of the first resize"),
-            _method("there", "area", "interpolation of the first resize"),
-            _method("back", "bicubic", "interpolation of the second"),
-        ),
-        apply=_updown,
-        locality=lambda params: GLOBAL,
-        degree="factor",
-        symmetries=invariant("contrast", "offset", "permute"),
-    )
+@distortion(
+    Param("height", int, low=1, high=65536, unit="px", doc="new height"),
+    Param("width", int, low=1, high=65536, unit="px", doc="new width"),
+    _method("method", "bicubic", "interpolation"),
+    family="resampling",
+    source="OpenCV; the last step of a degradation chain",
+    locality=GLOBAL,
+    size_after=lambda params, size, clean: (params["height"], params["width"]),
+    symmetries=(*_LINEAR, *_smooth("method")[1:]),
 )
+def resize_to(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    """Resize to a fixed number of pixels; the shape changes."""
+    return _resized(image, params["height"], params["width"], params["method"])
 
-downsample = REGISTRY.add(
-    PrimitiveKind(
-        name="downsample",
-        family="resampling",
-        summary="Downsample by a whole factor; the shape changes.",
-        source="super-resolution protocol: MATLAB imresize, bicubic (Keys 1981, a = -1/2), antialiased",
-        params=(
-            Param("factor", int, low=2, high=16, doc="old side by new side"),
-            Param(
-                "method",
-                str,
-                default=_ANTIALIASED,
-                choices=(_ANTIALIASED, *METHODS),
-                doc="antialiased: MATLAB's bicubic; the others as OpenCV has them",
-            ),
-        ),
-        apply=_downsample,
-        locality=lambda params: GLOBAL,
-        degree="factor",
-        size_after=lambda params, size, clean: (size[0] // params["factor"], size[1] // params["factor"]),
-        symmetries=invariant("contrast", "offset", "permute"),
-    )
-)
 
-pixelate = REGISTRY.add(
-    PrimitiveKind(
-        name="pixelate",
-        family="resampling",
-        summary="Downsample by box averages and magnify the pixels back.",
-        source="Hendrycks and Dietterich 2019",
-        params=(Param("factor", float, low=1 / 64, high=1, doc="small side by full side"),),
-        apply=_pixelate,
-        locality=lambda params: GLOBAL,
-        degree="factor",
-        symmetries=invariant("contrast", "offset", "permute"),
-    )
+@distortion(
+    Param("factor", float, low=1 / 64, high=16, doc="of the first resize"),
+    _method("there", "area", "interpolation of the first resize"),
+    _method("back", "bicubic", "interpolation of the second"),
+    family="resampling",
+    source="Real-ESRGAN's resize steps, brought back to the size they came from",
+    locality=GLOBAL,
+    degree="factor",
+    symmetries=(*_LINEAR, *_smooth("there", "back"), _COARSER),
 )
+def updown(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    """Resize by a factor and back again; the shape stays."""
+    there = _by_factor(image, params["factor"], params["there"])
+    return _resized(there, image.shape[0], image.shape[1], params["back"])
+
+
+@distortion(
+    Param("factor", int, low=2, high=16, doc="old side by new side"),
+    Param(
+        "method",
+        str,
+        default=_ANTIALIASED,
+        choices=(_ANTIALIASED, *METHODS),
+        doc="antialiased: MATLAB's bicubic; else OpenCV's",
+    ),
+    family="resampling",
+    source="super-resolution protocol: MATLAB imresize, bicubic (Keys 1981, a = -1/2), antialiased",
+    locality=GLOBAL,
+    degree="factor",
+    size_after=lambda params, size, clean: (size[0] // params["factor"], size[1] // params["factor"]),
+    symmetries=(*_LINEAR, *_smooth("method")),
+)
+def downsample(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    """Downsample by a whole factor; the shape changes."""
+    factor, method = params["factor"], params["method"]
+    height, width = image.shape[:2]
+    if height % factor or width % factor:
+        raise UsageError(
+            f"downsample({factor}) cannot take this image",
+            found=f"{height} x {width} pixels",
+            expected=f"sides that are multiples of {factor}",
+            remedy=f"choose a tile size that is a multiple of {factor}",
+        )
+    if method == _ANTIALIASED:
+        return _every(_every(image, factor, 0), factor, 1)
+    return _resized(image, height // factor, width // factor, method)
+
+
+@distortion(
+    Param("factor", float, low=1 / 64, high=1, doc="small side by full side"),
+    family="resampling",
+    source="Hendrycks and Dietterich 2019",
+    locality=GLOBAL,
+    degree="factor",
+    symmetries=(*_LINEAR, _COARSER),
+)
+def pixelate(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    """Downsample by box averages and magnify the pixels back."""
+    height, width = image.shape[:2]
+    small = max(1, int(width * params["factor"])), max(1, int(height * params["factor"]))
+    planes = [pillow.fromarray(np.ascontiguousarray(image[..., channel])) for channel in range(3)]
+    boxes = [plane.resize(small, pillow.Resampling.BOX) for plane in planes]
+    return np.stack(
+        [np.asarray(box.resize((width, height), pillow.Resampling.NEAREST)) for box in boxes], axis=2
+    )

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
-from dilkit.distortions.algebra import REGISTRY, PrimitiveKind
-from dilkit.distortions.families import _kernels
-from dilkit.distortions.families._filters import separable
-from dilkit.distortions.families._lattice import Plane, smooth
+from dilkit.distortions.algebra import distortion
+from dilkit.distortions.families._filters import gaussian, gaussian_radius, separable
+from dilkit.distortions.families._lattice import smooth
+from dilkit.distortions.libraries import Array, np, npt
 from dilkit.distortions.params import GLOBAL, Locality, Param
 from dilkit.distortions.randomness import Draw
 from dilkit.distortions.render import Image
-from dilkit.distortions.symmetry import invariant
+from dilkit.distortions.symmetry import Symmetry, invariant
 
-Index = npt.NDArray[np.intp]
+Index: TypeAlias = "npt.NDArray[np.intp]"
 
 _RARE = 6
 """Standard deviations at which a displacement is cut: the Gaussian passes them once in 5e8."""
@@ -26,15 +23,6 @@ _HOPS = 8
 """Copies of copies in one turn that a colour can come through; a ninth is met once in 1,000 pixels."""
 _PIECE = 1 << 13
 """Pixels moved at a time, so that what lies between stays in the cache and costs no fresh memory."""
-
-
-def _glass_blur(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
-    kernel = _kernels.gaussian(params["sigma"])
-    blurred = separable(image, kernel, kernel).reshape(-1, 3)
-    where = _copied_from(draw, params["delta"], "exchange 0")
-    for k in range(1, params["iterations"]):
-        where = where.take(_copied_from(draw, params["delta"], f"exchange {k}"))
-    return separable(blurred.take(where.reshape(-1), axis=0).reshape(image.shape), kernel, kernel)
 
 
 def _copied_from(draw: Draw, delta: int, stream: str) -> Index:
@@ -64,21 +52,8 @@ def _copied_from(draw: Draw, delta: int, stream: str) -> Index:
 
 
 def _glass_halo(params: Mapping[str, Any]) -> Locality:
-    blur = _kernels.gaussian_radius(params["sigma"])
+    blur = gaussian_radius(params["sigma"])
     return Locality(2 * blur + params["iterations"] * params["delta"] * _HOPS)
-
-
-def _elastic(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
-    alpha, sigma, jitter = params["alpha"], params["sigma"], params["jitter"]
-    limit = np.float32(_furthest(alpha, sigma))
-    field = smooth(draw, sigma) * np.float32(alpha)
-    down, right = (np.clip(field[..., axis], -limit, limit) for axis in (0, 1))
-    if jitter:
-        height, width = image.shape[:2]
-        lots = [jitter * (2 * lot - 1) for lot in draw.scalars(6, stream="corners")]
-        down += _affine(lots[:3], height, width)
-        right += _affine(lots[3:], height, width)
-    return _moved(image, down, right)
 
 
 def _furthest(alpha: float, sigma: float) -> float:
@@ -86,7 +61,7 @@ def _furthest(alpha: float, sigma: float) -> float:
     return float(min(alpha, _RARE * alpha / (2 * sigma * math.sqrt(3 * math.pi))))
 
 
-def _affine(lots: list[float], height: int, width: int) -> Plane:
+def _affine(lots: list[float], height: int, width: int) -> Array:
     """(height, width): the affine function of the place that has these values at three corners of a square.
 
     The square is about the centre, its side two thirds of the shorter side of the image; the corners are the
@@ -100,7 +75,7 @@ def _affine(lots: list[float], height: int, width: int) -> Plane:
     return (rows[:, None] + (upper_left - upper_right) * leftwards).astype(np.float32)
 
 
-def _moved(image: Image, down: Plane, right: Plane) -> Image:
+def _moved(image: Image, down: Array, right: Array) -> Image:
     """Every pixel from its place plus (down, right) px, bilinear; beyond its edges the image is reflected."""
     height, width = image.shape[:2]
     planes = [np.ascontiguousarray(image[..., channel]) for channel in range(3)]
@@ -127,7 +102,7 @@ def _moved(image: Image, down: Plane, right: Plane) -> Image:
     return out
 
 
-def _between(steps: Plane, places: Index, size: int) -> tuple[Index, Index, Plane]:
+def _between(steps: Array, places: Index, size: int) -> tuple[Index, Index, Array]:
     """Along an axis of `size`: the two whole places between which `places` + steps are, and how far on."""
     floor = np.floor(steps)
     whole = floor.astype(np.intp)
@@ -146,59 +121,76 @@ def _elastic_locality(params: Mapping[str, Any]) -> Locality:
     return Locality(math.ceil(_furthest(params["alpha"], params["sigma"])) + 1)
 
 
-glass_blur = REGISTRY.add(
-    PrimitiveKind(
-        name="glass_blur",
-        family="blur",
-        summary="Gaussian blur; pixels in turn copy a random neighbour, several times; the blur again.",
-        source="Hendrycks and Dietterich 2019, as their code runs: its exchange of pixels is a copy",
-        notes="Not rounded to 8 bits between the two blurs.",
-        version=2,
-        params=(
-            Param("delta", int, low=1, high=64, unit="px", doc="steps are uniform on -delta .. delta - 1"),
-            Param("sigma", float, default=1.0, low=0.05, high=64, unit="px", doc="deviation of both blurs"),
-            Param("iterations", int, default=2, low=1, high=16, doc="steps of each pixel"),
-        ),
-        apply=_glass_blur,
-        locality=_glass_halo,
-        degree="delta",
-        random=True,
-        work=lambda params: 24.0 * params["sigma"] + 100 * params["iterations"],
-        symmetries=invariant("contrast", "offset", "permute"),
-    )
+@distortion(
+    Param("delta", int, low=1, high=64, unit="px", doc="steps are uniform on -delta .. delta - 1"),
+    Param("sigma", float, default=1.0, low=0.05, high=64, unit="px", doc="deviation of both blurs"),
+    Param("iterations", int, default=2, low=1, high=16, doc="steps of each pixel"),
+    family="blur",
+    source="Hendrycks and Dietterich 2019, as their code runs: its exchange of pixels is a copy",
+    notes="Not rounded to 8 bits between the two blurs.",
+    version=2,
+    locality=_glass_halo,
+    degree="delta",
+    random=True,
+    work=lambda params: 24.0 * params["sigma"] + 100 * params["iterations"],
+    symmetries=invariant("contrast", "gain", "offset", "permute"),
 )
+def glass_blur(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    """Gaussian blur; pixels in turn copy a random neighbour, several times; the blur again."""
+    kernel = gaussian(params["sigma"])
+    blurred = separable(image, kernel, kernel).reshape(-1, 3)
+    where = _copied_from(draw, params["delta"], "exchange 0")
+    for k in range(1, params["iterations"]):
+        where = where.take(_copied_from(draw, params["delta"], f"exchange {k}"))
+    return separable(blurred.take(where.reshape(-1), axis=0).reshape(image.shape), kernel, kernel)
 
-elastic = REGISTRY.add(
-    PrimitiveKind(
-        name="elastic",
-        family="warp",
-        summary="Pixels displaced by smooth noise and, with jitter, by an affine map; bilinear, reflected.",
-        source="Simard et al. 2003; Hendrycks and Dietterich 2019, its two interpolations made one",
-        params=(
-            Param(
-                "alpha",
-                float,
-                low=0,
-                high=4096,
-                unit="px",
-                doc="noise on -alpha .. alpha is smoothed: displacements deviate by alpha / (6.14 sigma)",
-            ),
-            Param("sigma", float, default=4.0, low=0.5, high=512, unit="px", doc="of the smoothing Gaussian"),
-            Param(
-                "jitter",
-                float,
-                default=0.0,
-                low=0,
-                high=4096,
-                unit="px",
-                doc="three corners of a centred square come from up to so far, all else with them",
-            ),
-        ),
-        apply=_elastic,
-        locality=_elastic_locality,
-        degree="alpha",
-        random=True,
-        work=lambda params: 100.0,
-        symmetries=invariant("contrast", "offset", "permute"),
-    )
+
+def _is_white(params: Mapping[str, Any]) -> bool:
+    """Whether the smoothed noise is of single pixels, and no affine map (of three corners) comes with it."""
+    return bool(params["sigma"] < 8 and not params["jitter"])
+
+
+@distortion(
+    Param(
+        "alpha",
+        float,
+        low=0,
+        high=4096,
+        unit="px",
+        doc="of the noise; displacements have deviation alpha / (6.14 sigma)",
+    ),
+    Param("sigma", float, default=4.0, low=0.5, high=512, unit="px", doc="of the smoothing Gaussian"),
+    Param(
+        "jitter",
+        float,
+        default=0.0,
+        low=0,
+        high=4096,
+        unit="px",
+        doc="of an affine map: how far three corners move, at most",
+    ),
+    family="warp",
+    source="Simard et al. 2003; Hendrycks and Dietterich 2019, its two interpolations made one",
+    locality=_elastic_locality,
+    degree="alpha",
+    random=True,
+    work=lambda params: 100.0,
+    symmetries=(
+        *invariant("contrast", "gain", "offset", "permute"),
+        Symmetry("rotate", holds="law", when=_is_white),
+        Symmetry("flip", holds="law", when=_is_white),
+        Symmetry("scale", {"alpha": 2, "sigma": 1, "jitter": 1}, holds="fine"),
+    ),
 )
+def elastic(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
+    """Pixels displaced by smooth noise and, with jitter, by an affine map; bilinear, reflected."""
+    alpha, sigma, jitter = params["alpha"], params["sigma"], params["jitter"]
+    limit = np.float32(_furthest(alpha, sigma))
+    field = smooth(draw, sigma) * np.float32(alpha)
+    down, right = (np.clip(field[..., axis], -limit, limit) for axis in (0, 1))
+    if jitter:
+        height, width = image.shape[:2]
+        lots = [jitter * (2 * lot - 1) for lot in draw.scalars(6, stream="corners")]
+        down += _affine(lots[:3], height, width)
+        right += _affine(lots[3:], height, width)
+    return _moved(image, down, right)
