@@ -10,20 +10,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
-
-import cv2
-import numpy as np
-import numpy.typing as npt
+from typing import Literal, TypeAlias, get_args
 
 from dilkit.errors import UsageError, nearest
+from dilkit.libraries import cv2, np, npt
 
 Channel = Literal["rgb", "y"]
 Measure = Literal["uint8", "clipped", "float"]
-Levels = npt.NDArray[np.float64]
+Levels: TypeAlias = "npt.NDArray[np.float64]"
 """(H, W, 3) or (H, W) on the 0..255 scale."""
 
-_LUMA = np.array([65.481, 128.553, 24.966])
+_LUMA = 65.481, 128.553, 24.966
 _TAPS, _SIGMA = 11, 1.5
 _STRIP_BYTES = 600_000
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -51,7 +48,7 @@ def measured_levels(
         y *= 255
         if measure == "uint8":
             np.rint(y, out=y)
-    return y @ (_LUMA / 255) + 16 if channel == "y" else y
+    return y @ (np.array(_LUMA) / 255) + 16 if channel == "y" else y
 
 
 @dataclass(frozen=True)

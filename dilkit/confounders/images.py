@@ -21,17 +21,16 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image as Pil
 from PIL import UnidentifiedImageError
 
 from dilkit.confounders.scenes import scene
 from dilkit.errors import DilkitError, UsageError, expanded, nearest
+from dilkit.libraries import np, npt
+from dilkit.libraries import pillow as Pil
 
-Pixels = npt.NDArray[Any]
+Pixels: TypeAlias = "npt.NDArray[Any]"
 """(H, W, 3) RGB: uint8, or float32 in [0, 1] where the file holds more than 8 bits a channel."""
 
 Alpha = Literal["refuse", "black", "grey", "white"]

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-import numpy as np
-import numpy.typing as npt
+from dilkit.libraries import np, npt
 
 _LEAVES = 2500
 _OVER = 2

@@ -2,7 +2,6 @@
 
 Every registered distortion is an attribute of this module: `from dilkit.distortions import awgn, jpeg`.
 
-    libraries.py     NumPy, OpenCV and the like, imported when a pixel first needs them
     algebra.py       kinds, words, sets, the operations and their laws, the registry
     grammar.py       text to values, with errors that point; presets.py texts with names
     render.py        choices to pixels, in windows; randomness.py keys and random fields

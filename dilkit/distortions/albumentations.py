@@ -48,11 +48,11 @@ from dilkit.distortions.algebra import (
 )
 from dilkit.distortions.families.resampling import resize
 from dilkit.distortions.grammar import confounder_set, parse
-from dilkit.distortions.libraries import np, npt
 from dilkit.distortions.params import GLOBAL, Param, ParameterError, make_law, refuse_unknown
 from dilkit.distortions.randomness import Draw, SampleKey, pixel_hash
 from dilkit.distortions.render import Image, as_float, to_levels
 from dilkit.errors import DilkitError, UsageError, nearest
+from dilkit.libraries import np, npt
 
 _KEEP_GEOMETRY = (
     *("CoarseDropout", "ConstrainedCoarseDropout", "Erasing", "FrequencyMasking", "GridDropout"),

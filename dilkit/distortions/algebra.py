@@ -30,7 +30,6 @@ from itertools import chain, groupby, pairwise, permutations, product, takewhile
 from typing import Any, ClassVar, SupportsIndex, overload
 
 from dilkit.distortions import render
-from dilkit.distortions.libraries import np
 from dilkit.distortions.params import (
     LAWS,
     POINT,
@@ -48,6 +47,7 @@ from dilkit.distortions.randomness import SampleKey, Window, uniform_word
 from dilkit.distortions.render import MAX_PIXELS, Apply, ApplyLevels, Image, Levels, Resolved, Size
 from dilkit.distortions.symmetry import Symmetry
 from dilkit.errors import DilkitError, UsageError, nearest
+from dilkit.libraries import np
 from dilkit.registry import Registry
 
 # -- canonical form ----------------------------------------------------------------------------------------

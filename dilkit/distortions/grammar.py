@@ -27,12 +27,12 @@ from dilkit.distortions.algebra import (
     clean,
     none,
 )
-from dilkit.distortions.libraries import np, npt
 from dilkit.distortions.params import LAWS, Law, ParameterError, make_law
 from dilkit.distortions.presets import PRESETS, Preset
 from dilkit.distortions.randomness import SampleKey, pixel_hash
 from dilkit.distortions.render import Image, as_float, require_image
 from dilkit.errors import UsageError, nearest
+from dilkit.libraries import np, npt
 
 
 class ExpressionError(UsageError):

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dilkit.distortions.libraries import np
 from dilkit.errors import UsageError, nearest
+from dilkit.libraries import np
 
 Value = float | int | bool | str
 

@@ -17,8 +17,8 @@ from hashlib import blake2b
 from statistics import NormalDist
 from typing import Any, Literal, NamedTuple, Protocol
 
-from dilkit.distortions.libraries import Array, np, npt
 from dilkit.errors import DilkitError, UsageError
+from dilkit.libraries import Array, np, npt
 
 LEVELS = 1 << 16
 _NORMAL_TABLE_DIGEST = "7013eb3e874e925f"

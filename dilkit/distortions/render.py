@@ -9,10 +9,10 @@ import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from dilkit.distortions.libraries import cv2, np, npt
 from dilkit.distortions.params import Locality
 from dilkit.distortions.randomness import Draw, Window
 from dilkit.errors import DilkitError, UsageError
+from dilkit.libraries import cv2, np, npt
 
 Image: TypeAlias = "npt.NDArray[np.float32]"
 """(H, W, 3) RGB float32, nominally in [0, 1]; noise may leave that range until `clip`."""

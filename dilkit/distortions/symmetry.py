@@ -19,10 +19,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dilkit.distortions.libraries import cv2, np
 from dilkit.distortions.params import Law
 from dilkit.distortions.render import Image
 from dilkit.errors import UsageError
+from dilkit.libraries import cv2, np
 
 GroupName = Literal["contrast", "offset", "gain", "scale", "box", "rotate", "flip", "square", "permute"]
 

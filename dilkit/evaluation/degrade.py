@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from dilkit.distortions import Law, Primitive, SampleKey, Word, as_float, pixel_hash
 from dilkit.errors import UsageError
+from dilkit.libraries import np, npt
 
 Noise = Literal["keyed", "legacy-numpy"]
 """`keyed`: dilkit's own, by seed, image, word and draw. `legacy-numpy`: that of common benchmark scripts, for

@@ -6,16 +6,14 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, TypeAlias
 
 from dilkit.confounders.images import CleanImage, expand
 from dilkit.distortions import pixel_hash
 from dilkit.errors import UsageError
+from dilkit.libraries import np, npt
 
-Pixels = npt.NDArray[Any]
+Pixels: TypeAlias = "npt.NDArray[Any]"
 """(H, W, 3) RGB, uint8 or float32 in [0, 1]."""
 
 

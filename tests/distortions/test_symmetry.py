@@ -43,7 +43,7 @@ EXAMPLES = {
         {"factor": 0.4, "method": "antialiased"},
     ],
     "resize_to": [{"height": 20, "width": 30}],
-    "updown": [{"factor": 0.125}, {"factor": 0.125, "back": "nearest"}, {"factor": 1.5, "there": "bilinear"}],
+    "updown": [{"factor": 0.125}, {"factor": 0.0625, "back": "nearest"}, {"factor": 1.5, "there": "bilinear"}],
     "downsample": [{"factor": 2}, {"factor": 3, "method": "area"}],
     "pixelate": [{"factor": 0.0625}],
     "camera_noise": [{"shot": 0.01, "mosaic": False}, {"shot": 0.01}],

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ORDER = [
     {"errors", "_version"},
-    {"registry"},
+    {"registry", "libraries"},
     {"distortions", "models", "meta", "metrics", "losses", "devices", "zoo"},
     {"confounders"},
     {"objectives"},

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dilkit.distortions.libraries import Array, cv2, np, npt, special
+from dilkit.libraries import Array, cv2, np, npt, special
 
 Make = TypeVar("Make", bound=Callable[..., Any])
 

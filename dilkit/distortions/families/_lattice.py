@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 
 from dilkit.distortions.families._filters import gaussian, separable
-from dilkit.distortions.libraries import Array, np
 from dilkit.distortions.randomness import Draw, Window
+from dilkit.libraries import Array, np
 
 _LEVELS = 8
 _COARSE = 4.0

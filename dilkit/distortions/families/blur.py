@@ -17,11 +17,11 @@ from typing import Any
 
 from dilkit.distortions.algebra import distortion
 from dilkit.distortions.families import _filters
-from dilkit.distortions.libraries import cv2, np
 from dilkit.distortions.params import GLOBAL, Locality, Param
 from dilkit.distortions.randomness import Draw
 from dilkit.distortions.render import Image
 from dilkit.distortions.symmetry import Symmetry, invariant
+from dilkit.libraries import cv2, np
 
 _SIGMA = Param("sigma", float, low=0.05, high=64, unit="px", doc="standard deviation")
 _ALONG = replace(_SIGMA, doc="width along the axis, of the law whose samples are the kernel")

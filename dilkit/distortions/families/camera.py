@@ -11,12 +11,12 @@ from typing import Any
 from dilkit.distortions.algebra import distortion
 from dilkit.distortions.families._filters import correlate
 from dilkit.distortions.families.pointwise import Curve
-from dilkit.distortions.libraries import Array, np
 from dilkit.distortions.params import GLOBAL, POINT, Locality, Param
 from dilkit.distortions.randomness import Draw
 from dilkit.distortions.render import Image
 from dilkit.distortions.symmetry import Symmetry
 from dilkit.errors import DilkitError
+from dilkit.libraries import Array, np
 
 _SRGB_TO_XYZ = (
     (0.4124564, 0.3575761, 0.1804375),

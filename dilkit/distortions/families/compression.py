@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dilkit.distortions.algebra import distortion
-from dilkit.distortions.libraries import cv2, np, pillow, simplejpeg
 from dilkit.distortions.params import GLOBAL, Locality, Param
 from dilkit.distortions.randomness import Draw, Window
 from dilkit.distortions.render import Image, Levels, as_float, to_levels
+from dilkit.libraries import cv2, np, pillow, simplejpeg
 
 _BLOCK = 16
 _HALO = _BLOCK + 4

@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 
 from dilkit.distortions.algebra import distortion
 from dilkit.distortions.families._lattice import lattice, plasma
-from dilkit.distortions.libraries import np, npt
 from dilkit.distortions.params import Param
 from dilkit.distortions.randomness import Draw, Window
 from dilkit.distortions.render import Image
 from dilkit.distortions.symmetry import Symmetry
+from dilkit.libraries import np, npt
 
 Stamp: TypeAlias = "npt.NDArray[np.uint8]"
 Points: TypeAlias = "npt.NDArray[np.float64]"

@@ -12,11 +12,11 @@ from typing import Any
 
 from dilkit.distortions.algebra import distortion
 from dilkit.distortions.families._filters import inner
-from dilkit.distortions.libraries import Array, np, npt
 from dilkit.distortions.params import GLOBAL, POINT, Param
 from dilkit.distortions.randomness import LEVELS, Draw, checked, normal_table
 from dilkit.distortions.render import Image, as_float, to_levels
 from dilkit.distortions.symmetry import Symmetry, invariant
+from dilkit.libraries import Array, np, npt
 
 _GREY = (0.299, 0.587, 0.114)
 

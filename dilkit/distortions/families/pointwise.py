@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dilkit.distortions.algebra import distortion
-from dilkit.distortions.libraries import Array, cv2, np, npt
 from dilkit.distortions.params import GLOBAL, Param
 from dilkit.distortions.randomness import Draw
 from dilkit.distortions.render import Image
 from dilkit.distortions.symmetry import Symmetry, invariant
+from dilkit.libraries import Array, cv2, np, npt
 
 _CELLS = 4096
 

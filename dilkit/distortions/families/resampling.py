@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from dilkit.distortions.algebra import distortion
-from dilkit.distortions.libraries import cv2, np, pillow
 from dilkit.distortions.params import GLOBAL, Param
 from dilkit.distortions.randomness import Draw
 from dilkit.distortions.render import Image, Size
 from dilkit.distortions.symmetry import Symmetry, invariant
 from dilkit.errors import UsageError
+from dilkit.libraries import cv2, np, pillow
 
 METHODS = {"nearest": "NEAREST", "area": "AREA", "bilinear": "LINEAR", "bicubic": "CUBIC"}
 """Interpolations by the names that OpenCV has for them."""

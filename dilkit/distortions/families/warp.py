@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 from dilkit.distortions.algebra import distortion
 from dilkit.distortions.families._filters import gaussian, gaussian_radius, separable
 from dilkit.distortions.families._lattice import smooth
-from dilkit.distortions.libraries import Array, np, npt
 from dilkit.distortions.params import GLOBAL, Locality, Param
 from dilkit.distortions.randomness import Draw
 from dilkit.distortions.render import Image
 from dilkit.distortions.symmetry import Symmetry, invariant
+from dilkit.libraries import Array, np, npt
 
 Index: TypeAlias = "npt.NDArray[np.intp]"
 

@@ -11,11 +11,11 @@ from dilkit.distortions.families._filters import inner, line, streak
 from dilkit.distortions.families._lattice import plasma, stretched_plasma
 from dilkit.distortions.families.noise import grey
 from dilkit.distortions.families.pointwise import Curve
-from dilkit.distortions.libraries import Array, np, npt
 from dilkit.distortions.params import Param
 from dilkit.distortions.randomness import Draw, Window
 from dilkit.distortions.render import Image
 from dilkit.distortions.symmetry import Symmetry, invariant
+from dilkit.libraries import Array, np, npt
 
 
 def _drops(draw: Draw, density: float, pad: int) -> Image:

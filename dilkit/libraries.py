@@ -1,6 +1,7 @@
 """The libraries that make pixels, each imported when it is first used.
 
-Listing, parsing and comparing distortions need none of them, so `dilkit ls` and shell completion start fast.
+Parsing and comparing distortions and listing what there is need none of them, so `dilkit ls` and shell
+completion start fast.
 """
 
 from __future__ import annotations
