@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -204,7 +205,8 @@ def _make(
     keep_freed_memory()
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        with _progress() as progress, _place(on) as executor:
+        with _progress() as progress, _place(on) as executor, warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
             built = augment(sources, distort, out, progress=progress.phase, executor=executor, **settings)
     except KeyboardInterrupt:
         if Path(f"{os.path.realpath(out)}.journal").exists():

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
-from dilkit.confounders.build import augment
+from dilkit.confounders.build import augment, plan_for
 from dilkit.confounders.combine import add, drop, merge, shard_path
 from dilkit.confounders.episodes import EpisodeSampler
-from dilkit.confounders.images import Pairs, dead_leaves, read_image
+from dilkit.confounders.images import Pairs, SwappedPairs, dead_leaves, read_image
 from dilkit.confounders.inspect import draw, rows_of_store, statistics, summarize, verify
 from dilkit.confounders.live import LiveStore
+from dilkit.confounders.scenes import scene
 from dilkit.confounders.store import Store
-from dilkit.distortions import confounder_set
+from dilkit.distortions import SampleKey, as_float, confounder_set
 from dilkit.distortions.novelty import novelty, type_of
 from dilkit.errors import DilkitError, UsageError
 
@@ -220,6 +223,33 @@ def test_what_is_no_pair_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("x.h5*"))
 
 
+def test_swapped_sides_are_told_by_their_content(tmp_path: Path) -> None:
+    """Also where no name says so: noise and rain go with the noisy side alone, blur with both."""
+    folders = tmp_path / "a", tmp_path / "b"
+    for folder in folders:
+        folder.mkdir()
+    for words, found in (
+        ("awgn(15) >> clip", True), ("rain(0.003) >> clip", True), ("gaussian_blur(1.5)", True),
+        ("jpeg(30)", False),
+    ):  # fmt: skip
+        word = next(iter(confounder_set(words)))
+        for i in range(3):
+            clean = as_float(scene(1, i, 128))
+            for folder, image in zip(
+                folders, (clean, word.apply(clean, SampleKey(0, bytes([i])))), strict=True
+            ):
+                levels = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
+                cv2.imwrite(str(folder / f"{i}.png"), levels[..., ::-1])
+        for (first, second), wrong in ((folders, False), (folders[::-1], found)):
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                plan_for([], [], pairs=[f"set={first}:{second}"], tile=0, stride=0)
+            assert [w.category for w in told] == [SwappedPairs] * wrong, (words, first)
+            assert (
+                not told or "3 of 3 pairs" in str(told[0].message) or "2 of 3 pairs" in str(told[0].message)
+            )
+
+
 def test_a_damaged_degraded_image_is_left_out_and_counted(pairs: str, tmp_path: Path) -> None:
     broken = tmp_path / "set" / "rain" / "2.png"
     broken.write_bytes(broken.read_bytes()[:-3000])
@@ -230,8 +260,6 @@ def test_a_damaged_degraded_image_is_left_out_and_counted(pairs: str, tmp_path: 
 
 def test_real_pairs_are_not_made(tmp_path: Path) -> None:
     word = next(iter(confounder_set("pairs('rain')")))
-    from dilkit.distortions import SampleKey
-
     with pytest.raises(DilkitError, match="read, not made"):
         word.apply(np.zeros((8, 8, 3), np.float32), SampleKey(0, b""))
 
