@@ -1,5 +1,5 @@
-"""Pre-training against few real pairs: from scratch, from ERM, from DIL, from a net with the symmetry of
-contrast, from the zoo's denoiser; fine-tuned on 5, 20 and 80 pairs of PolyU, tested on 20 others.
+"""Pre-training against few real pairs: from scratch, from ERM, from DIL, from lookahead (the chain of DIL on
+mixed batches: its control), from a net with the symmetry of contrast, from the zoo's denoiser; fine-tuned on 5, 20 and 80 pairs of PolyU, tested on 20 others.
 
     python benchmarks/pretrain.py --data PolyU --out runs/pretrain
 
@@ -47,12 +47,13 @@ STARTS = {
     "scratch": [],
     "erm": [],
     "dil_sf": ["objective.name=dil_sf"],
+    "lookahead": ["objective.name=lookahead"],
     "symmetric": SYMMETRIC,
     "zoo": [*SYMMETRIC, "model.clip_maps=signed"],
 }
 """Where a net starts from: what its recipe says beside `NET`."""
-RATES = {"scratch": (1e-3, 3e-3), "zoo": (1e-4, 5e-4)}
-PRE_RATES, FINE_RATES = (1e-3, 3e-3), (2e-4, 1e-3)
+RATES = {"scratch": (1e-3, 3e-3, 1e-2), "zoo": (1e-4, 5e-4, 2e-3)}
+PRE_RATES, FINE_RATES = (1e-3, 3e-3, 1e-2), (2e-4, 1e-3, 3e-3)
 
 
 def split(folder: Path) -> tuple[list[Files], list[Files]]:
@@ -132,7 +133,10 @@ def main() -> int:
         words = [*STARTS[start], "objective.name=erm", f"data.store={store_of(pairs, out / f'{name}.h5')}"]
         words += ["data.sources=null", "data.distort=null", "data.batch=2", "data.crop=64", f"seed={seed}"]
         words += [f"steps={args.steps}", f"optim.lr={rate}", "optim.schedule={name: cosine, warmup: 20}"]
-        return run([*words, *([f"init={init}"] if init else [])], out / f"{start}-{name}-{rate:g}-{seed}")
+        return run(
+            [*words, *([f"init={init}"] if init else [])],
+            out / f"{Path(init).name if start not in RATES else start}-{name}-{rate:g}-{seed}",
+        )
 
     chosen, held = subset(0, 20)[:15], subset(0, 20)[15:]
     rows: list[dict[str, object]] = []
@@ -176,17 +180,22 @@ def main() -> int:
 
 
 def table(rows: pd.DataFrame) -> str:
-    """In Markdown: a line a start, a column a number of pairs."""
+    """In Markdown: PSNR, then what each start gains over ERM on the same images; a column a number of pairs."""
     columns = (0, *SIZES)
-    lines = ["| from | " + " | ".join("as it is" if n == 0 else f"{n} pairs" for n in columns) + " |"]
-    lines.append("|---" * (len(columns) + 1) + "|")
-    for start, own in rows.groupby("start", sort=False):
-        cells = []
-        for count in columns:
-            part = own[own.pairs == count]
-            shown = part.pivot(index="seed", columns="image", values="psnr").to_numpy() if len(part) else None
-            cells.append("" if shown is None else interval(shown))
-        lines.append(f"| {start} | " + " | ".join(cells) + " |")
+    head = " | ".join("as it is" if n == 0 else f"{n} pairs" for n in columns)
+    cells = {
+        key: own.pivot(index="seed", columns="image", values="psnr").to_numpy()
+        for key, own in rows.groupby(["start", "pairs"], sort=False)
+    }
+    lines = [f"| from | {head} |", "|---" * (len(columns) + 1) + "|"]
+    for start in rows.start.unique():
+        shown = [interval(cells[start, n]) if (start, n) in cells else "" for n in columns]
+        lines.append(f"| {start} | " + " | ".join(shown) + " |")
+    lines += ["", f"| more than from ERM | {head} |", "|---" * (len(columns) + 1) + "|"]
+    for start in [start for start in rows.start.unique() if start not in ("erm", "input")]:
+        both = [(cells.get((start, n)), cells.get(("erm", n))) for n in columns]
+        shown = [interval(a - b) if a is not None and b is not None else "" for a, b in both]
+        lines.append(f"| {start} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 

@@ -826,8 +826,8 @@ def check_pairs(
         )
         if swapped >= max(2, _SWAPPED * len(chosen)):
             warnings.warn(
-                f"--pairs {name}: the folders look swapped: in {swapped} of {len(chosen)} pairs the image given"
-                " as clean has the noise, or is the blurred one; NAME=CLEAN:DEGRADED wants the clean one first",
+                f"--pairs {name}: the folders look swapped: in {swapped} of {len(chosen)} pairs the image "
+                "given as clean has the noise, or is the blurred one; NAME=CLEAN:DEGRADED wants it first",
                 SwappedPairs,
                 stacklevel=2,
             )
