@@ -1,5 +1,7 @@
-"""Pre-training against few real pairs: from scratch, from ERM, from DIL, from lookahead (the chain of DIL on
-mixed batches: its control), from a net with the symmetry of contrast, from the zoo's denoiser; fine-tuned on 5, 20 and 80 pairs of PolyU, tested on 20 others.
+"""Pre-training against few real pairs: nets fine-tuned on 5, 20 and 80 pairs of PolyU, tested on 20 others.
+
+They start from scratch, from ERM, from DIL, from lookahead (the chain of DIL on mixed batches: its control),
+from a net with the symmetry of contrast, and from the zoo's denoiser.
 
     python benchmarks/pretrain.py --data PolyU --out runs/pretrain
 
@@ -180,7 +182,7 @@ def main() -> int:
 
 
 def table(rows: pd.DataFrame) -> str:
-    """In Markdown: PSNR, then what each start gains over ERM on the same images; a column a number of pairs."""
+    """In Markdown: PSNR, then what each start gains over ERM on the same images; columns are sizes."""
     columns = (0, *SIZES)
     head = " | ".join("as it is" if n == 0 else f"{n} pairs" for n in columns)
     cells = {
