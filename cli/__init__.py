@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
+
 
 def main() -> None:
     """Run the program; Ctrl-C while it is still loading ends it as at any other time."""
+    gc.set_threshold(100_000)  # the libraries make a million objects that stay: do not look at them again and
+    atexit.register(gc.freeze)  # again, nor at the end; that is half a second of a short command
     try:
         from .app import main as run
     except KeyboardInterrupt:

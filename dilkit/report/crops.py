@@ -58,12 +58,13 @@ def choose_crops(
     ranked = (
         own[own["distortion"] == worst].groupby(["set", "image"])["psnr"].mean().sort_values(ascending=False)
     )
-    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
+    places = {0: "best", len(ranked) - 1: "worst"}
+    places = {0: "best", len(ranked) // 2: "median"} | places  # of one image or two, each once
     there = {(image.set, image.name): image for image in find_images(data)}
     word = confounder_set(settings["distort"])[worst]
     degrade = Degradation(settings["seed"], settings["clip"], settings["quantize"], settings["noise"])
     made = []
-    for rank, place in places.items():
+    for place, rank in sorted(places.items()):
         key = ranked.index[place]
         if key not in there:
             raise UsageError("the data does not hold a measured image", found=data, expected="/".join(key))

@@ -144,7 +144,7 @@ def render(
     if runs and training_curves(runs) is not None:
         context["training"] = [_chart(partial(training_curves, runs), "Training loss of every run")]
     titles = {
-        "scores": "Scores", "curves": "How it goes with the distortion", "crops": "Before and after",
+        "scores": "Scores", "curves": "By type and degree", "crops": "Before and after",
         "results": "Every distortion", "cards": "What was trained on what", "training": "Training",
         "settings": "To make it again", "missing": "What is not here",
     }  # fmt: skip
@@ -353,7 +353,9 @@ def _card(run: RunRecord) -> dict[str, Any]:
     recipe = run.recipe
     model = dict(recipe.get("model", {}))
     name = model.pop("name", "")
-    shape = ", ".join(f"{key} {value}" for key, value in model.items() if value not in (None, False))
+    if not model.get("equivariant"):
+        model.pop("noise_scale", None)  # it is the wrapper's
+    shape = ", ".join(f"{key} {value}" for key, value in model.items() if value not in (None, False, "none"))
     minutes, seconds = divmod(round(run.seconds), 60) if math.isfinite(run.seconds) else (0, 0)
     facts = {
         "model": f"{name} ({shape})" if shape else str(name),

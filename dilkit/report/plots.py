@@ -99,7 +99,7 @@ def gain_by_distortion(rows: pd.DataFrame, *, by: str = "net", style: Style = LI
     named = rows.assign(net=rows[by], gain=rows["psnr"] - rows["input_psnr"])
     short, labels = short_labels(rows), list(dict.fromkeys(named["distortion"]))
     sets, nets = list(dict.fromkeys(named["set"])), list(dict.fromkeys(named["net"]))
-    height = 1.4 + 0.3 * len(labels) + 0.05 * len(labels) * len(nets)
+    height = 1.8 + (0.3 + 0.06 * len(nets)) * len(labels)
     figure = _figure(2.2 + 4.4 * len(sets), height, style)
     for k, name in enumerate(sets):
         axes = figure.add_subplot(1, len(sets), k + 1)
@@ -271,7 +271,7 @@ def scores_of_arms(table: pd.DataFrame, *, style: Style = LIGHT) -> Figure:
             axes.plot([cell["value"]], [i], ms=6, **look)
         axes.set_yticks(range(len(arms)), arms if k % columns == 0 else [""] * len(arms))
         axes.set_ylim(len(arms) - 0.5, -0.5)
-        lower = "gap" in score
+        lower = "gap" in str(score)
         axes.set_xlabel(f"{score} (dB), better to the {'left' if lower else 'right'}")
         axes.set_title(str(name), color=style.ink, fontsize="medium")
         _dress(axes, style)

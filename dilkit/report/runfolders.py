@@ -81,6 +81,7 @@ def collect(
     """
     runs: list[Path] = []
     found: list[pd.DataFrame] = []
+    compared: list[Path] = []
     scored: pd.DataFrame | None = None
     for path in map(Path, paths):
         if _is_run(path):
@@ -90,6 +91,7 @@ def collect(
         elif inside := sorted({p.parent for p in path.rglob("recipe.yaml") if _is_run(p.parent)}):
             runs += inside
             found += _rows_in(path)
+            compared += inside
             if (path / "scores.csv").is_file():
                 scored = pd.read_csv(path / "scores.csv")
         else:
@@ -113,6 +115,8 @@ def collect(
         measured.attrs = dict(found[0].attrs)
     by, seeds = ("arm", "train_seed") if measured is not None and "arm" in measured else ("net", None)
     settings = {} if measured is None else dict(measured.attrs.get(SETTINGS, {}))
+    if rows is None:
+        settings = {**_settings_of(compared), **settings}
     records = [
         read_run(run, name, trust_code=trust_code) for run, name in zip(runs, labels_of(runs), strict=True)
     ]
@@ -134,6 +138,19 @@ def read_run(folder: Path, label: str, *, trust_code: bool = False) -> RunRecord
         about.get("command", []), notes.get("versions", {}), metrics, parameters, int(notes.get("passes", 0)),
         past_of(notes)[0],
     )  # fmt: skip
+
+
+def _settings_of(runs: Sequence[Path]) -> dict[str, Any]:
+    """How the runs of a comparison were measured, from the rows beside each; of an arm's seeds, the first."""
+    settings: dict[str, Any] = {}
+    for path in (run / "rows.json" for run in runs if (run / "rows.json").is_file()):
+        own = json.loads(path.read_text(encoding="utf-8"))[SETTINGS]
+        nets = dict(settings.get("nets", {}))
+        for arm, about in own["nets"].items():
+            source = path.parent / "checkpoints" / Path(about["source"]).name  # wherever the folder lies now
+            nets.setdefault(arm, {**about, "source": str(source)})
+        settings = {**own, "nets": nets}
+    return settings
 
 
 def _is_run(path: Path) -> bool:

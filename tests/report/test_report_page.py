@@ -317,7 +317,10 @@ def test_a_comparison_shows_the_scores_it_computed(runs: list[Path], pictures: P
     write_rows(rows.assign(arm=rows["net"], train_seed=0), folder / "rows.csv")
     table = scores(rows, baseline="erm").assign(value=12.34)
     table.to_csv(folder / "scores.csv", index=False)
-    text = build_report([folder], tmp_path / "r.html", baseline="erm").path.read_text()
+    write_rows(rows[rows["net"] == "erm"], folder / "erm" / "rows.json")
+    out = tmp_path / "r.html"
+    text = build_report([folder], out, data=pictures, baseline="erm").path.read_text()
+    assert "Before and after</h2>" in text and "How the rows were measured is not recorded" not in text
     assert text.count(">12.34 <small>") + text.count("\n12.34 <small>") > 0 or "12.34 <small>" in text
 
 
