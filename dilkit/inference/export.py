@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from dilkit.checkpoint import find_checkpoint
 from dilkit.errors import DilkitError, UsageError
 from dilkit.inference.nets import Net, open_net
 from dilkit.models.equivariant import Scale
+from dilkit.models.custom import scale_between
 from dilkit.registry import Registry
 
 TOLERANCE = 1e-4
@@ -86,7 +88,7 @@ def export(
         out.parent.mkdir(parents=True, exist_ok=True)
         runner = exporter.write(opened.module.eval().cpu(), out, describe(opened))
     assert opened.module is not None
-    multiple = int(getattr(opened.module, "multiple", 1))
+    multiple = _multiple(opened.module)
     try:
         return check_export(opened.module, runner, shapes or random_shapes(seed, multiple=multiple), seed)
     except DilkitError:
@@ -114,7 +116,7 @@ def describe(net: Net) -> dict[str, str]:
         "output": "RGB, not clamped",
         "source": Path(net.source).name if net.source else "",
         "trained_on": str(net.trained) if net.trained is not None else "not known",
-        "multiple": str(getattr(net.module, "multiple", 1)),
+        "multiple": str(_multiple(net.module)) if net.module is not None else "1",
     }
     if "recipe" in net.metadata:
         said["recipe"] = json.dumps(net.metadata["recipe"], sort_keys=True)
@@ -172,11 +174,29 @@ def check_export(
     return worst
 
 
+@torch.inference_mode()
+def _multiple(net: nn.Module) -> int:
+    """What the sides of the input must be multiples of: 1 where it takes odd ones, whatever it pads within."""
+    x = torch.zeros(1, 3, 61, 45, device=next((p.device for p in net.parameters()), None))
+    try:
+        if scale_between(x, net(x)) is not None:
+            return 1
+    except Exception:  # noqa: BLE001, S110  (any net may raise anything of its own)
+        pass
+    return int(getattr(net, "multiple", 1))
+
+
+def _example(net: nn.Module) -> Tensor:
+    """An input to record the net on: of odd sides where it can be, so that what it pads is recorded too."""
+    multiple = _multiple(net)
+    return torch.rand(2, 3, *(-(-side // multiple) * multiple for side in (61, 45)))
+
+
 def _torchscript(net: nn.Module, out: Path, about: Mapping[str, str]) -> Runner:
     with warnings.catch_warnings():
         # torch announces the end of TorchScript; the check that follows is what counts
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(net, torch.rand(1, 3, 64, 48), check_trace=False)
+        traced = torch.jit.trace(net, _example(net), check_trace=False)
         torch.jit.save(traced, str(out), _extra_files={"about.json": json.dumps(dict(about)).encode()})
         opened: Runner = torch.jit.load(str(out))
     return opened
@@ -192,14 +212,27 @@ def _onnx(net: nn.Module, out: Path, about: Mapping[str, str]) -> Runner:
             "ONNX needs further libraries", found=str(error), remedy='install dilkit with the extra "onnx"'
         ) from None
     sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            net, (torch.rand(2, 3, 64, 48),), input_names=["image"], output_names=["restored"],
-            dynamic_shapes=(sizes,), dynamo=True, verbose=False,
-        )  # fmt: skip
-    assert program is not None
-    program.save(str(out))
+    log = logging.getLogger("torch.onnx")  # it tells of operations of torchvision, which no net here has
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                net, (_example(net),), input_names=["image"], output_names=["restored"],
+                dynamic_shapes=(sizes,), dynamo=True, verbose=False,
+            )  # fmt: skip
+        assert program is not None
+        program.save(str(out))
+    except Exception as error:  # torch's exporter raises errors of many kinds
+        said = [line for line in str(error).splitlines() if "Error" in line or "not supported" in line]
+        raise DilkitError(
+            "torch cannot write this net as ONNX", where=out,
+            found=(said or [type(error).__name__])[-1].strip()[:300],
+            remedy="TorchScript (--torchscript) may do; a net whose steps depend on the pixels it sees cannot",
+        ) from error  # fmt: skip
+    finally:
+        log.setLevel(level)
     _name_axes(out, about, onnx)
     session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     return lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[0])

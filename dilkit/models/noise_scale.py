@@ -38,15 +38,31 @@ def mean_scale(y: Tensor, floor: float = 1e-6) -> Tensor:
 
 def median_scale(y: Tensor, floor: float = FLOOR) -> Tensor:
     """From the median of all |L| (1.31 +- .28 times the truth at sigma 5)."""
-    return response(y).flatten(1).median(1).values.mul(_MEDIAN).clamp_min(floor).view(-1, 1, 1, 1)
+    flat = response(y).flatten(1)
+    median = flat.sort(1).values[:, (flat.shape[1] - 1) // 2] if _recorded() else flat.median(1).values
+    return median.mul(_MEDIAN).clamp_min(floor).view(-1, 1, 1, 1)
 
 
 def quantile_scale(y: Tensor, q: float = 0.25, floor: float = FLOOR) -> Tensor:
     """From the `q` quantile, over 7x7 windows at stride 3, of the mean |L|: the flatter parts of the image
     (1.07 +- .19 times the truth at sigma 5)."""
     flat = _windows(response(y).mean(1, keepdim=True)).flatten(1)
-    rank = max(1, round(q * flat.shape[1]))
-    return flat.kthvalue(rank, dim=1).values.mul(_UNIT).clamp_min(floor).view(-1, 1, 1, 1)
+    if _recorded():
+        values = _ranked(flat, q)
+    else:
+        values = flat.kthvalue(max(1, round(q * flat.shape[1])), dim=1).values
+    return values.mul(_UNIT).clamp_min(floor).view(-1, 1, 1, 1)
+
+
+def _recorded() -> bool:
+    """Whether the net is being written for other programs, which know no rank that depends on a shape."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
+def _ranked(flat: Tensor, q: float) -> Tensor:
+    """The element of rank max(1, round(q n)) of each line of (B, n), by operations that follow n: (B,)."""
+    rank = (q * torch.ones_like(flat[0], dtype=torch.float64).sum()).round().clamp_min(1).long()
+    return flat.sort(dim=1).values.index_select(1, rank.view(1) - 1).flatten()
 
 
 def channel_scale(y: Tensor, q: float = 0.25, floor: float = FLOOR) -> Tensor:
