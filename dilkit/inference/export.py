@@ -19,8 +19,8 @@ from dilkit._version import __version__
 from dilkit.checkpoint import find_checkpoint
 from dilkit.errors import DilkitError, UsageError
 from dilkit.inference.nets import Net, open_net
-from dilkit.models.equivariant import Scale
 from dilkit.models.custom import scale_between
+from dilkit.models.equivariant import Scale
 from dilkit.registry import Registry
 
 TOLERANCE = 1e-4
@@ -181,7 +181,7 @@ def _multiple(net: nn.Module) -> int:
     try:
         if scale_between(x, net(x)) is not None:
             return 1
-    except Exception:  # noqa: BLE001, S110  (any net may raise anything of its own)
+    except Exception:  # noqa: BLE001  (any net may raise anything of its own)
         pass
     return int(getattr(net, "multiple", 1))
 
@@ -229,7 +229,7 @@ def _onnx(net: nn.Module, out: Path, about: Mapping[str, str]) -> Runner:
         raise DilkitError(
             "torch cannot write this net as ONNX", where=out,
             found=(said or [type(error).__name__])[-1].strip()[:300],
-            remedy="TorchScript (--torchscript) may do; a net whose steps depend on the pixels it sees cannot",
+            remedy="--torchscript, which writes more nets; none whose steps depend on the pixels",
         ) from error  # fmt: skip
     finally:
         log.setLevel(level)

@@ -22,6 +22,14 @@ from dilkit.recipe import Recipe
 MODELS = {
     "dncnn": {"name": "dncnn", "depth": 3, "width": 4, "norm": "batch"},
     "equivariant": {"name": "dncnn", "depth": 3, "width": 4, "norm": "none", "equivariant": True},
+    "quantile": {
+        "name": "resunet",
+        "widths": [4, 4],
+        "down": [1, 1],
+        "up": [1],
+        "equivariant": True,
+        "noise_scale": "quantile",
+    },
 }
 
 
@@ -35,15 +43,17 @@ def checkpoint(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize(
     ("model", "suffix"),
-    [("equivariant", ".onnx"), ("dncnn", ".pt"), ("equivariant", ".pt"), ("dncnn", ".safetensors")],
+    [("quantile", ".onnx"), ("quantile", ".pt"), ("equivariant", ".pt"), ("dncnn", ".safetensors")],
 )
-def test_every_format_agrees_with_the_net(tmp_path: Path, model: str, suffix: str) -> None:
+def test_every_format_agrees_with_the_net_and_says_nothing_else(
+    tmp_path: Path, model: str, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     if suffix == ".onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
     out = tmp_path / f"out/net{suffix}"
     assert export(checkpoint(tmp_path, model), out) <= 1e-4
-    assert out.stat().st_size > 100
+    assert out.stat().st_size > 100 and capfd.readouterr() == ("", "")
     if suffix == ".safetensors":
         assert load(out).metadata["confounders"] == "awgn(5)"
 
