@@ -176,7 +176,7 @@ def check_export(
 
 @torch.inference_mode()
 def _multiple(net: nn.Module) -> int:
-    """What the sides of the input must be multiples of: 1 where it takes odd ones, whatever it pads within."""
+    """What the sides of the input must be multiples of: 1 where it takes odd ones and pads them itself."""
     x = torch.zeros(1, 3, 61, 45, device=next((p.device for p in net.parameters()), None))
     try:
         if scale_between(x, net(x)) is not None:

@@ -93,13 +93,15 @@ def unseen_crops(
     novelty = rows["novelty"].replace("reached", "degree")
     parts = [rows[novelty == kind] for kind in ("degree", "type")]
     chosen = [choose_crops(part, nets, data, settings, side) for part in parts if len(part)]
-    return [crops[1] for crops in chosen or [choose_crops(rows, nets, data, settings, side)] if crops]
+    return [crops[len(crops) // 2] for crops in chosen or [choose_crops(rows, nets, data, settings, side)] if crops]
 
 
 def crop_pixels(uri: str) -> npt.NDArray[np.uint8]:
     """The (H, W, 3) RGB pixels of one of a crop's PNG data URIs."""
     data = np.frombuffer(base64.b64decode(uri.partition(",")[2]), np.uint8)
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1], np.uint8)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return np.asarray(decoded[..., ::-1], np.uint8)
 
 
 def _median_box(

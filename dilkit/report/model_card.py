@@ -13,10 +13,11 @@ from dilkit.evaluation.rows import by_distortion
 from dilkit.evaluation.tables import grid, markdown
 from dilkit.inference.nets import Net, open_net, origin
 from dilkit.recipe import to_yaml
+from dilkit.zoo import PREFIX, shipped_net
 
 
 def model_card(net: str | Path | Net, rows: pd.DataFrame | None = None, *, trust_code: bool = False) -> str:
-    """The card of a net as Markdown.
+    """The card of a net as Markdown; without rows, of a net that ships with dilkit, the one it ships with.
 
     Args:
         net: a checkpoint, a run folder, a foreign net, or a net that is open.
@@ -26,6 +27,8 @@ def model_card(net: str | Path | Net, rows: pd.DataFrame | None = None, *, trust
     Raises:
         UsageError: not a net.
     """
+    if rows is None and str(net).startswith(PREFIX):
+        return shipped_net(str(net)).card
     opened = net if isinstance(net, Net) else open_net(net, trust_code=trust_code)
     if opened.module is None:
         raise UsageError("the input itself is no net and has no card")
