@@ -92,8 +92,9 @@ def unseen_crops(
     """
     novelty = rows["novelty"].replace("reached", "degree")
     parts = [rows[novelty == kind] for kind in ("degree", "type")]
-    chosen = [choose_crops(part, nets, data, settings, side) for part in parts if len(part)]
-    return [crops[len(crops) // 2] for crops in chosen or [choose_crops(rows, nets, data, settings, side)] if crops]
+    parts = [part for part in parts if len(part)] or [rows]
+    chosen = [choose_crops(part, nets, data, settings, side) for part in parts]
+    return [crops[len(crops) // 2] for crops in chosen if crops]
 
 
 def crop_pixels(uri: str) -> npt.NDArray[np.uint8]:
