@@ -146,7 +146,8 @@ def gap_tables(rows: pd.DataFrame, gap_to: Sequence[str]) -> Iterator[tuple[str,
             gaps = [own.loc[kind] if kind in own.index else None for kind in GAPS]
             said = ["" if g is None else f"{g['value']:.2f} [{g['low']:.2f}, {g['high']:.2f}]" for g in gaps]
             worst = str((cells[list(gap_to)].max(axis=1) - cells[net]).idxmax())
-            where = f"{short[worst]} ({cells.loc[worst, list(gap_to)].idxmax()})"
+            best = str(cells.loc[worst, list(gap_to)].idxmax())
+            where = "" if best == net else f"{short[worst]} ({best})"
             lines.append([str(net), *said, where])
         title = f"{name}: gap in dB to the best of {', '.join(gap_to)} under each distortion, 95 % intervals"
         yield title, ["net", *GAPS, "worst at (best there)"], lines
