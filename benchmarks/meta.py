@@ -91,7 +91,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp-10m": (lambda: mlp(1826), (32, 1826)),
     "u-net": (UNet, (4, 3, 32, 32)),
     "transformer": (Attend, (8, 64, 96)),
-    "rrdb": (rrdb, (4, 3, 48, 48)),
+    "rrdb": (rrdb, (2, 3, 32, 32)),
 }
 
 

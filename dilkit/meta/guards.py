@@ -237,11 +237,11 @@ def require_replayed(pairs: Mapping[str, tuple[Tensor, Tensor]], *, tolerance: f
         raise DilkitError(
             f"the loss of {list(pairs)[index]} came out otherwise when it was recomputed: the forward pass "
             "depends on something that is not replayed (a private generator, a counter, a tensor kept in a "
-            "plain attribute, a file)",
+            "plain attribute, a file, a batch that it changes in place)",
             found=float(again[index]),
             expected=float(first[index]),
-            remedy="draw from torch's, NumPy's or Python's global generator, keep state in buffers, "
-            "or differentiate without recomputing (keep='all')",
+            remedy="draw from torch's, NumPy's or Python's global generator, keep state in buffers, clone "
+            "the batch in the loss, or differentiate without recomputing (keep='all')",
         )
 
 
