@@ -295,7 +295,7 @@ RESERVED = frozenset(
 """Names that the text form needs itself."""
 
 RESERVED_PARAMETERS = frozenset(("self", "p", "root_seed", "strict"))
-"""What the transforms of albumentations take besides."""
+"""What the transforms of albumentations take as well."""
 
 RESERVED_CLASSES = frozenset(("Distort", "KindTransform", "WordTransform"))
 """Names beside the transforms of all kinds in albumentations.py; a test compares them with that module's."""
@@ -307,9 +307,7 @@ def class_name(name: str) -> str:
 
 
 def check_kind(kind: PrimitiveKind, known: Collection[str]) -> None:
-    """Raises UsageError for what cannot stand beside the kinds of the known names: what its words could not
-    be written, read or made transforms of.
-    """
+    """Raises UsageError for a kind whose words could not be written, read or turned into transforms."""
     if not isinstance(kind, PrimitiveKind):
         raise UsageError("only a PrimitiveKind can be registered", found=repr(kind))
     if not _writable(kind.name) or kind.name in RESERVED or kind.name.startswith("_"):
@@ -334,7 +332,7 @@ def check_kind(kind: PrimitiveKind, known: Collection[str]) -> None:
 
 
 def _writable(name: object) -> bool:
-    """Whether Python reads it as one name, and as no other one."""
+    """Whether Python reads it as one identifier, unchanged."""
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
         return False
     return unicodedata.normalize("NFKC", name) == name
@@ -418,7 +416,7 @@ MAX_WORK = 100_000
 
 
 class KindError(UsageError, TypeError):
-    """Something that is no distortion where one was expected, or a set where one word was."""
+    """Something that is not a distortion where one was expected, or a set where a word was."""
 
 
 @dataclass(frozen=True)
@@ -649,7 +647,7 @@ class Shuffle(Compound):
         return tuple(sorted(self.words, key=lambda word: word.common_order))
 
     def resolve(self, key: SampleKey, place: tuple[int, ...]) -> Iterator[Resolved]:
-        """The primitives in the order that is drawn, all orders alike: slots are sorted by random numbers."""
+        """The primitives in an order drawn from all: slots are sorted by random numbers."""
         words = self.common_words if key.coupling == "common" else self.words
         token, sizes = key.derive(self, place), [len(word.sequence) for word in words]
         slots = [member for member, size in enumerate(sizes) for _ in range(size if self.riffled else 1)]
@@ -810,7 +808,7 @@ class Word(Canonical, Operators):
 
     @property
     def common_order(self) -> Any:
-        """A key that sorts by all but the degrees, and by them only where all else is alike."""
+        """A key that sorts by everything but the degrees, and by them where all else is equal."""
         return self.common, self.order
 
     def canonical(self) -> Any:
@@ -900,7 +898,7 @@ class Word(Canonical, Operators):
         Raises:
             UsageError: the image has another type or shape, the window leaves it, or the word is refused for
                 its size or work (see `extent`).
-            DilkitError: the whole result has not the given size.
+            DilkitError: the whole result does not have the given size.
         """
         render.require_image(image)
         self.extent(*image.shape[:2])
@@ -932,7 +930,7 @@ class Word(Canonical, Operators):
         The image may be uint8, too; JPEG alone then never leaves 8 bits.
 
         Raises:
-            DilkitError: a result that is not on the 8-bit grid, or no number.
+            DilkitError: a result is not on the 8-bit grid, or not finite.
         """
         render.require_image(image, np.uint8, np.float32)
         self.extent(*image.shape[:2])
@@ -1096,7 +1094,7 @@ def exact_chance(value: Any) -> Fraction:
     """A probability as the exact decimal that was written."""
     chance = exact_weight(value)
     if chance > 1:
-        raise UsageError(f"{value} is no probability", expected="a number from 0 to 1")
+        raise UsageError(f"{value} is not a probability", expected="a number from 0 to 1")
     return chance
 
 
@@ -1108,7 +1106,7 @@ def as_expression(value: Any) -> Expression:
         return value
     if isinstance(value, Weighted):
         raise KindError(f"a weight belongs inside mix: mix({value.weight}*{value.word}, ...)")
-    raise KindError(f"{value!r} is no distortion")
+    raise KindError(f"{value!r} is not a distortion")
 
 
 def as_word(value: Any, role: str) -> Word:
@@ -1203,7 +1201,7 @@ def _degree_range(degrees: slice, name: str) -> list[float]:
 
 
 def mix(*branches: Any) -> Word:
-    """One word that draws one branch per sample: `mix(0.3*a, 0.7*b)`; without weights each is alike."""
+    """One word that draws one branch per sample: `mix(0.3*a, 0.7*b)`; by default each is equally likely."""
     weights: dict[Word, Fraction] = {}
     for branch in branches:
         weighted = branch if isinstance(branch, Weighted) else Weighted.of(1, branch)

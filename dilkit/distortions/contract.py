@@ -159,7 +159,7 @@ def _check_image(kind: PrimitiveKind, params: Mapping[str, Any], result: Any) ->
             remedy=None if kind.size_after else "declare size_after",
         )
     if not np.isfinite(result).all():
-        raise _broken(kind, params, "makes values that are no numbers")
+        raise _broken(kind, params, "gives values that are not finite")
 
 
 def _check_windows(kind: PrimitiveKind, params: Mapping[str, Any], image: Any) -> None:

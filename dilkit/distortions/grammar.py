@@ -100,7 +100,7 @@ _FORMS: dict[str, Callable[..., Word]] = {
 _PRESETS = {name: preset.identifier for name, preset in PRESETS.items()}
 _BY_IDENTIFIER = {preset.identifier: preset for preset in PRESETS.values()}
 _SPECIAL = re.compile("|".join(["'[^']*'", '"[^"]*"', r"#[^\r\n]*", *(rf"\b{name}\b" for name in _PRESETS)]))
-"""Quoted words, which stay; comments, which go; names of presets, whose dashes are no minus signs."""
+"""Quoted words, which stay; comments, which go; names of presets, whose dashes are not minus signs."""
 
 
 def parse(text: str) -> Expression:
@@ -306,7 +306,7 @@ class _Reader:
         nodes = [tree, *reversed(nodes)]
         if len(nodes) <= max(self.names):
             start, end, _ = self.names[max(self.names)]
-            raise ExpressionError("this name is of no confounder", text=self.text, start=start, end=end)
+            raise ExpressionError("this name belongs to no confounder", text=self.text, start=start, end=end)
         made = [self.words(self.operand(node), node) for node in nodes]
         for index, (start, end, name) in self.names.items():
             words = algebra.words_of(made[index])
@@ -341,16 +341,16 @@ class _Reader:
             case ast.BinOp(left=left, right=right) | ast.Compare(left=left, comparators=[right, *_]):
                 raise self.misjoined(left, right)
         raise self.error(
-            node, f"{self.what(node)} is no distortion", expected="such as awgn(25) or jpeg[30, 50]"
+            node, f"{self.what(node)} is not a distortion", expected="such as awgn(25) or jpeg[30, 50]"
         )
 
     def misjoined(self, left: ast.expr, right: ast.expr) -> ExpressionError:
-        """The sign between two operands, which is none of the algebra's."""
+        """The sign between two operands, which the algebra does not have."""
         first, last = self.span(left)[1], self.span(right)[0]
         sign = self.text[first:last].strip(" ()")
         start = self.text.index(sign, first)
         return ExpressionError(
-            f"`{sign}` joins no distortions", text=self.text, start=start, end=start + len(sign),
+            f"`{sign}` does not join distortions", text=self.text, start=start, end=start + len(sign),
             expected="`>>` (then), `|` (or), `-` (without)", nearest=">>" if sign == ">" else None,
         )  # fmt: skip
 
@@ -396,11 +396,11 @@ class _Reader:
 
     def kind(self, node: ast.expr) -> PrimitiveKind:
         if not isinstance(node, ast.Name):
-            raise self.error(node, f"{self.what(node)} is no name of a distortion")
+            raise self.error(node, f"{self.what(node)} is not the name of a distortion")
         if node.id in LAWS:
             raise self.error(
                 node,
-                f"{node.id} is a law of chance, no distortion",
+                f"{node.id} is a law of chance, not a distortion",
                 expected=f"inside one: awgn({node.id}(1, 30))",
             )
         if node.id in _CONSTANTS or node.id in _FORMS:
@@ -497,7 +497,7 @@ class _Reader:
         called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
         raise self.error(
             node,
-            f"{self.what(node)} is no value",
+            f"{self.what(node)} is not a value",
             expected="a number, a quoted word, or a law such as uniform(1, 30)",
             nearest=nearest(called, LAWS),
         )

@@ -31,7 +31,7 @@ class Law:
     """A law of chance: its name and its numbers, least first.
 
     Attributes:
-        name: one of `SCALES`, `integers` (both ends allowed) or `choice` (each alike).
+        name: one of `SCALES`, `integers` (both ends included) or `choice` (each equally likely).
         args: (low, high), or the values to choose from.
     """
 
@@ -64,7 +64,7 @@ class Law:
 
     @property
     def extremes(self) -> tuple[Any, ...]:
-        """The least and the greatest value, or all where they are no numbers."""
+        """The least and the greatest value, or all values where they are not numbers."""
         if any(isinstance(value, str | bool) for value in self.args):
             return tuple(dict.fromkeys(self.args))
         return self.args[0], self.args[-1]
@@ -108,12 +108,12 @@ def make_law(name: str, *args: Any) -> Any:
 
 
 def uniform(low: float, high: float) -> Any:
-    """Every number between `low` and `high` alike."""
+    """Uniform between `low` and `high`."""
     return make_law("uniform", low, high)
 
 
 def loguniform(low: float, high: float) -> Any:
-    """Every ratio alike: the logarithm is uniform."""
+    """The logarithm is uniform: every ratio is equally likely."""
     return make_law("loguniform", low, high)
 
 
@@ -128,12 +128,12 @@ def root_uniform(low: float, high: float) -> Any:
 
 
 def integers(low: int, high: int) -> Any:
-    """Every whole number from `low` to `high`, both included, alike."""
+    """Each whole number from `low` to `high`, both included, is equally likely."""
     return make_law("integers", low, high)
 
 
 def choice(*values: Any) -> Any:
-    """Every value alike; a value given twice is twice as likely."""
+    """Each value is equally likely; one given twice, twice as likely."""
     return make_law("choice", *values)
 
 
@@ -276,7 +276,7 @@ def as_locality(value: Any, kind: str) -> Locality:
     made = Locality(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(made, Locality) or (made.halo is not None and made.halo < 0):
         raise UsageError(
-            f"{kind} has a locality that is none",
+            f"{kind} has no valid locality",
             found=repr(value),
             expected="a halo of at least 0 pixels, GLOBAL, or a function of the parameters",
         )

@@ -97,7 +97,7 @@ def uniform_word(token: bytes, purpose: str) -> int:
 
 
 def pixel_hash(image: npt.NDArray[Any]) -> bytes:
-    """16 bytes that name the content of an image, uint8 or float32, whichever way it is held:
+    """16 bytes that identify the content of an image, the same for uint8 and float32:
 
     `pixel_hash(u) == pixel_hash(as_float(u))`.
     """

@@ -194,11 +194,11 @@ def require_image(image: Any, *dtypes: Any) -> None:
 
 
 def require_numbers(image: Image, label: str) -> None:
-    """Raises DilkitError where a value is infinite or none at all: so is the square of the length, then."""
+    """Raises DilkitError where a value is infinite or NaN: the sum of squares is then, too."""
     flat = image.reshape(-1)
     if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(flat).all():
         raise DilkitError(
-            "the distortion made values that are no numbers",
+            "the distortion gave values that are not finite",
             where=label,
             found=f"{np.count_nonzero(~np.isfinite(flat))} of {flat.size}",
             expected="finite values",

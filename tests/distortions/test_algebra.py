@@ -106,7 +106,7 @@ def test_a_locality_may_be_a_number_or_itself(locality):
 
 @pytest.mark.parametrize("locality", [-1, True, 1.5, "global", None])
 def test_a_locality_that_is_none_is_refused(locality):
-    with pytest.raises(UsageError, match="k has a locality that is none"):
+    with pytest.raises(UsageError, match="k has no valid locality"):
         PrimitiveKind("k", "test", "", "", (), lambda image, params, draw: image, locality)
 
 
@@ -282,5 +282,5 @@ def test_weights():
         nested = awgn(1)
         for prime in (10**9 + 7, 10**9 + 9, 10**9 + 21, 10**9 + 33):
             nested = mix(prime * nested, awgn(2))
-    with pytest.raises(UsageError, match="no probability"):
+    with pytest.raises(UsageError, match="not a probability"):
         prob(1.5, awgn(1))

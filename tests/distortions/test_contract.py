@@ -92,7 +92,7 @@ def wrong_levels(levels, params, draw):
             ),
             "another size than it says",
         ),
-        (kind(lambda image, params, draw: image / np.float32(0)), "no numbers"),
+        (kind(lambda image, params, draw: image / np.float32(0)), "not finite"),
         (kind(lambda image, params, draw: 1 // 0), "fails: ZeroDivisionError"),
         (
             kind(lambda image, params, draw: as_float(to_levels(image)), levels=wrong_levels),

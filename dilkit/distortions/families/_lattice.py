@@ -1,6 +1,6 @@
 """Smooth random planes: numbers drawn at the corners of cells, interpolated; a window gives its cut.
 
-All but the Gaussian of `smooth` are elementary operations, which round alike on every machine.
+All but the Gaussian of `smooth` are elementary operations, which round in the same way on every machine.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def frost_texture(draw: Draw) -> Image:
 
 
 def _growth(draw: Draw) -> Stamp:
-    """(h, w): ferns, each upon those before it, neighbours headed alike."""
+    """(h, w): ferns, each on top of those before it, neighbours with similar headings."""
     y, x, h, w = draw.window
     height, width = (side + 2 * _MARGIN for side in draw.shape)
     grown = Draw(draw.key, (height, width), Window(y, x, h + 2 * _MARGIN, w + 2 * _MARGIN))

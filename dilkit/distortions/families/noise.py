@@ -1,6 +1,6 @@
 """Noises. Nothing is clipped or rounded.
 
-Poisson counts are made by inversion, in elementary float operations that round alike on every machine.
+Poisson counts are made by inversion, in elementary float operations that round equally on every machine.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def grey(image: Image) -> Image:
 
 _SIGMA = Param("sigma", float, low=0, high=255, unit="1/255", doc="standard deviation")
 _CHANNELS = Param(
-    "channels", str, default="colour", choices=("colour", "grey"), doc="colour: each for itself; grey: alike"
+    "channels", str, default="colour", choices=("colour", "grey"), doc="grey: the same for all three"
 )
 
 
@@ -71,7 +71,7 @@ _CHANNELS = Param(
         str,
         default="colour",
         choices=("colour", "grey", "correlated"),
-        doc="colour: each for itself; grey: alike; correlated: by a covariance drawn per image",
+        doc="grey: the same for all three; correlated: by a covariance drawn per image",
     ),
     family="noise",
     source="standard protocol of Gaussian denoising; sigma on the 0..255 scale",

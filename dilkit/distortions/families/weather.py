@@ -127,10 +127,10 @@ def fog(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
 
 
 @distortion(
-    Param("mean", float, low=-1, high=2, doc="of the noise; the more, the more flakes"),
+    Param("mean", float, low=-1, high=2, doc="of the noise; a higher mean gives more flakes"),
     Param("deviation", float, default=0.3, low=0, high=2, doc="of the noise, before it is magnified"),
     Param("zoom", float, default=3.0, low=1, high=64, unit="px", doc="between values of the noise"),
-    Param("threshold", float, default=0.5, low=-1, high=2, doc="noise below it is no flake; above 1 is 1"),
+    Param("threshold", float, default=0.5, low=-1, high=2, doc="noise below it gives no flake"),
     Param("length", int, default=8, low=1, high=127, unit="px", doc="of the line"),
     Param("angle", float, default=80.0, low=-360, high=360, unit="degrees", doc="90 falls upright"),
     Param("whiten", float, default=0.2, low=0, high=1, doc="how far values rise towards 1.5 grey + 0.5"),
@@ -165,7 +165,7 @@ def snow(image: Image, params: Mapping[str, Any], draw: Draw) -> Image:
 
 
 def _flakes(draw: Draw, params: Mapping[str, Any]) -> Array:
-    """(h, w): magnified normal noise, nought below the threshold, at most one, blurred along a line."""
+    """(h, w): magnified normal noise, zero below the threshold, at most one, blurred along a line."""
     kernel = line(params["length"], params["angle"])
     pad, zoom = kernel.shape[0] // 2, params["zoom"]
     y, x, h, w = draw.window
