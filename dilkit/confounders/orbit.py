@@ -54,7 +54,7 @@ class Element(NamedTuple):
     def after(self, part: npt.NDArray[Any], crop: int) -> npt.NDArray[np.float32]:
         """What acts after the distortion: a square of `side(crop)` pixels -> one of `crop`. Enlarging is
         bilinear, and mixing takes means, so that values stay in their range."""
-        image = np.ascontiguousarray(as_float(part))
+        image: npt.NDArray[Any] = np.ascontiguousarray(as_float(part))
         if self.mix != _EYE:
             image = image @ np.array(self.mix, np.float32).reshape(3, 3).T
         if self.box > 1:
