@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from dilkit import evaluate
 from dilkit.confounders.duplicates import SeenImages, perceptual_hash
 from dilkit.distortions import confounder_set, parse
+from dilkit.distortions.novelty import reached
 from dilkit.errors import UsageError
 from dilkit.evaluation.bootstrap import scores
 from dilkit.evaluation.protocols import (
@@ -159,6 +160,20 @@ def test_what_a_symmetry_reaches_has_a_word_of_its_own() -> None:
     found = scores(rows, baseline="plain").set_index(["arm", "score"])["value"]
     assert found["symmetric", "reached"] == found["symmetric", "unseen degree"]
     assert ("plain", "reached") not in found.index
+
+
+def test_a_net_has_the_symmetries_of_its_wrapper_its_orbits_and_its_turned_crops() -> None:
+    data = {"symmetry": True, "orbit": [{"name": "gain"}, {"name": "contrast"}]}
+    recipe = {"model": {"equivariant": "both"}, "data": {**data, "correlate": {"pixels": 0.5}}}
+    net = Net("net", nn.Identity(), confounder_set("motion_blur(9)"), metadata={"recipe": recipe})
+    assert net.symmetries == ("contrast", "scale", "gain", "square")
+    words = {
+        "motion_blur(15)": "scale",
+        "motion_blur(9, angle=90)": "square",
+        "motion_blur(9, angle=30)": None,
+    }
+    assert {w: reached(parse(w), net.trained, net.symmetries) for w in words} == words
+    assert Net("other", nn.Identity(), net.trained).symmetries == ()
 
 
 def test_real_pairs_are_measured_by_name(shared_data: Path) -> None:
