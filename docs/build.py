@@ -124,6 +124,7 @@ def api() -> str:
     for name in sorted(set(dilkit.__all__) - {"__version__"}, key=str.lower):
         value = getattr(dilkit, name)
         target = f"{value.__module__}.{value.__qualname__}" if not inspect.ismodule(value) else ROOMS[name]
+        target = target.replace("dilkit.cli.", "cli.")  # where it lies in the checkout
         lines += [f"::: {target}", f"    options: {{heading: dilkit.{name}, heading_level: 2}}", ""]
     rooms = {
         "Distortions": "dilkit.distortions",
