@@ -6,7 +6,7 @@ The one file of this room that imports torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -22,6 +22,7 @@ from dilkit.confounders.orbit import BITS, Correlation, Element, Orbit
 from dilkit.confounders.store import Store
 from dilkit.distortions.randomness import Window
 from dilkit.errors import UsageError, nearest
+from dilkit.models.noise_map import with_map
 
 Pairing = Literal["paired", "independent"]
 
@@ -109,6 +110,7 @@ class EpisodeSampler:
             all confounders share the element, whose reach is then that of the farthest. `contrast` and `gain`
             need views that are made as they are read.
         correlate: make the noise of crops correlated (which is no symmetry).
+        maps: by label, a degree that views are given as a further channel (see `dilkit.models.noise_map`).
 
     Raises:
         UsageError: an unknown label or split, an item smaller than the crop, or no item with all confounders.
@@ -129,8 +131,10 @@ class EpisodeSampler:
         split: str | None = "train",
         orbit: Sequence[Orbit] = (),
         correlate: Correlation | None = None,
+        maps: Mapping[str, float] | None = None,
     ) -> None:
         self.store = store
+        self.maps = maps
         self.batch = batch
         self.crop = crop
         self.pairing = pairing
@@ -189,7 +193,9 @@ class EpisodeSampler:
             made = Episode(views, targets, step)
         self._expect(step + 1)
         self._ahead = step + 1
-        return made
+        if self.maps is None:
+            return made
+        return replace(made, views={label: with_map(x, self.maps[label]) for label, x in made.views.items()})
 
     def _expect(self, step: int) -> None:
         """Have the crops of a step fetched while others are read, or trained on."""

@@ -41,6 +41,7 @@ from dilkit.inference.forward import (
 )
 from dilkit.inference.nets import Net, Nets, open_nets, origin
 from dilkit.metrics import Channel, Measure, Reference, measured_levels
+from dilkit.models.noise_map import NoiseMap
 
 Progress = Callable[[int, int], None]
 """(cells done, cells in all)."""
@@ -284,15 +285,20 @@ class Grid:
     def _restore(self, net: Net, group: list[Input]) -> Sequence[Array | None]:
         if net.module is None:
             return [None] * len(group)
-        if isinstance(net.module, Adapted) and net.module.adaptation.sigma == "true":
+        if isinstance(net.module, NoiseMap) or (
+            isinstance(net.module, Adapted) and net.module.adaptation.sigma == "true"
+        ):
             return [self._told(net.module, x) for x in group]
         if group[0].image.shape[0] * group[0].image.shape[1] > LARGE:
             return [restore_image(net.module, x.image, self.device, _LARGE_TILES) for x in group]
         return to_images(restore_batch(net.module, to_tensor([x.image for x in group], self.device)))
 
-    def _told(self, module: Adapted, x: Input) -> Array:
-        """The output of a non-blind net that is told the sigma of the test."""
+    def _told(self, module: Adapted | NoiseMap, x: Input) -> Array:
+        """The output of a non-blind net that is told the degree of the test (a foreign one, sigma)."""
         word = self.words[x.cell.word]
+        if isinstance(module, NoiseMap):
+            module.degree = 0.0 if type_of(word) == "clean" else degree_of(word)
+            return restore_image(module, x.image, self.device)
         module.known_sigma = degree_of(word) if type_of(word) == "awgn" else None
         return restore_image(module, x.image, self.device)
 

@@ -21,6 +21,7 @@ MODIFIERS: dict[str, tuple[str, ...]] = {
     "sam": ("objective.sam=0.05",),
     "dropout": ("model.dropout=0.5",),
     "masked": ("model.masked=[0.8, 0.9]",),
+    "noisemap": ("model.noise_map=true",),
     "clipmaps": ("model.clip_maps=signed",),
     "orbit": ("data.orbit.name=contrast",),
     "scaleorbit": ("data.orbit.name=scale",),

@@ -50,8 +50,12 @@ def build(name: str, *, trust_code: bool = False, **args: Any) -> nn.Module:
 def from_config(config: ModelConfig, *, trust: Trust = "modules") -> nn.Module:
     """Build the model a validated config describes, as far as it is trusted (see `Trust`)."""
     from dilkit.models.equivariant import Contrast, ImpulseClamp, Scale, WithClipMaps, clip_channels
+    from dilkit.models.noise_map import NoiseMap
 
-    more = {"channels": 3 + clip_channels(config.clip_maps)} if config.clip_maps != "none" else {}
+    further = int(config.noise_map)
+    if config.clip_maps != "none":
+        further += clip_channels(config.clip_maps)
+    more = {"channels": 3 + further} if further else {}
     if isinstance(config, CustomConfig):
         from dilkit.models.custom import build_custom
 
@@ -64,6 +68,8 @@ def from_config(config: ModelConfig, *, trust: Trust = "modules") -> nn.Module:
         net = regularised(net, config.dropout, config.masked)
     if config.equivariant in ("contrast", "both"):
         net = Contrast(net, config.noise_scale, config.clip_maps)
+    elif config.noise_map:
+        return NoiseMap(net)
     elif more:
         net = WithClipMaps(net, config.clip_maps)
     if config.equivariant in ("scale", "both"):

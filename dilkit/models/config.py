@@ -6,7 +6,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dilkit.errors import UsageError
 from dilkit.registry import Registry
@@ -59,6 +59,11 @@ class ModelConfig(BaseModel):
         description="Channels that tell the net where the image is black or white: the share of channels at "
         "either end (two), or which of them (signed).",
     )
+    noise_map: bool = Field(
+        default=False,
+        description="Tell the net the true degree of the distortion, over 255, as a further channel in "
+        "training and test: a ceiling for nets that are not told. Without other wrappers.",
+    )
     front_end: Literal["none", "impulse_clamp"] = Field(
         default="none",
         description="What is done to an image before the net, in eval mode only: impulse_clamp moves lone "
@@ -76,6 +81,12 @@ class ModelConfig(BaseModel):
         "training.",
     )
     net: ClassVar[str] = ""
+
+    @model_validator(mode="after")
+    def _told_alone(self) -> ModelConfig:
+        if self.noise_map and (self.equivariant or self.clip_maps != "none" or self.front_end != "none"):
+            raise ValueError("noise_map goes without equivariant, clip_maps and front_end")
+        return self
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the net itself."""

@@ -18,6 +18,7 @@ from dilkit.checkpoint import Provenance, find_checkpoint, initial_weights, load
 from dilkit.confounders.episodes import EpisodeSampler
 from dilkit.confounders.orbit import Correlation, Orbit
 from dilkit.confounders.store import Store
+from dilkit.distortions.novelty import degree_of
 from dilkit.errors import UsageError, nearest
 from dilkit.models import from_config
 from dilkit.models.config import CustomConfig
@@ -254,7 +255,28 @@ def _sampler(recipe: Recipe, store: Store, labels: Sequence[str], rank: int, wor
         split=data.split,
         orbit=[Orbit(each.name, each.probability, each.reach) for each in data.orbit],
         correlate=Correlation(**data.correlate.model_dump()) if data.correlate else None,
+        maps=_degrees(store, labels) if recipe.model.noise_map else None,
     )
+
+
+def _degrees(store: Store, labels: Sequence[str]) -> dict[str, float]:
+    """By label, the one degree that a net is told.
+
+    Raises:
+        UsageError: a distortion without one number as its degree.
+    """
+    found = {}
+    for label in labels:
+        degree = degree_of(store.word(label))
+        if degree is None:
+            raise UsageError(
+                "a distortion has no one degree to tell the net",
+                where="model.noise_map",
+                found=label,
+                expected="distortions of one degree each, as awgn[5, 10, 15]",
+            )
+        found[label] = degree
+    return found
 
 
 def initialise(net: nn.Module, init: Init) -> Provenance:

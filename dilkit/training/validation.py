@@ -14,8 +14,10 @@ from dilkit.confounders.duplicates import SeenImages, perceptual_hash
 from dilkit.confounders.images import expand
 from dilkit.confounders.store import Store
 from dilkit.distortions import ConfounderSet, Image, SampleKey, Word, as_float, confounder_set, pixel_hash
+from dilkit.distortions.novelty import degree_of
 from dilkit.errors import UsageError
 from dilkit.metrics import Channel, psnr
+from dilkit.models.noise_map import NoiseMap
 from dilkit.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ class Validation:
             for group, words in (("seen", self.seen), ("held_out", self.held_out)):
                 for label, pairs in words.items():
                     values = []
+                    if isinstance(net, NoiseMap):
+                        net.degree = degree_of(confounder_set(label)[label])
                     for pair in pairs:
                         batch = torch.from_numpy(pair.distorted.transpose(2, 0, 1)[None].copy())
                         with torch.no_grad():

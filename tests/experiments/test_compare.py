@@ -15,7 +15,7 @@ from dilkit.checkpoint import load
 from dilkit.confounders.build import augment
 from dilkit.distortions import confounder_set
 from dilkit.errors import UsageError
-from dilkit.experiments.arms import parse_arms
+from dilkit.experiments.arms import MODIFIERS, parse_arms
 from dilkit.experiments.compare import Comparison, TestPlan, compare
 
 RECIPE = """
@@ -182,3 +182,19 @@ def test_unfair_comparisons_are_refused(recipe: Path, pictures: Path, tmp_path: 
         compare([str(recipe)], ["erm"], tmp_path, test, sweep=[1e-3])
     with pytest.raises(UsageError, match="the store does not hold"):
         compare([str(recipe)], ["oracle"], tmp_path, test)
+
+
+def test_every_modifier_trains_and_is_measured(tmp_path: Path) -> None:
+    words = [
+        "dncnn", "data.sources=['deadleaves:4@48']", "data.distort=awgn[5, 20]", "data.tile=48",
+        "data.crop=16", "data.batch=1", "model.depth=3", "model.width=4", "model.norm=none",
+        "hardware.device=cpu", "hardware.threads=1", "passes=4", "validate.every=1",
+        "validate.images=['deadleaves:2@32']",
+    ]  # fmt: skip
+    arms = [f"erm+{name}" for name in MODIFIERS]
+    test = TestPlan("deadleaves:2@40", "awgn[5, 50]")
+    found = compare(words, arms, tmp_path, test, seeds=1, device="cpu")
+    assert {name.partition("/")[0] for name in found.missing} == {"erm+scaleorbit"}  # noise has no such orbit
+    assert "has no symmetry of scale" in next(iter(found.missing.values()))
+    assert set(found.rows["arm"]) == set(arms) - {"erm+scaleorbit"}
+    assert found.cost["passes"].tolist() == [4] * (len(arms) - 1)

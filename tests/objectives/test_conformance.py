@@ -126,17 +126,15 @@ def test_a_breach_is_found(cls: type[Objective], message: str) -> None:
 
 
 def test_what_is_no_objective_is_not_registered() -> None:
-    class NoPasses(Objective):
-        name = "no-passes"
-
-        def gradients(self, net: Any, episode: Any) -> Any: ...
+    class NoGradients(Objective):
+        name = "no-gradients"
 
     class NoSettings(Base):
         name = "no-settings"
         Config = dict  # type: ignore[assignment,misc]
 
     for thing, message in (
-        (NoPasses, "lacks passes"),
+        (NoGradients, "lacks gradients"),
         (NoSettings, "no ObjectiveConfig"),
         (dict, "no subclass"),
     ):

@@ -50,7 +50,7 @@ def test_the_window_is_the_published_one_also_after_a_restart(losses: list[float
         for weights in segment:
             average.update_parameters(net_of(weights))
         average.validated(loss)
-        found = average.module.weight[0].numpy()
+        found = average.module.weight[0].detach().numpy()
         np.testing.assert_allclose(found, published(losses[: k + 1], steps[: k + 1].mean(1)), atol=1e-12)
         state, module = average.window(), average.module
         average = Swad(module)
