@@ -83,6 +83,9 @@ def _parse(text: str, trained: ConfounderSet, tested: ConfounderSet) -> list[Arm
                 nearest=nearest(modifier, MODIFIERS),
             )
         changes += MODIFIERS[modifier]
+    keys = [word.partition("=")[0] for word in changes]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise UsageError("two modifiers of an arm set one key", where=text, found=twice[0])
     if first == SPECIALIST:
         return [_specialist(text, label, tuple(changes)) for label in trained.labels]
     if first == ORACLE:

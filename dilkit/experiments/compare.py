@@ -122,7 +122,7 @@ class ComparisonPlan:
     def others(self, arm: Arm, best: Candidate) -> list[Run]:
         """The runs of the other training seeds with the settings that were chosen."""
         run, first = best.run, self.shared.recipe.seed
-        same = {"label": run.label, "settings": run.settings, "weights": self.weights}
+        same: dict[str, Any] = {"label": run.label, "settings": run.settings, "weights": self.weights}
         base = self.bases[arm.name]
         return [run_of(base, arm, self.out, seed=first + k, **same) for k in range(1, self.seeds)]
 
@@ -226,11 +226,12 @@ def _candidates(plan: ComparisonPlan, arm: Arm, sweep: Sequence[float], trials: 
         tried = {float(k): (f"trial-{k}", drawn(space, k)) for k in range(trials)}
     else:
         own = any(word.startswith(f"{objective.rate}=") for word in arm.words)
-        rate = reduce(getattr, objective.rate.split("."), base.recipe) if own else shared.optim.lr
+        keys: Any = objective.rate.split(".")
+        rate: Any = reduce(getattr, keys, base.recipe) if own else shared.optim.lr
         rates = tuple(sweep) or (float(rate),)
         tried = {lr: (f"lr-{lr:g}", at_rate(base.recipe, lr)) for lr in rates}
     for key, (label, settings) in tried.items():
-        how = {"label": label, "settings": settings, "weights": plan.weights}
+        how: dict[str, Any] = {"label": label, "settings": settings, "weights": plan.weights}
         run = run_of(base, arm, plan.out, seed=shared.seed, **how)
         yield Candidate(key, run, tuple(_without_each(run)) if plan.selection.rule == "leave_one_out" else ())
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dilkit.devices import pick_device
-from dilkit.distortions import as_float, confounder_set
+from dilkit.distortions import as_float
 from dilkit.errors import UsageError
 from dilkit.evaluation.degrade import Degradation
 from dilkit.evaluation.invariance import INDICES, gradient_agreement, invariance
@@ -100,7 +100,8 @@ def explain_study(
         line |= {name: float(found.layers[name].mean()) for name in INDICES}
         line |= {f"{name} last": float(last[name].mean()) for name in INDICES}
         line["equivariance_defect"] = own["equivariance_defect"]
-        lines.append(line | (dict(own[["seen_psnr", "unseen_psnr"]]) if rows is None else _psnr(rows)))
+        line |= dict(own[["seen_psnr", "unseen_psnr"]]) if rows is None else _psnr(rows)
+        lines.append(line)
     nets = pd.DataFrame(lines)
     columns = [*LANDSCAPE, *INDICES, *(f"{name} last" for name in INDICES), "equivariance_defect"]
     groups = "tier" if "tier" in nets and nets["tier"].nunique() > 1 else None
@@ -191,8 +192,7 @@ def _views(
         raise UsageError("at least two images are needed", expected=f"images of at least {crop}x{crop}")
     corners = [((x.shape[0] - crop) // 2, (x.shape[1] - crop) // 2) for x in images]
     clean = [x[i : i + crop, j : j + crop] for x, (i, j) in zip(images, corners, strict=True)]
-    words = confounder_set(net.trained)
-    views = {w.label: to_tensor([degrade(x, w) for x in clean], net.device) for w in words}
+    views = {w.label: to_tensor([degrade(x, w) for x in clean], net.device) for w in net.trained or ()}
     return to_tensor(clean, net.device), views
 
 

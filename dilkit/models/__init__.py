@@ -37,10 +37,10 @@ def build(name: str, *, trust_code: bool = False, **args: Any) -> nn.Module:
         config = found.model_validate({"name": name, **args})
     except ValidationError as error:
         first = error.errors()[0]
-        key = str(first["loc"][-1])
+        key = str(first["loc"][-1]) if first["loc"] else ""
         raise UsageError(
             f"model {name}: {first['msg']}",
-            where=f"model.{key}",
+            where=f"model.{key}" if key else "model",
             found=first["input"],
             nearest=nearest(key, found.model_fields) if first["type"] == "extra_forbidden" else None,
         ) from None

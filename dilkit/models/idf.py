@@ -25,6 +25,9 @@ class IDF(nn.Module):
     two pixels apart in every other step, the first included. In training each step keeps a random share of
     its input (from torch's global generator, as dropout does). 49,021 parameters at the defaults.
 
+    No gradient goes through the correlation, as released, so what autograd gives is not the derivative of the
+    output, which `dilkit check` reports; the exact objectives differentiate what autograd gives.
+
     Left out: stopping early where kernels no longer change (off in the released settings; it would make an
     image's output depend on the others of its batch).
 
@@ -96,8 +99,8 @@ def _unit(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _correlation(patches: Tensor) -> Tensor:
-    """Of every neighbour's colours with those of the middle, (B, kernel^2, H, W); no gradient goes through
-    it, as released (nor is it divided by the number of colours less one)."""
+    """Of every neighbour's colours with those of the middle, (B, kernel^2, H, W); as released, not divided by
+    the number of colours less one."""
     centred = patches - patches.mean(1, keepdim=True)
     unit = centred / (patches.std(1, keepdim=True) + EPSILON)
     middle = patches.shape[2] // 2

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +19,7 @@ from dilkit.distortions import confounder_set
 from dilkit.errors import UsageError
 from dilkit.experiments.arms import MODIFIERS, parse_arms
 from dilkit.experiments.compare import Comparison, TestPlan, compare
+from dilkit.recipe import compose
 
 RECIPE = """
 passes: 8
@@ -198,3 +201,20 @@ def test_every_modifier_trains_and_is_measured(tmp_path: Path) -> None:
     assert "has no symmetry of scale" in next(iter(found.missing.values()))
     assert set(found.rows["arm"]) == set(arms) - {"erm+scaleorbit"}
     assert found.cost["passes"].tolist() == [4] * (len(arms) - 1)
+
+
+def test_the_table_of_the_documentation_says_which_modifiers_combine(recipe: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "method.md").read_text()
+    rows = re.findall(r"^\| `\+(\w+)` \|[^|]*\|[^|]*\|([^|]*)\|$", text, re.MULTILINE)
+    refused = {name: set(re.findall(r"\+(\w+)", others)) for name, others in rows}
+    assert set(refused) == set(MODIFIERS)
+    shared = compose([str(recipe), "validate.every=2", "validate.images=['deadleaves:2@32']"])
+    for a, b in combinations(MODIFIERS, 2):
+        assert (b in refused[a]) == (a in refused[b])
+        try:
+            (arm,) = parse_arms([f"erm+{a}+{b}"], TRAINED, TESTED)
+            shared.plus(*arm.words)
+        except UsageError:
+            assert b in refused[a], (a, b)
+        else:
+            assert b not in refused[a], (a, b)

@@ -166,7 +166,6 @@ def test_a_wrong_second_derivative_of_a_custom_function_is_found():
         ("nafnet", {"width": 4, "middle": 1, "encoder": (1, 1), "decoder": (1, 1)}),
         ("rrdb", {"width": 8, "growth": 4, "blocks": 1}),
         ("resunet", {"widths": (4, 6), "down": (1, 1), "up": (1,)}),
-        ("idf", {"width": 4, "iterations": 2}),
         ("swinir", {"width": 12, "depths": [2], "heads": [2], "window": 4}),
     ],
 )

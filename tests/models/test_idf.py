@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dilkit.errors import UsageError
+from dilkit.meta.check import examine
 from dilkit.models import build
 from dilkit.models.idf import IDF, MEAN, SPREAD
 
@@ -77,3 +78,10 @@ def test_in_training_each_step_keeps_a_random_share_and_in_use_none() -> None:
     assert torch.equal(net(x), net(x))
     with pytest.raises(UsageError, match="middle"):
         build("idf", kernel=4)
+
+
+def test_its_check_says_that_no_gradient_goes_through_the_correlation() -> None:
+    torch.manual_seed(0)
+    found = {f.name: f.verdict for f in examine(build("idf", width=4, iterations=2), (1, 3, 8, 8))}
+    assert found.pop("derivatives") == "fail"
+    assert "fail" not in found.values()
