@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from dilkit.errors import UsageError
 from dilkit.experiments.compare import compare
 from dilkit.experiments.runs import TestPlan
+from dilkit.objectives import OBJECTIVES
 from dilkit.objectives.conformance import check_objective
 from dilkit.recipe import compose
 from dilkit.registry import load_plugin
@@ -51,11 +53,12 @@ WORDS = [
 
 
 @pytest.fixture(scope="module")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("plugin") / "turns.py"
     path.write_text(PLUGIN)
-    load_plugin(path)
-    return path
+    module = load_plugin(path)
+    yield path
+    del OBJECTIVES._entries["test-turns"], sys.modules[module.__name__]
 
 
 def test_it_keeps_the_contract_and_its_settings_are_checked(plugin: Path) -> None:
