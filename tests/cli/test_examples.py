@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,17 +33,37 @@ EXAMPLES = [
 ]
 
 
+TOP = Path(__file__).resolve().parents[2]
+PAGES = [TOP / "README.md", TOP / "CONTRIBUTING.md", *sorted((TOP / "docs" / "how-to").glob("*.md"))]
+SHOWN = [
+    pytest.param(line.partition("  #")[0], id=f"{page.stem}-{k}")
+    for page in PAGES
+    for k, line in enumerate(
+        re.findall(r"^dilkit .*$", page.read_text(encoding="utf-8").replace("\\\n", ""), re.M)
+    )
+]
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_a_command_line_of_a_page_parses(line: str) -> None:
+    test_an_example_parses((), line)
+
+
 @pytest.mark.parametrize(("path", "example"), EXAMPLES)
 def test_an_example_parses(path: tuple[str, ...], example: str) -> None:
     _, *words = shlex.split(example)
     words = move_shared_first(words)
     while words[0] in EVERYWHERE:
         del words[: 1 + EVERYWHERE[words[0]]]
-    command = ROOT
+    command, name = ROOT, ""
     while words and hasattr(command, "commands") and words[0] in command.commands:
-        command = command.commands[words.pop(0)]
-    context = command.make_context(path[-1], words)
-    for expression in context.params.get("distort") or [] if path[-1] in ("augment", "build", "eval") else []:
+        name = words.pop(0)
+        command = command.commands[name]
+    context = command.make_context(name, words)
+    own = (
+        name in ("augment", "build", "eval") and "--plugin" not in example
+    )  # whose distortions are not known
+    for expression in (context.params.get("distort") or []) if own else []:
         from dilkit.distortions import parse
 
         parse(expression)
