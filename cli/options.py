@@ -49,33 +49,12 @@ def complete_distortion(incomplete: str) -> list[str]:
 
 def complete_recipe(incomplete: str) -> list[str]:
     """Recipes, parts, and the keys of a recipe up to their `=`."""
-    from dilkit.recipe import json_schema, parts, shipped
+    from dilkit.recipe import keys, parts, shipped
 
     if "=" in incomplete:
         return []
-    schema = json_schema()
-    keys = [f"{key}=" for key in recipe_keys(schema)]
-    return [word for word in [*shipped(), *parts(), *keys] if word.startswith(incomplete)]
-
-
-def recipe_keys(schema: dict[str, Any]) -> list[str]:
-    """Every key path of a recipe, from its JSON schema: `optim.lr`, `objective.inner.lr`."""
-    found: dict[str, None] = {}
-
-    def walk(node: dict[str, Any], path: str, depth: int) -> None:
-        if depth > 6:
-            return
-        if "$ref" in node:
-            walk(schema["$defs"][node["$ref"].rpartition("/")[2]], path, depth + 1)
-        for option in (*node.get("anyOf", ()), *node.get("oneOf", ()), *node.get("allOf", ())):
-            walk(option, path, depth + 1)
-        for key, inner in node.get("properties", {}).items():
-            at = f"{path}.{key}" if path else key
-            found[at] = None
-            walk(inner, at, depth + 1)
-
-    walk(schema, "", 0)
-    return [key for key in found if not any(other.startswith(f"{key}.") for other in found)]
+    words = [*shipped(), *parts(), *(f"{key}=" for key in keys())]
+    return [word for word in words if word.startswith(incomplete)]
 
 
 def grouped(title: str) -> Callable[..., Any]:

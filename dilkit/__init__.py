@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dilkit import meta as meta
     from dilkit import report as report
     from dilkit.checkpoint import load as load
-    from dilkit.cli.progress import TrainProgress as TrainProgress
+    from dilkit.cli.progress import TrainProgress as TrainProgress  # type: ignore[import-not-found]
     from dilkit.confounders.build import augment as augment
     from dilkit.confounders.episodes import EpisodeSampler as EpisodeSampler
     from dilkit.confounders.episodes import PairDataset as PairDataset

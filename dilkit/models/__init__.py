@@ -20,7 +20,7 @@ def build(name: str, *, trust_code: bool = False, **args: Any) -> nn.Module:
 
     Args:
         name: one of `MODELS`, or `package.module:Class` with its arguments in `args={...}`.
-        trust_code: call what `package.module:name` names even where it is no `nn.Module` class.
+        trust_code: call what `package.module:name` names even where it is not an `nn.Module` class.
         args: the fields of that model's config, and `equivariant`.
 
     Raises:

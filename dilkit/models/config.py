@@ -106,7 +106,7 @@ def _is_model(value: Any) -> bool:
 def _check_model(name: str, config: type[ModelConfig]) -> None:
     if not _is_model(config):
         raise UsageError(
-            f"the model {name!r} is no config",
+            f"the model {name!r} is not a config",
             found=repr(config),
             expected="a subclass of dilkit.models.ModelConfig",
         )

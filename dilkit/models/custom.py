@@ -35,7 +35,7 @@ def build_custom(config: CustomConfig, trust: Trust, more: Mapping[str, Any]) ->
     make = import_named(config.name, "model.name")
     if trust == "modules" and not (isinstance(make, type) and issubclass(make, nn.Module)):
         raise UsageError(
-            f"{config.name} is no torch.nn.Module, and has not been called",
+            f"{config.name} is not a torch.nn.Module, and has not been called",
             where="model.name",
             found=f"a {type(make).__name__}",
             expected="a class that is a torch.nn.Module",
@@ -53,7 +53,7 @@ def _check_arguments(make: Any, name: str, given: Mapping[str, Any]) -> None:
     """Refuse arguments that the signature does not take; an error inside the call is the net's own."""
     if not callable(make):
         raise UsageError(
-            f"{name} is no class or function that makes a net",
+            f"{name} is not a class or function that makes a net",
             where="model.name",
             found=type(make).__name__,
         )
@@ -76,7 +76,7 @@ def _check_arguments(make: Any, name: str, given: Mapping[str, Any]) -> None:
 
 
 def scale_between(given: Tensor, restored: object) -> int | None:
-    """By what whole number the output is larger than the input; None where it is no image of such a size."""
+    """By what whole number the output is larger than the input; None for anything else."""
     if not isinstance(restored, Tensor) or restored.ndim != 4 or restored.shape[:2] != given.shape[:2]:
         return None
     scale = restored.shape[-1] // given.shape[-1]

@@ -16,6 +16,7 @@ from dilkit.recipe.compose import (
     to_yaml,
     validate,
 )
+from dilkit.recipe.explain import keys
 from dilkit.recipe.schema import Recipe
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "compose",
     "differences",
     "json_schema",
+    "keys",
     "origins",
     "parts",
     "read_shipped",

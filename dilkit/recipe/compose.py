@@ -143,7 +143,7 @@ def _extended(layer: Layer, source: str, above: tuple[str, ...]) -> Layer:
 
 
 def _plugins(layer: Layer) -> list[str]:
-    """The plug-in files that a layer names; none where it is no list of names, which the schema refuses."""
+    """The plug-in files that a layer names; none where the list is wrong, which the schema refuses."""
     found = layer.tree.get("plugins", [])
     return found if isinstance(found, list) and all(isinstance(path, str) for path in found) else []
 

@@ -25,7 +25,7 @@ def explain(error: ValidationError, layer: Layer, within: Key = ()) -> UsageErro
     named = layer.tree.get("model") if key[:1] == ("model",) else None
     if kind == "extra_forbidden" and isinstance(named, dict) and ":" in str(named.get("name")):
         return UsageError(
-            f"{at!r} is no setting of a net of your own", where=where, remedy=f"model.args.{key[-1]}=VALUE"
+            f"{at!r} is not a setting of a net of your own", where=where, remedy=f"model.args.{key[-1]}=VALUE"
         )
     if kind == "extra_forbidden":
         return UsageError(
@@ -83,6 +83,13 @@ def refuse_wrong_settings(name: str, settings: Any, layer: Layer) -> None:
         at: Key = ("objectives", name)
         origins = {("objective", *k[2:]): o for k, o in layer.origins.items() if k[:2] == at}
         raise explain(error, Layer({"objective": tree}, origins), ("objective",)) from None
+
+
+def keys() -> list[str]:
+    """Every key of a recipe that holds a value, with its path: `optim.lr`, `objective.inner.lr`."""
+    found = dict.fromkeys(dotted(path) for path in _paths(Recipe))
+    sections = {key.rpartition(".")[0] for key in found}
+    return [key for key in found if key not in sections]
 
 
 def fields_at(key: Key, tree: Any) -> list[str]:

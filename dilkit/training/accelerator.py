@@ -44,7 +44,7 @@ class Accelerator:
         (RANK, WORLD_SIZE, as torchrun sets them) says there are others.
 
         Raises:
-            UsageError: a device this machine has not.
+            UsageError: a device that this machine lacks.
         """
         if hardware.threads is not None:
             torch.set_num_threads(hardware.threads)

@@ -387,8 +387,8 @@ def assemble(
     """Open the data, choose the device, seed torch, and build what is trained.
 
     Raises:
-        UsageError: a setting that does not fit the others, data that cannot be read, a device this machine
-            has not, or a crop that the net does not take.
+        UsageError: a setting that does not fit the others, data that cannot be read, a device that this
+            machine lacks, or a crop that the net does not take.
     """
     store = open_store(recipe)
     labels = tuple(recipe.data.labels or store.labels)

@@ -92,8 +92,8 @@ def train(
         resume: go on from the newest whole checkpoint in `out`.
         allow_changes: resume although the recipe has changed: the weights, moments and counters go on, the
             rates and the schedule are those of the new recipe.
-        trust_code: call what the recipe's `package.module:name` names even where it is no class of a net or
-            of a sink.
+        trust_code: call what the recipe's `package.module:name` names even where it is not a class of a net
+            or of a sink.
         command: the command line to note in the run's records.
         log: see `Log`.
         stop: asked after every step; once true, the run saves a checkpoint and returns.

@@ -154,10 +154,10 @@ def _plain(name: str) -> str:
 
 
 def require_sink(name: str, kind: object) -> None:
-    """Raises UsageError where it is no class with a method `add`."""
+    """Raises UsageError where it is not a class with a method `add`."""
     if not _is_sink(kind):
         raise UsageError(
-            f"{name} is no sink, and has not been called",
+            f"{name} is not a sink, and has not been called",
             where="log.to",
             found=f"a {type(kind).__name__}",
             expected="a class with a method add(row), made as Class(run_folder)",
@@ -187,8 +187,8 @@ def find_sinks(names: Sequence[str], *, trust_code: bool = False) -> list[Callab
     """What makes each sink: one of `SINKS`, or any `package.module:Class`. Nothing is called yet.
 
     Raises:
-        UsageError: an unknown name; or what is named is no class with a method `add`, and `trust_code` is not
-            given.
+        UsageError: an unknown name; or what is named is not a class with a method `add`, and `trust_code` is
+            not given.
     """
     found = []
     for name in names:

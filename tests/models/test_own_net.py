@@ -62,9 +62,9 @@ def test_an_error_inside_the_constructor_is_not_swallowed(own: str) -> None:
 
 
 def test_what_makes_no_net_is_refused(own: str) -> None:
-    assert "no torch.nn.Module" in refused("ownnet:number").message
+    assert "not a torch.nn.Module" in refused("ownnet:number").message
     assert "has not been called" in refused("ownnet:nothing").message
-    for name, message in (("number", "no class or function"), ("nothing", "did not make")):
+    for name, message in (("number", "not a class or function"), ("nothing", "did not make")):
         with pytest.raises(UsageError, match=message):
             build(f"ownnet:{name}", args={}, trust_code=True)
 
