@@ -84,6 +84,14 @@ def test_further_metrics_are_in_the_tables(checkpoint: Path, tmp_path: Path) -> 
     assert f"/ {row['ssim']:.4f} / {row['ms_ssim']:.4f}" in (tmp_path / "table.md").read_text()
 
 
+def test_the_gap_to_the_best_stands_under_the_table(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    nets = [f"a={checkpoint}", "input", "--data", folder, "--distort", "awgn[5, 50]", "--gap-to", "best"]
+    out = dilkit("eval", *nets, "--table", tmp_path / "table.md")
+    said = f"{folder.name}: gap in dB to the best of a, input under each distortion"
+    assert said in out and said in (tmp_path / "table.md").read_text()
+    assert "worst gap, unseen degree" in out
+
+
 def test_json_on_stdout_is_nothing_else(checkpoint: Path, folder: Path) -> None:
     held = json.loads(
         dilkit("eval", f"x={checkpoint}", "--data", folder, "--distort", "awgn(5)", "--json", "-")
@@ -126,6 +134,8 @@ def test_labels_tell_runs_apart(tmp_path: Path) -> None:
         (["{checkpoint}", "{checkpoint}", "--data", "{folder}", "--distort", "awgn(5)"], "same label"),
         (["--data", "{folder}", "--distort", "awgn(5)", "--csv", "rows.txt"], "ending"),
         (["--data", "{folder}", "--distort", "awgn(5)", "--baseline", "inptu"], "did you mean: input"),
+        (["--data", "{folder}", "--distort", "awgn(5)", "--gap-to", "inptu"], "did you mean: input"),
+        (["--data", "{folder}", "--distort", "awgn(5)", "--plot", "psnr.gif"], "not a format for figures"),
     ],
 )
 def test_mistakes_are_answered(folder: Path, checkpoint: Path, args: list[str], message: str) -> None:

@@ -143,10 +143,12 @@ def test_the_command_prints_the_table(recipe: Path, pictures: Path, tmp_path: Pa
         "compare", str(recipe), "--arms", "erm", "--seeds", "1",
         "--arm", "wide: objective.name=erm model.width=6",
         "--data", str(pictures), "--distort", "awgn(50)", "--out", str(tmp_path), "--device", "cpu",
+        "--plot", str(tmp_path / "plot.png"),
     ]  # fmt: skip
     result = CliRunner().invoke(app, args, catch_exceptions=False)
     assert result.exit_code == 0
     assert "| wide |" in result.stdout
+    assert all((tmp_path / name).stat().st_size for name in ("plot.png", "plot-scores.png"))
     assert (tmp_path / "wide" / "lr-0.001" / "seed-0" / "checkpoints" / "last.safetensors").is_file()
 
 
