@@ -93,15 +93,21 @@ def explain_study(
         (net,) = open_nets({str(named["net"]): str(path)}, pick_device(device), trust_code=trust_code)
         plan = {} if rows is None else rows.attrs[SETTINGS]["compared"]
         how: dict[str, Any] = {"crop": crop, "limit": limit, "seed": seed, "clip": plan.get("clip", True)}
-        found = invariance(net, data, distort or plan["distort"], device=device, **how)
+        try:
+            found = invariance(net, data, distort or plan["distort"], device=device, **how)
+            line = {**named, **landscape(net, data, **how)}
+        except UsageError as error:  # a net that must be told the degree, or a foreign one
+            tell(f"left out: {error}")
+            continue
         last = found.layers[found.layers["depth"] == found.layers["depth"].max() - 1]
         own = found.nets.iloc[0]
-        line = {**named, **landscape(net, data, **how)}
         line |= {name: float(found.layers[name].mean()) for name in INDICES}
         line |= {f"{name} last": float(last[name].mean()) for name in INDICES}
         line["equivariance_defect"] = own["equivariance_defect"]
         line |= dict(own[["seen_psnr", "unseen_psnr"]]) if rows is None else _psnr(rows)
         lines.append(line)
+    if not lines:
+        raise UsageError("not one net could be measured", where=folder)
     nets = pd.DataFrame(lines)
     columns = [*LANDSCAPE, *INDICES, *(f"{name} last" for name in INDICES), "equivariance_defect"]
     groups = "tier" if "tier" in nets and nets["tier"].nunique() > 1 else None
