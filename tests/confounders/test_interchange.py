@@ -48,7 +48,7 @@ data = HDF5Dataset(sys.argv[1], train=True)
 x, y = data[5][:2]
 np.savez(sys.argv[2], count=len(data), x=x, y1=y[1])
 """
-"""deepinv's own reader; torchvision, which it imports but does not use here, is stood in for where it lacks."""
+"""deepinv's own reader; torchvision, which it imports but does not use here, may be missing."""
 
 
 def back(pairs: str, tmp_path: Path) -> Store:
