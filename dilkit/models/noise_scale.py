@@ -56,7 +56,7 @@ def quantile_scale(y: Tensor, q: float = 0.25, floor: float = FLOOR) -> Tensor:
 
 def _recorded() -> bool:
     """Whether the net is being written for other programs, which know no rank that depends on a shape."""
-    return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call]
+    return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
 
 
 def _ranked(flat: Tensor, q: float) -> Tensor:
