@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dilkit.errors import UsageError
+from dilkit.models import ModelConfig
 from dilkit.recipe import compose, resolved, shipped, to_yaml
 from dilkit.recipe.layers import Layer, overlay, read_layer
 
@@ -26,7 +27,7 @@ def test_every_shipped_recipe_validates_and_survives_yaml(name: str, tmp_path: P
 
 def test_the_papers_recipe_is_the_papers_setting() -> None:
     recipe = compose(["denoise-gaussian"]).recipe
-    assert resolved(recipe)["model"] == {
+    assert {"name": recipe.model.name, **recipe.model.arguments()} == {
         "name": "rrdb",
         "width": 64,
         "blocks": 23,
@@ -34,12 +35,9 @@ def test_the_papers_recipe_is_the_papers_setting() -> None:
         "scale": 1,
         "bias": True,
         "skip": False,
-        "equivariant": False,
-        "blur_limit": 4.0,
-        "noise_scale": "mean",
-        "clip_maps": "none",
-        "front_end": "none",
     }
+    plain = {key: field.default for key, field in ModelConfig.model_fields.items() if key != "name"}
+    assert {key: getattr(recipe.model, key) for key in plain} == plain, "nothing stands around the net"
     assert recipe.objective.name == "dil_sf"
     assert recipe.objective.inner.betas == (0.0, 0.999)
     assert (recipe.data.batch, recipe.data.crop, recipe.data.pairing) == (8, 64, "independent")
