@@ -855,7 +855,7 @@ def check_target(out: Path, overwrite: bool) -> Path:
             "the output exists already", where=out, remedy="choose another name or give --overwrite"
         )
     if out.exists() and not _is_hdf5(out):
-        raise UsageError("the output exists, and is no dataset", where=out, remedy="choose another name")
+        raise UsageError("the output exists and is not a dataset", where=out, remedy="choose another name")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

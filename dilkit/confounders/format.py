@@ -564,7 +564,7 @@ _INDEX = {
 
 
 class Hostile(ValueError):
-    """A value that no dilkit has written."""
+    """A value that dilkit never writes."""
 
 
 @dataclass(frozen=True)
@@ -625,7 +625,7 @@ class Header:
             raise UsageError("no such dataset", where=path, remedy="make it with `dilkit augment`") from None
         except Hostile as error:
             raise UsageError(
-                f"the file holds what no dilkit has written: {error}",
+                f"the file holds something that dilkit never writes: {error}",
                 where=path,
                 remedy="do not use it; get it again from whom you trust, or make it again",
             ) from None
@@ -745,7 +745,7 @@ def _own(file: h5py.File, name: str) -> Any:
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.isprintable():
         shown = printable(value) if isinstance(value, str) else type(value).__name__
-        raise Hostile(f"{printable(name)} is no line of text: {shown}")
+        raise Hostile(f"{printable(name)} is not a line of text: {shown}")
     return value
 
 
@@ -771,12 +771,12 @@ def _attributes(path: Path, file: h5py.File) -> dict[str, Any]:
         if name != "seed":
             _text(f"the attribute {name}", attrs[name])
     if type(attrs["seed"]) is not int or not 0 <= attrs["seed"] < 1 << 63:
-        raise Hostile("the seed is no whole number from 0 to 2**63 - 1")
+        raise Hostile("the seed is not a whole number from 0 to 2**63 - 1")
     if not re.fullmatch(r"\d{1,6}/\d{1,6}", attrs["shard"]):
         raise Hostile("the attribute shard is not k/n")
     settings, versions = json.loads(attrs["settings"]), json.loads(attrs["versions"])
     if not isinstance(settings, dict) or not isinstance(versions, dict) or "dilkit" not in versions:
-        raise Hostile("settings or versions are no table")
+        raise Hostile("settings or versions are not tables")
     for name, value in [*settings.items(), *versions.items()]:
         _text("settings and versions", f"{name} {value}")
     if attrs["storage"] not in get_args(Storage) or attrs["coupling"] not in get_args(Coupling):
@@ -942,12 +942,12 @@ def _shards(
     """A missing file would read as zeros, and another one as something else: both are refused here."""
     entries = json.loads(attrs["shards"])
     if not isinstance(entries, list) or not 1 <= len(entries) <= MOST_VIEWS:
-        raise Hostile("the attribute shards is no list of files")
+        raise Hostile("the attribute shards is not a list of files")
     listed = []
     for entry in entries:
         name, joined = entry["file"], entry["seal"]
         if not isinstance(name, str) or not isinstance(joined, str) or "\0" in name:
-            raise Hostile("the attribute shards is no list of files")
+            raise Hostile("the attribute shards is not a list of files")
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise UsageError(
                 "a shard outside the folder of the dataset",

@@ -594,7 +594,7 @@ class Pairs:
         clean, _, degraded = rest.partition(":")
         if not equals or not _PAIR_NAME.fullmatch(name) or not clean:
             raise UsageError(
-                "no set of pairs",
+                "not a set of pairs",
                 where="--pairs",
                 found=given,
                 expected="NAME=CLEAN:DEGRADED, such as rain100l=clean/:rain/, or NAME=LIST.csv",
@@ -842,7 +842,7 @@ _SWAPPED = 0.4
 """The share of pairs that look swapped from which on a warning is given."""
 
 
-def looks_swapped(clean: npt.NDArray[np.float32], degraded: npt.NDArray[np.float32]) -> bool:
+def looks_swapped(clean: npt.NDArray[Any], degraded: npt.NDArray[Any]) -> bool:
     """Whether the sides of an aligned pair of grey images, (H, W) in [0, 1], look swapped.
 
     What noise or rain add has nothing to do with the image below: the fine detail of the difference goes with

@@ -38,7 +38,7 @@ REAL = "pairs"
 def renderer(word: Word, dtype: str, scale: int = 1) -> Render:
     """How a word's view is made in the type it is stored in (`storage_dtype`, `output_scale`).
 
-    The function returned raises DilkitError where a distortion made values that are no numbers, or a view of
+    The function returned raises DilkitError where a distortion made values that are not finite, or a view of
     another size than its place has.
     """
 
@@ -68,7 +68,7 @@ def output_scale(word: Word) -> int:
     """How many times smaller the word's result is than its input (1 for all but downsampling words).
 
     Raises:
-        UsageError: the scale is no whole number, or not the same for all that the word can draw.
+        UsageError: the scale is not a whole number, or not the same for all that the word can draw.
     """
     if word.locality.halo is not None:
         return 1

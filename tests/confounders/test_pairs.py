@@ -214,8 +214,8 @@ def test_what_is_no_pair_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for given, message in (
         (f"rain={clean}:{tmp_path / 'empty'}", "holds no images"),
-        ("rain", "no set of pairs"),
-        ("a/b=x:y", "no set of pairs"),
+        ("rain", "not a set of pairs"),
+        ("a/b=x:y", "not a set of pairs"),
         (f"rain={clean}", "list of pairs cannot be read"),
     ):
         with pytest.raises(UsageError, match=message):

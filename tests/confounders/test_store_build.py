@@ -280,7 +280,7 @@ def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(b"somebody's picture")
     os.mkfifo(tmp_path / "pipe")
     for name in ("photo.png", "pipe"):
-        with pytest.raises(UsageError, match="is no dataset"):
+        with pytest.raises(UsageError, match="is not a dataset"):
             augment("deadleaves:1@16", "awgn(5)", tmp_path / name, overwrite=True)
     with pytest.raises(UsageError, match="cannot write there"):
         augment("deadleaves:1@16", "awgn(5)", tmp_path / "there.h5" / "x.h5")
