@@ -141,7 +141,7 @@ def test_unknown_names_are_answered(tiny: str, tmp_path: Path) -> None:
 
 
 def test_every_shipped_study_can_be_planned_and_priced(tmp_path: Path, shared_data: Path) -> None:
-    assert set(shipped_studies()) == {"ladder", "paper-size", "smoke"}
+    assert set(shipped_studies()) == {"ladder", "paper-size", "small", "smoke"}
     for name in shipped_studies():
         plans = plan_study(load_study(name), tmp_path / name, data=shared_data)
         table = price_study(plans, lambda composed: (60.0, 10))
