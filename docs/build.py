@@ -98,7 +98,7 @@ def index() -> str:
     text = text.replace("](CHANGELOG.md)", "](changelog.md)").replace(
         "](CONTRIBUTING.md)", "](contributing.md)"
     )
-    return re.sub(r"\]\((LICENSE|CITATION\.cff|SECURITY\.md)\)", "](https://pypi.org/project/dilkit/)", text)
+    return re.sub(r"\[([^]]+)\]\((?:LICENSE|CITATION\.cff|SECURITY\.md)\)", r"\1", text)
 
 
 def notebook(page: str) -> str:
