@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 
 from dilkit.errors import DilkitError
 
@@ -18,8 +19,8 @@ for _name in COMMANDS.split():
     importlib.import_module(f".{_name}", __package__)
 
 
-def main() -> None:
-    """Run the program.
+def main(interrupts: Sequence[int] = ()) -> None:
+    """Run the program; `interrupts` has the SIGINTs met so far.
 
     Exits with 0 done, 1 failed at run time, 2 wrong usage or configuration, 130 interrupted, 143 terminated.
     """
@@ -31,6 +32,9 @@ def main() -> None:
         print("dilkit: terminated" if Terminated.seen else "dilkit: interrupted", file=sys.stderr)
         sys.exit(143 if Terminated.seen else 130)
     except Exception as error:  # noqa: BLE001 - the last stop before a person
+        if interrupts:
+            print("dilkit: interrupted", file=sys.stderr)
+            sys.exit(130)
         if os.environ.get("DILKIT_DEBUG"):
             traceback.print_exc()
         if isinstance(error, DilkitError):

@@ -174,17 +174,18 @@ def test_an_error_half_way_leaves_a_state_to_go_on_from(
     assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
 
 
-def wait_for_an_interrupt(phase: str, done: int, total: int) -> None:
-    if phase == "distort" and done:
-        time.sleep(600)
-
-
 def test_interrupt_of_a_run_with_workers(build: Build, whole: bytes, tmp_path: Path) -> None:
     out = tmp_path / "x.h5"
-    victim = fork.Process(target=build, args=(out, 2), kwargs={"progress": wait_for_an_interrupt})
+    at_work = fork.Event()
+
+    def wait_for_the_interrupt(phase: str, done: int, total: int) -> None:
+        if phase == "distort" and done:
+            at_work.set()
+            time.sleep(600)
+
+    victim = fork.Process(target=build, args=(out, 2), kwargs={"progress": wait_for_the_interrupt})
     victim.start()
-    while "distort" not in "".join(journal(out)) and victim.is_alive():
-        time.sleep(0.002)
+    assert at_work.wait(600)
     os.kill(victim.pid or 0, signal.SIGINT)
     victim.join(600)
     assert victim.exitcode not in (None, 0) and not out.exists()
