@@ -6,8 +6,9 @@ from a net with the symmetry of contrast, and from the zoo's denoiser.
     python benchmarks/pretrain.py --data PolyU --out runs/pretrain
 
 The split is fixed by name: scenes in the order of a hash of their names, test scenes first, so that no scene
-is on both sides. The test pairs take part in no choice: rates are chosen on 5 of the first 20 training pairs,
-with the other 15 trained on. Pre-training is on synthetic images under the preset real_denoise, with equal
+is on both sides. Rates are chosen on 5 of the first 20 training pairs, with the other 15 trained on, never on
+the test pairs; but the third rate of each grid, and lookahead, were added after a first look at results on
+these. Pre-training is on synthetic images under the preset real_denoise, with equal
 passes. What is there already is not made again. Rows are in OUT/rows.csv, the table goes to stdout.
 """
 
