@@ -13,11 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from dilkit.confounders.images import Alpha, Pixels, UnreadableImage, expand
 from dilkit.errors import DilkitError
+from dilkit.libraries import cv2, np, npt
 
 NEAR = 4
 """Bits of 64.
@@ -44,8 +42,6 @@ def perceptual_hash(pixels: Pixels) -> int:
     Functions", 2010, of a 32 x 32 grey miniature; but the low frequencies are compared with 0 and not with
     their median, so that the hash of a mirrored image is known from that of the image.
     """
-    import cv2
-
     grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
     if pixels.dtype != np.uint8:
@@ -154,8 +150,9 @@ def refuse_duplicates(
     )
 
 
-_MOST = 1 << 30
-"""Bytes that a list of hashes may have when it is read: of 134 million images."""
+_MOST, _RATIO = 1 << 30, 64
+"""Bytes that a list of hashes may have when it is read, of 134 million images; and how many times more than
+when it is packed: hashes that differ hardly get smaller."""
 
 
 class SeenImages:
@@ -200,7 +197,8 @@ class SeenImages:
             if isinstance(value, list):
                 return cls(int(text, 16) for text in value)
             unpacker = zlib.decompressobj()
-            raw = unpacker.decompress(base64.b64decode(value["hashes"]), _MOST)
+            packed = base64.b64decode(value["hashes"])
+            raw = unpacker.decompress(packed, min(_MOST, _RATIO * len(packed) or 1))
             if len(raw) % 8 or not unpacker.eof or value.get("filter"):
                 raise ValueError("damaged, or with a filter, as early versions wrote it for a million images")
             return cls(np.frombuffer(raw, "<u8"))

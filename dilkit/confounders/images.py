@@ -27,8 +27,9 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 from PIL import UnidentifiedImageError
 
 from dilkit.confounders.scenes import scene
+from dilkit.distortions.render import MAX_PIXELS, as_float
 from dilkit.errors import DilkitError, UsageError, expanded, nearest
-from dilkit.libraries import np, npt
+from dilkit.libraries import cv2, np, npt, simplejpeg
 from dilkit.libraries import pillow as Pil
 
 Pixels: TypeAlias = "npt.NDArray[Any]"
@@ -234,8 +235,6 @@ def _read_float_tiff(path: Path, alpha: Alpha) -> Pixels:
 
 def _jpeg(path: Path) -> Pixels | None:
     """The pixels that Pillow decodes, in a third of its time; None where the decoder has to complain."""
-    import simplejpeg
-
     try:
         return np.asarray(simplejpeg.decode_jpeg(path.read_bytes(), "RGB", fastdct=False, fastupsample=False))
     except ValueError:
@@ -256,8 +255,6 @@ def _shallow(path: Path, image: Pil.Image, alpha: Alpha) -> Pixels:
 
 def _deep(path: Path, image: Pil.Image, alpha: Alpha) -> Pixels:
     """Pillow reduces 16-bit colour to 8 bits, so OpenCV decodes what Pillow has checked to be whole."""
-    import cv2
-
     raw = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None or raw.dtype not in (np.uint16, np.float32):
         raise UnreadableImage("cannot be decoded at its full depth", where=path)
@@ -326,8 +323,6 @@ def dead_leaves(seed: int, index: int, size: int = 256) -> npt.NDArray[np.uint8]
     The radii follow a power law, so that edges are as in photographs. Source: Lee, Mumford and Huang,
     "Occlusion models for natural images", IJCV 2001 (radii with density r**-3).
     """
-    import cv2
-
     key = int.from_bytes(blake2b(f"dead-leaves-1/{seed}/{index}/{size}".encode(), digest_size=16).digest())
     uniform = (np.random.PCG64(key).random_raw(7 * _DISCS + 3) >> np.uint64(11)) * 2.0**-53
     big = size * _OVER
@@ -463,8 +458,6 @@ class StoredImage:
         return ImageHeader(pixels.shape[0], pixels.shape[1], 8 if pixels.dtype == np.uint8 else 32)
 
     def load(self, alpha: Alpha) -> Pixels:
-        import cv2
-
         if self.container.suffix.lower() in HDF5_SUFFIXES:
             return _from_hdf5(self.container, self.key)
         data = _bytes_of(self.container, self.key)
@@ -488,9 +481,13 @@ def _from_hdf5(path: Path, key: str) -> Pixels:
 
     array, _, number = key.rpartition("/")
     with h5py.File(path, "r", locking=False) as file:
-        values = np.asarray(file[array][int(number)])
-    if values.ndim != 3 or values.dtype not in (np.uint8, np.float32, np.float64):
-        raise UnreadableImage("no image of three channels", where=f"{path}: {key}", found=values.shape)
+        images = file[array]
+        shape = getattr(images, "shape", ())  # a group has none
+        if len(shape) != 4 or images.dtype not in (np.uint8, np.float32, np.float64):
+            raise UnreadableImage("not an array of images", where=f"{path}: {key}", found=shape)
+        if math.prod(shape[1:]) > 3 * MAX_PIXELS:
+            raise UnreadableImage("the image is too large", where=f"{path}: {key}", found=shape)
+        values = np.asarray(images[int(number)])
     if values.shape[0] in (1, 3) and values.shape[2] != 3:
         values = values.transpose(1, 2, 0)
     if values.shape[2] == 1:
@@ -855,8 +852,6 @@ def looks_swapped(clean: npt.NDArray[Any], degraded: npt.NDArray[Any]) -> bool:
     .92, Gaussian blur 0.6 to 2 0 / .83 to 1, blur 4 .04 / 1, motion blur .04 / .88, defocus .04 / .75, blur,
     noise and JPEG together .05 / .45, snow .13 / .25, JPEG 10 to 90 0 / 0 to .03, haze and contrast 0 / 0.
     """
-    import cv2
-
     a, b = clean.astype(np.float64), degraded.astype(np.float64)
     fine = [x - cv2.GaussianBlur(x, (0, 0), 1.5) for x in (b - a, a, b)]
     power = [float((x * x).mean()) + 1e-20 for x in fine]
@@ -915,14 +910,12 @@ def _compare(
     name: str, image: PairedImage, degraded: CleanImage, scale: int, alpha: Alpha, aligned: bool
 ) -> bool:
     """Whether a pair looks swapped; raises UsageError where it is none."""
-    import cv2
-
     try:
         clean, other = image.load(alpha), degraded.load(alpha)
     except UnreadableImage:
         return False  # it is named when it is read
     where = f"--pairs {name}: {image.name}"
-    if clean.shape == other.shape and np.array_equal(_as_unit(clean), _as_unit(other)):
+    if clean.shape == other.shape and np.array_equal(as_float(clean), as_float(other)):
         raise UsageError(
             "the degraded image is the clean one: its PSNR is infinite",
             where=where,
@@ -931,7 +924,7 @@ def _compare(
     if not aligned:
         return False
     h, w = other.shape[:2]
-    a, b = (cv2.cvtColor(_as_unit(x), cv2.COLOR_RGB2GRAY) for x in (clean, other))
+    a, b = (cv2.cvtColor(as_float(x), cv2.COLOR_RGB2GRAY) for x in (clean, other))
     a = cv2.resize(a, (w, h), interpolation=cv2.INTER_AREA) if scale > 1 else a
     small = [cv2.resize(x, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float64).ravel() for x in (a, b)]
     alike = float(np.corrcoef(small[0], small[1])[0, 1])
@@ -961,10 +954,6 @@ def _compare(
             remedy="cut both to what they share, or give --allow-misaligned",
         )
     return scale == 1 and looks_swapped(a, b)
-
-
-def _as_unit(pixels: Pixels) -> npt.NDArray[np.float32]:
-    return np.asarray(pixels if pixels.dtype == np.float32 else pixels / np.float32(255), np.float32)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from dilkit.confounders.images import read_image
 from dilkit.confounders.interchange import export_store
 from dilkit.confounders.store import Store
 from dilkit.distortions import as_float
-from dilkit.errors import UsageError
+from dilkit.errors import DilkitError, UsageError
 
 LABEL = "awgn(15)>>clip>>quantize"
 
@@ -143,3 +143,20 @@ def test_wrong_exports_are_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"images of one size(.|\n)*2 sizes"):
         export_store(ragged, tmp_path / "d.h5", "deepinv")
     assert export_store(ragged, tmp_path / "ragged", "folders").items == 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [(None, "not an array of images"), ((2, 8), "not an array"), ((1, 3, 99999, 99999), "too large")],
+)
+def test_an_array_that_holds_no_images_is_named_and_not_read(
+    shape: tuple[int, ...] | None, said: str, tmp_path: Path
+) -> None:
+    """A file of a few kB can declare an image of 30 GB."""
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        if shape is None:
+            file.create_group("x/0")
+        else:
+            file.create_dataset("x", shape, "u1", chunks=True)
+    with pytest.raises(DilkitError, match=said):
+        back(f"p={tmp_path}/d.h5/x:{tmp_path}/d.h5/x", tmp_path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 
 import cv2
 import numpy as np
@@ -54,9 +56,10 @@ def test_lists_of_earlier_checkpoints_are_read_and_damaged_ones_named() -> None:
     seen = SeenImages.from_json([f"{5:016x}", "00000000000000ff"])
     assert seen.holds_hash(5) and seen.holds_hash(0xFE) and len(seen) == 2
     kept = SeenImages([5]).to_json()
+    bomb = base64.b64encode(zlib.compress(bytes(1 << 20))).decode()
     for damaged in (
         "text", {"hashes": "!!"}, {"hashes": "AAAA"}, ["xyz"], {"count": 3}, 7, [None], [1 << 70],
-        kept | {"filter": "AAAA"},
+        kept | {"filter": "AAAA"}, kept | {"hashes": bomb},
     ):  # fmt: skip
         with pytest.raises(DilkitError, match="damaged"):
             SeenImages.from_json(damaged)
