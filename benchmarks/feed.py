@@ -56,8 +56,6 @@ def steps(words: list[str]) -> tuple[Callable[[], None], Callable[[], None], Cal
 
     def wait() -> None:
         if accelerator.device.type == "cuda":
-            import torch
-
             torch.cuda.synchronize()
 
     return one(fresh), one(same), wait

@@ -7,6 +7,7 @@ completion start fast.
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,16 +20,18 @@ if TYPE_CHECKING:
     from scipy import special
 else:
 
+    @cache
+    def _imported(name: str) -> ModuleType:
+        module = importlib.import_module(name)
+        if name == "cv2":  # processes are what we scale by, and OpenCV's own threads do not survive a fork
+            module.setNumThreads(0)
+        return module
+
     class Deferred(ModuleType):
         """A module that is imported when one of its attributes is first asked for."""
 
         def __getattr__(self, name: str) -> Any:
-            module = importlib.import_module(self.__name__)
-            if self.__name__ == "cv2" and not vars(self).get("_single"):
-                # processes are what we scale by, and OpenCV's own threads do not survive a fork
-                module.setNumThreads(0)
-                self._single = True
-            value = getattr(module, name)
+            value = getattr(_imported(self.__name__), name)
             setattr(self, name, value)
             return value
 

@@ -95,7 +95,7 @@ class UnfinishedFile:
             self._journal = self.journal_path.open("a+", encoding="utf-8")
         except OSError as error:
             raise UsageError(
-                f"cannot write there: {error.strerror}", where=self.out, remedy="choose another --out"
+                f"cannot write there: {reason(error)}", where=self.out, remedy="choose another --out"
             ) from None
         try:
             # lockf, not flock: forked workers must not keep the lock

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from dilkit.confounders.orbit import BITS, Correlation, Element, Orbit
+from dilkit.confounders.orbit import BITS, UNMOVED, Correlation, Element, Orbit
 from dilkit.confounders.store import Store
 from dilkit.distortions.randomness import Window
-from dilkit.errors import UsageError, nearest
+from dilkit.errors import UsageError
 from dilkit.models.noise_map import with_map
 
 Pairing = Literal["paired", "independent"]
@@ -73,11 +73,8 @@ class Pick(NamedTuple):
     item: int
     window: Window
     symmetry: int
-    element: Element = Element()
+    element: Element = UNMOVED
     draw: int = 0
-
-
-_UNMOVED = Element()
 
 
 class Pool(NamedTuple):
@@ -217,7 +214,7 @@ class EpisodeSampler:
             for label in labels if self.unit > 1 else ():
                 window = Window(*(side // self._scales[label] for side in pick.window))
                 found.append(self.store.view(item, label, window, draw=pick.draw, expected=True))
-        if pick.element != _UNMOVED:
+        if pick.element != UNMOVED:
             found = [pick.element.after(part, self.crop) for part in found]
         return [turned(part, pick.symmetry) for part in found] if pick.symmetry else found
 
@@ -240,7 +237,7 @@ class EpisodeSampler:
             x = _below(bits[1, row], (int(pool.widths[at]) - side) // self.unit + 1) * self.unit
             turn = _below(bits[2, row], 8) if self.symmetry else 0
             window = Window(y, x, side, side)
-            element = moves[row] if moves else _UNMOVED
+            element = moves[row] if moves else UNMOVED
             picks.append(Pick(int(pool.items[at]), window, turn, element, epoch))
         return tuple(picks)
 
@@ -249,7 +246,7 @@ class EpisodeSampler:
         if not self.orbit and self.correlate is None:
             return []
         rows = slice(self.rank * self.batch, (self.rank + 1) * self.batch)
-        made = [_UNMOVED] * self.batch
+        made = [UNMOVED] * self.batch
         for place, orbit in enumerate(self.orbit):
             key = ("orbit", self.seed, label, step, *((place,) if place else ()))
             bits = _bits(3 * whole, *key).reshape(3, whole)[:, rows]
@@ -271,14 +268,6 @@ class EpisodeSampler:
                 raise UsageError(f"{name} must be positive", where=name, found=getattr(self, name))
         if self.pairing not in ("paired", "independent"):
             raise UsageError("unknown pairing", found=self.pairing, expected="paired or independent")
-        for label in self.labels:
-            if label not in self.store.labels:
-                raise UsageError(
-                    f"the dataset has no confounder {label!r}",
-                    where=self.store.path,
-                    expected=", ".join(self.store.labels),
-                    nearest=nearest(label, self.store.labels),
-                )
 
     def _find_spans(self) -> list[dict[str, float]]:
         """How far each orbit reaches from each confounder; "" stands for all of them."""

@@ -26,7 +26,7 @@ from dilkit.confounders.images import FileImage, UnreadableImage
 from dilkit.confounders.plan import Plan
 from dilkit.confounders.store import Store
 from dilkit.distortions import SampleKey, as_float, pixel_hash
-from dilkit.errors import DilkitError, UsageError
+from dilkit.errors import DilkitError, UsageError, reason
 from dilkit.metrics import psnr, ssim
 
 _MEASURED, _TILES = 12, 3
@@ -202,9 +202,8 @@ def draw(rows: Sequence[Row], path: str | Path) -> None:
     try:
         sheet.save(path)
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
         raise DilkitError(
-            f"cannot write the preview: {why}", where=path,
+            f"cannot write the preview: {reason(error)}", where=path,
             found=f"{sheet.width} x {sheet.height} pixels",
             remedy=None if path.suffix.lower() == ".png" else "a .png may be wider",
         ) from None  # fmt: skip

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, Literal, NamedTuple
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-
 from dilkit.distortions import Image, Word, as_float
 from dilkit.distortions.algebra import Primitive
 from dilkit.distortions.novelty import is_policy
+from dilkit.distortions.symmetry import GROUPS
 from dilkit.errors import UsageError
+from dilkit.libraries import cv2, np, npt
 
 OrbitName = Literal["contrast", "gain", "scale", "box", "permute"]
 _EYE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
@@ -45,7 +43,7 @@ class Element(NamedTuple):
     def contracted(self, image: Image) -> Image:
         """`s x + (1 - s) b`: an image in [0, 1] stays in it."""
         with np.errstate(all="ignore"):  # pixels that nobody looks at may hold anything
-            return image * np.float32(self.s) + np.float32((1 - self.s) * self.b)
+            return GROUPS["contrast"].act(image, (self.s, self.b))
 
     def side(self, crop: int) -> int:
         """Side of the square that becomes a crop of `crop` pixels."""
@@ -72,7 +70,7 @@ class Element(NamedTuple):
         return Element(s, b, self.ratio * other.ratio, self.box * other.box, tuple(mix.ravel().tolist()))
 
 
-_IDENTITY = Element()
+UNMOVED = Element()
 
 
 @dataclass(frozen=True)
@@ -114,15 +112,15 @@ class Orbit:
         """The element drawn by three random words of 64 bits, up to the farthest, `span`."""
         moved, far, side = (float(word) / 2**64 for word in bits[:3])
         if moved >= self.probability:
-            return _IDENTITY
+            return UNMOVED
         if self.group == "permute":
             order = _ORDERS[int(far * len(_ORDERS))]
             return Element(mix=tuple(float(column == row) for row in order for column in range(3)))
         if span <= 1:
-            return _IDENTITY
+            return UNMOVED
         times = 1 + far * (span - 1)
         if self.group == "box":
-            return Element(box=2 + int(far * (int(span + 1e-6) - 1))) if span >= 2 else _IDENTITY
+            return Element(box=2 + int(far * (int(span + 1e-6) - 1))) if span >= 2 else UNMOVED
         if self.group == "scale":
             return Element(ratio=times)
         return Element(s=1 / times, b=float(side >= 0.5) if self.group == "contrast" else 0.0)
@@ -186,7 +184,7 @@ class Correlation:
     def element(self, bits: Sequence[Any] | npt.NDArray[np.uint64]) -> Element:
         """The element drawn by thirteen random words of 64 bits."""
         enlarged, far, mixed, share, *rest = (float(word) / 2**64 for word in bits)
-        made = Element(ratio=1 + far * (self.reach - 1)) if enlarged < self.pixels else _IDENTITY
+        made = Element(ratio=1 + far * (self.reach - 1)) if enlarged < self.pixels else UNMOVED
         if mixed < self.channels:
             means = -np.log(np.maximum(rest, 1e-12)).reshape(3, 3)
             means /= means.sum(1, keepdims=True)

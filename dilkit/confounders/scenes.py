@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from dilkit.libraries import np, npt
+from dilkit.libraries import cv2, np, npt
 
 _LEAVES = 2500
 _OVER = 2
@@ -23,8 +23,6 @@ _NUMBERS = 20
 
 def scene(seed: int, index: int, size: int = 256) -> npt.NDArray[np.uint8]:
     """The `index`-th scene of a seeded family: (size, size, 3) uint8 RGB."""
-    import cv2
-
     key = int.from_bytes(blake2b(f"scene-1/{seed}/{index}/{size}".encode(), digest_size=16).digest())
     source = np.random.PCG64(key)
 
@@ -94,7 +92,5 @@ def _defocused(
     image: npt.NDArray[np.float32], sigma: float, far: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float32]:
     """The leaves of the background out of focus, those in front sharp."""
-    import cv2
-
     weight = cv2.GaussianBlur(far.astype(np.float32), (0, 0), sigma)[..., None]
     return np.asarray(image + weight * (cv2.GaussianBlur(image, (0, 0), sigma) - image), np.float32)
