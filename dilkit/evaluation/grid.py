@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import pandas as pd
 import torch
+from torch import nn
 
 from dilkit.checkpoint import Provenance
 from dilkit.devices import pick_device
@@ -285,22 +286,11 @@ class Grid:
     def _restore(self, net: Net, group: list[Input]) -> Sequence[Array | None]:
         if net.module is None:
             return [None] * len(group)
-        if isinstance(net.module, NoiseMap) or (
-            isinstance(net.module, Adapted) and net.module.adaptation.sigma == "true"
-        ):
-            return [self._told(net.module, x) for x in group]
+        if is_told(net.module):
+            return [restore_told(net.module, x.image, self.words[x.cell.word], self.device) for x in group]
         if group[0].image.shape[0] * group[0].image.shape[1] > LARGE:
             return [restore_image(net.module, x.image, self.device, _LARGE_TILES) for x in group]
         return to_images(restore_batch(net.module, to_tensor([x.image for x in group], self.device)))
-
-    def _told(self, module: Adapted | NoiseMap, x: Input) -> Array:
-        """The output of a non-blind net that is told the degree of the test (a foreign one, sigma)."""
-        word = self.words[x.cell.word]
-        if isinstance(module, NoiseMap):
-            module.degree = 0.0 if type_of(word) == "clean" else degree_of(word)
-            return restore_image(module, x.image, self.device)
-        module.known_sigma = degree_of(word) if type_of(word) == "awgn" else None
-        return restore_image(module, x.image, self.device)
 
     def _score(self, input_: Input, restored: Sequence[Array | None]) -> Found:
         cell, clean = input_.cell, input_.clean
@@ -325,6 +315,21 @@ class Grid:
                 }
             )  # fmt: skip
         return found
+
+
+def is_told(module: nn.Module) -> bool:
+    """Whether a net is non-blind: told the degree of every test."""
+    return isinstance(module, NoiseMap) or (isinstance(module, Adapted) and module.adaptation.sigma == "true")
+
+
+def restore_told(module: nn.Module, image: Array, word: Word | None, device: str | torch.device) -> Array:
+    """The output for one image; a non-blind net is told the degree of its distortion (a foreign one, the
+    sigma of `awgn`)."""
+    if isinstance(module, NoiseMap):
+        module.degree = 0.0 if type_of(word) == "clean" else degree_of(word)
+    elif isinstance(module, Adapted):
+        module.known_sigma = degree_of(word) if type_of(word) == "awgn" else None
+    return restore_image(module, image, device)
 
 
 def _groups(inputs: Iterable[Input], size: int) -> Iterator[list[Input]]:

@@ -15,8 +15,8 @@ import pandas as pd
 from dilkit.distortions import as_float, confounder_set
 from dilkit.errors import UsageError
 from dilkit.evaluation.degrade import Degradation
+from dilkit.evaluation.grid import restore_told
 from dilkit.evaluation.testsets import Data, find_images
-from dilkit.inference.forward import restore_image
 from dilkit.inference.nets import Net
 from dilkit.metrics import psnr
 
@@ -71,7 +71,9 @@ def choose_crops(
         clean = there[key].read()
         given = degrade(clean, word)
         outputs = {
-            net.label: restore_image(net.module, given, net.device) for net in nets if net.module is not None
+            net.label: restore_told(net.module, given, word, net.device)
+            for net in nets
+            if net.module is not None
         }
         box = _median_box(as_float(clean), list(outputs.values()), side)
         tiles: list[tuple[str, str, float | None]] = [("clean", _png(as_float(clean)[box]), None)]

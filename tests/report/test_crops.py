@@ -11,7 +11,8 @@ import torch
 import dilkit
 from dilkit.errors import UsageError
 from dilkit.inference.nets import open_nets
-from dilkit.report.crops import crop_pixels, unseen_crops
+from dilkit.models.noise_map import NoiseMap
+from dilkit.report.crops import choose_crops, crop_pixels, unseen_crops
 from dilkit.report.plots import crops_side_by_side, save_plots
 
 
@@ -31,6 +32,19 @@ def test_one_crop_of_an_unseen_degree_and_one_of_an_unseen_type_are_shown(tmp_pa
     assert len(figure.axes) == 8 and figure.axes[3].get_title() == "clean"
     [path] = save_plots({"": figure}, tmp_path / "crops.png")
     assert path.stat().st_size > 1000
+
+
+def test_a_net_that_is_told_the_degree_is_told_that_of_its_crop() -> None:
+    class Told(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :3] * 0 + x[:, 3:]
+
+    images, nets = {"a": dilkit.dead_leaves(0, 1, 48)}, {"told": NoiseMap(Told())}
+    rows = dilkit.evaluate(nets, images, "awgn[0, 51]", clip=True, quantize=False, device="cpu")
+    strong = rows[rows["degree"] == 51]
+    nets["told"].degree = 0.0
+    crop = choose_crops(strong, open_nets(nets), images, rows.attrs["settings"], side=16)[0]
+    assert (crop_pixels(crop.tiles[2][1]) == 51).all()
 
 
 def test_nothing_to_show_is_said() -> None:
