@@ -7,22 +7,19 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from dilkit.errors import printable
+
 
 def show_json(value: Any) -> None:
     """Print plain values as JSON; NaN and infinity are refused, since JSON has none."""
     print(json.dumps(value, indent=1, allow_nan=False))
 
 
-def plain(text: str) -> str:
-    """Text from a file as it may be shown: control characters, which can drive a terminal, are spelt out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def show_table(
     header: Sequence[str], lines: Sequence[Sequence[str]], *, title: str = "", numbers: bool = True
 ) -> None:
     """Print a table; the first column is a name, the others are numbers, or text if told so."""
-    lines = [[plain(cell) for cell in line] for line in lines]
+    lines = [[printable(cell, keep="") for cell in line] for line in lines]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from dilkit.errors import UsageError, printable
 
 from .base import group
 from .options import Json, complete_run
@@ -26,9 +27,8 @@ def ls(folder: Folder = Path("runs"), as_json: Json = False) -> None:
     found = [_facts(path) for path in _below(folder)]
     if as_json:
         show_json(found)
-        return
-    keys = ("run", "step", "loss", "seen", "held out", "time")
-    show_table(keys, [[str(_shown(facts).get(key, "")) for key in keys] for facts in found])
+    else:
+        _show(found)
 
 
 @runs.command("show", epilog="Example: `dilkit runs show runs/erm`")
@@ -39,7 +39,7 @@ def show(run: Run, as_json: Json = False) -> None:
         show_json(facts)
         return
     for key, value in {**_shown(facts), "command": " ".join(facts["command"])}.items():
-        print(f"{key:10} {value}")
+        print(printable(f"{key:10} {value}"))
     print(f"{'loss':10} {sparkline([row['loss'] for row in _rows(run) if 'loss' in row], 60)}")
 
 
@@ -64,19 +64,19 @@ def tail(
 @runs.command("compare", epilog="Example: `dilkit runs compare runs/erm runs/dil`")
 def compare(folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs' folders.")]) -> None:
     """Where the recipes of runs differ, and their last numbers side by side."""
-    from dilkit.recipe import compose, differences, resolved
+    from dilkit.recipe import differences
+    from dilkit.recipe.layers import read_layer_file
 
-    recipes = [resolved(compose([str(folder / "recipe.yaml")]).recipe) for folder in folders]
+    found = [_facts(folder) for folder in folders]
+    # as they are written, with every default; composing one would run the plug-ins it names
+    recipes = [read_layer_file(folder / "recipe.yaml").tree for folder in folders]
     for folder, recipe in zip(folders[1:], recipes[1:], strict=True):
         for line in differences(recipes[0], recipe):
-            print(f"{folders[0]} -> {folder}: {line}")
-    keys = ("run", "step", "loss", "seen", "held out", "time")
-    show_table(keys, [[str(_shown(_facts(folder)).get(key, "")) for key in keys] for folder in folders])
+            print(printable(f"{folders[0]} -> {folder}: {line}"))
+    _show(found)
 
 
 def _below(folder: Path) -> list[Path]:
-    from dilkit.errors import UsageError
-
     found = sorted(path.parent for path in folder.rglob("run.json")) if folder.is_dir() else []
     if not found:
         raise UsageError("there are no runs here", where=folder, remedy="dilkit train RECIPE --out runs/NAME")
@@ -84,7 +84,6 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:
-    from dilkit.errors import UsageError
     from dilkit.training.records import read_metrics
 
     if not (run / "run.json").is_file():
@@ -93,13 +92,20 @@ def _rows(run: Path) -> list[dict[str, Any]]:
 
 
 def _facts(run: Path) -> dict[str, Any]:
+    from dilkit.training.records import read_run_header
+
     rows = _rows(run)
     last: dict[str, Any] = {}
     for row in rows:
         last |= row
-    started = json.loads((run / "run.json").read_text(encoding="utf-8"))
     done = (run / "checkpoints" / "last.safetensors").is_file()
-    return {"run": str(run), "command": started.get("command", []), "checkpoint": done, "last": last}
+    command = read_run_header(run).get("command", [])
+    return {"run": str(run), "command": command, "checkpoint": done, "last": last}
+
+
+def _show(found: list[dict[str, Any]]) -> None:
+    keys = ("run", "step", "loss", "seen", "held out", "time")
+    show_table(keys, [[_shown(facts).get(key, "") for key in keys] for facts in found])
 
 
 def _shown(facts: dict[str, Any]) -> dict[str, str]:

@@ -63,10 +63,10 @@ class UsageError(DilkitError, ValueError):
     exit_code = 2
 
 
-def printable(text: str) -> str:
+def printable(text: str, keep: str = "\n\t") -> str:
     """Text from a file or a stranger, with what would steer a terminal (escapes, direction marks) written
-    out."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    out, all but the characters to `keep`."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def reason(error: BaseException) -> str:

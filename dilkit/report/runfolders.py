@@ -16,7 +16,7 @@ from dilkit.errors import UsageError
 from dilkit.evaluation.rows import SETTINGS, read_rows
 from dilkit.inference.nets import labels_of, past_of
 from dilkit.recipe import resolved
-from dilkit.training.records import read_metrics
+from dilkit.training.records import read_metrics, read_run_header
 
 _ROWS = ("rows.parquet", "rows.json", "rows.csv")
 
@@ -128,9 +128,7 @@ def read_run(folder: Path, label: str, *, trust_code: bool = False) -> RunRecord
     checkpoint = folder / "checkpoints" / "last.safetensors"
     loaded = load(checkpoint, trust_code=trust_code)
     parameters = sum(p.numel() for p in loaded.net.parameters())
-    about: dict[str, Any] = {}
-    if (folder / "run.json").is_file():
-        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    about = read_run_header(folder)
     metrics = [dict(row) for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
     notes = loaded.metadata
     return RunRecord(

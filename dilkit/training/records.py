@@ -12,6 +12,7 @@ from typing import Any
 
 from dilkit.checkpoint import versions, write_atomically, write_text
 from dilkit.distortions import Image
+from dilkit.errors import UsageError, reason
 from dilkit.recipe import Composed, resolved, to_yaml
 from dilkit.training.sinks import Sink
 
@@ -29,6 +30,22 @@ def write_header(out: Path, composed: Composed, command: Sequence[str]) -> None:
     write_text(out / "run.json", json.dumps(header, indent=2) + "\n")
     write_text(out / "recipe.yaml", to_yaml(resolved(composed.recipe)))
     write_text(out / "recipe.raw.yaml", to_yaml(composed.layer.tree))
+
+
+def read_run_header(out: Path) -> dict[str, Any]:
+    """What `run.json` holds; empty where there is none.
+
+    Raises:
+        UsageError: it holds something else.
+    """
+    path = out / "run.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UsageError("not the header of a run", where=path, found=reason(error)) from None
+    if not isinstance(found, dict):
+        raise UsageError("not the header of a run", where=path, found=type(found).__name__)
+    return found
 
 
 class Metrics:

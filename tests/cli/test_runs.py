@@ -54,6 +54,21 @@ def test_recipes_are_compared(folder: Path) -> None:
     assert "model.width: 8 -> 16" in said("compare", folder / "erm", folder / "dil")
 
 
+def test_a_run_of_somebody_else_runs_nothing(folder: Path) -> None:
+    (folder / "dil" / "theirs.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
+    recipe = folder / "dil" / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + "plugins: [theirs.py]\n")
+    assert "theirs.py" in said("compare", folder / "erm", folder / "dil")
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("held", ["{", "[]"])
+def test_a_damaged_header_is_named(folder: Path, held: str) -> None:
+    (folder / "erm" / "run.json").write_text(held)
+    with pytest.raises(UsageError, match="not the header of a run"):
+        said("show", folder / "erm")
+
+
 def test_what_is_no_run_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no runs here"):
         said("ls", tmp_path / "nowhere")
