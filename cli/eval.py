@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .base import app, examples, panel
-from .options import Data, Device, Distort, Plot, TrustCode, complete_run, grouped, union
+from .options import Data, Device, Distort, Plot, TrustCode, check_figure, complete_run, grouped, union
 from .output import show_json, show_table
 from .progress import Progress
 
@@ -106,7 +106,8 @@ def evaluate(
     crops: Annotated[
         Path | None,
         _output(
-            help="Show input, outputs and clean image of a crop under an unseen degree and an unseen type."
+            help="Show input, outputs and clean image of a crop under an unseen degree and an unseen type.",
+            callback=check_figure,
         ),
     ] = None,
 ) -> None:

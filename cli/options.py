@@ -110,18 +110,20 @@ On = Annotated[str, typer.Option(help="local:N, dask://HOST:PORT, or slurm[:key=
 Clip = Annotated[bool | None, typer.Option("--clip/--no-clip", help="Clamp the nets' input to [0, 1].")]
 
 
-def _drawable(path: Path | None) -> Path | None:
-    """Refused before anything is computed."""
-    if path is not None and path.suffix.lower() not in ("", ".png", ".svg", ".pdf"):
-        raise UsageError("not a format for figures", where=path, expected=".png, .svg or .pdf")
-    return path
+def check_figure(path: Path | None) -> Path | None:
+    """A figure's file, refused before anything is computed."""
+    if path is None:
+        return None
+    from dilkit.report.plots import drawable
+
+    return drawable(path)
 
 
 Plot = Annotated[
     Path | None,
     typer.Option(
         help="Draw what was measured (.png, .svg, .pdf; without an ending, .png and .svg).",
-        callback=_drawable,
+        callback=check_figure,
         rich_help_panel="What is written",
     ),
 ]

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
+from dilkit.errors import UsageError
+
 from .base import app, examples, panel
-from .options import RecipeCommand, Words
+from .options import RecipeCommand, Words, check_figure
 from .progress import TrainProgress, clock, say, size
 
 if TYPE_CHECKING:
@@ -47,12 +49,15 @@ def train(
         bool, typer.Option("--find-lr", help="Train briefly at rising rates, and suggest one.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Where --find-lr draws its figure [default: find-lr.png].")
+        Path | None,
+        typer.Option(help="Where --find-lr draws its figure [default: find-lr.png].", callback=check_figure),
     ] = None,
 ) -> None:
     """Train a net: recipes and parts composed from left to right, then single settings."""
     from dilkit.recipe import compose
 
+    if plot is not None and not find_lr:
+        raise UsageError("--plot draws what --find-lr measures", found=f"--plot {plot}", remedy="--find-lr")
     composed = compose(words)
     recipes = [w for w in words if "=" not in w]
     out = out or Path("runs") / (Path(recipes[0]).stem if recipes else "run")

@@ -48,6 +48,7 @@ from dilkit.report.plots import (
     as_data_uri,
     gain_by_distortion,
     psnr_against_degree,
+    split_by_degrees,
     training_curves,
 )
 from dilkit.report.runfolders import Material, RunRecord, collect
@@ -297,12 +298,10 @@ def _score_tables(table: pd.DataFrame, baseline: str) -> list[dict[str, Any]]:
 def _curves(rows: pd.DataFrame, seeds: str | None) -> list[dict[str, str]]:
     """A figure per type with several degrees, and one of the gains under all other distortions."""
     made, bands = [], f"Bands: 95 % over images{' and training seeds' if seeds else ''}."
-    several = rows.groupby(["set", "type"])["degree"].transform("nunique") > 1
-    for (name, kind), part in rows[several].groupby(["set", "type"], sort=False):
+    graded, rest = split_by_degrees(rows)
+    for (name, kind), part in graded.groupby(["set", "type"], sort=False):
         made.append(_chart(partial(psnr_against_degree, part, seeds=seeds), f"{name}: {kind}. {bands}"))
-    rest = rows[~several & rows["type"].ne("clean") & rows["net"].ne("input")]
     if len(rest):
-        rest.attrs = dict(rows.attrs)
         title = "Distortions without degrees, or measured at one. Bars: 95 % over images."
         made.append(_chart(partial(gain_by_distortion, rest), title))
     return made
@@ -386,7 +385,8 @@ def _again(material: Material) -> dict[str, Any]:
         words = ["dilkit", "eval", *(f"{label}={source}" for label, source in sources.items())]
         words += ["--data", "DIR", "--distort", s["distort"], "--seed", str(s["seed"])]
         words += ["--clip" if s["clip"] else "--no-clip", *(["--quantize"] if s["quantize"] else [])]
-        words += ["--noise", s["noise"], "--channel", s["channel"], "--border", str(s["border"])]
+        words += ["--noise", s["noise"], "--draws", str(s["draws"]), "--channel", s["channel"]]
+        words += ["--border", str(s["border"]), "--measure", s["measure"]]
         commands.append(shlex.join(words))
     versions = {f"{name} {value}" for run in material.runs for name, value in run.versions.items()}
     settings = settings_line(material.settings)

@@ -75,16 +75,21 @@ def figures_of_rows(
     Raises:
         UsageError: no net was measured under any distortion.
     """
-    several = rows.groupby(["set", "type"])["degree"].transform("nunique") > 1
+    graded, rest = split_by_degrees(rows)
     found = {}
-    if several.any():
-        found[""] = psnr_against_degree(rows[several], by=by, seeds=seeds, style=style)
-    rest = rows[~several & rows["type"].ne("clean") & rows["net"].ne("input")]
+    if len(graded):
+        found[""] = psnr_against_degree(graded, by=by, seeds=seeds, style=style)
     if len(rest) or not found:
-        rest.attrs = dict(rows.attrs)
-        figure = gain_by_distortion(rest, by=by, style=style)
-        found["-distortions" if found else ""] = figure
+        found["-distortions" if found else ""] = gain_by_distortion(rest, by=by, style=style)
     return found
+
+
+def split_by_degrees(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of types with several degrees on a set, and those of nets under all other distortions."""
+    several = rows.groupby(["set", "type"])["degree"].transform("nunique") > 1
+    rest = rows[~several & rows["type"].ne("clean") & rows["net"].ne("input")]
+    rest.attrs = dict(rows.attrs)  # pandas may lose them in a selection
+    return rows[several], rest
 
 
 def gain_by_distortion(rows: pd.DataFrame, *, by: str = "net", style: Style = LIGHT) -> Figure:
@@ -386,8 +391,8 @@ def losses_over_rates(
     return figure
 
 
-def save_plots(figures: Mapping[str, Figure], path: str | Path) -> list[Path]:
-    """Write figures, each under `path` with its addition to the name; without an ending, as .png and .svg.
+def drawable(path: str | Path) -> Path:
+    """A path that `save_plots` takes.
 
     Raises:
         UsageError: another ending than .png, .svg or .pdf.
@@ -395,6 +400,16 @@ def save_plots(figures: Mapping[str, Figure], path: str | Path) -> list[Path]:
     path = Path(path)
     if path.suffix and path.suffix.lower() not in PLOT_ENDINGS:
         raise UsageError("not a format for figures", where=path, expected=", ".join(PLOT_ENDINGS))
+    return path
+
+
+def save_plots(figures: Mapping[str, Figure], path: str | Path) -> list[Path]:
+    """Write figures, each under `path` with its addition to the name; without an ending, as .png and .svg.
+
+    Raises:
+        UsageError: another ending than .png, .svg or .pdf.
+    """
+    path = drawable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for more, figure in figures.items():

@@ -84,6 +84,15 @@ def test_a_key_without_its_equals_sign(
     assert "data.store=bsd.h5" in said(monkeypatch, capsys, "train", "demo", "data.store", "bsd.h5")
 
 
+@pytest.mark.parametrize(
+    ("words", "key"), [(["--plot", "a.png"], "--find-lr"), (["--plot", "a.jpg"], ".png")]
+)
+def test_a_figure_that_nothing_would_draw(
+    words: list[str], key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert key in said(monkeypatch, capsys, "train", "demo", *words)
+
+
 def test_an_argument_of_a_foreign_net(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

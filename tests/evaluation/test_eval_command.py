@@ -136,6 +136,7 @@ def test_labels_tell_runs_apart(tmp_path: Path) -> None:
         (["--data", "{folder}", "--distort", "awgn(5)", "--baseline", "inptu"], "did you mean: input"),
         (["--data", "{folder}", "--distort", "awgn(5)", "--gap-to", "inptu"], "did you mean: input"),
         (["--data", "{folder}", "--distort", "awgn(5)", "--plot", "psnr.gif"], "not a format for figures"),
+        (["--data", "{folder}", "--distort", "awgn(5)", "--crops", "crops.jpg"], "not a format for figures"),
     ],
 )
 def test_mistakes_are_answered(folder: Path, checkpoint: Path, args: list[str], message: str) -> None:
