@@ -25,7 +25,7 @@ PURPOSES = {
     "trackio": "log.to: trackio",
     "mlflow": "log.to: mlflow",
     "torchmetrics": "--metric ms_ssim, lpips, dists",
-    "torchvision": "--metric lpips, dists",
+    "torchvision": "--metric lpips, dists; loss: perceptual",
     "pyiqa": "--metric niqe",
     "pyarrow": "--parquet",
     "onnx": "export --onnx",

@@ -96,10 +96,8 @@ METRICS: Registry[Metric] = Registry("metric", check=_accept, is_one=lambda x: i
 _BOTH = "torchmetrics and torchvision"
 for _metric in (
     Metric("ms_ssim", _ms_ssim, library="torchmetrics"),
-    Metric(
-        "lpips", _lpips, False, "torchmetrics and torchvision", "torchvision's AlexNet (ImageNet, 233 MB)"
-    ),
-    Metric("dists", _dists, False, "torchmetrics and torchvision", "torchvision's VGG16 (ImageNet, 528 MB)"),
+    Metric("lpips", _lpips, False, _BOTH, "torchvision's AlexNet (ImageNet, 233 MB)"),
+    Metric("dists", _dists, False, _BOTH, "torchvision's VGG16 (ImageNet, 528 MB)"),
     Metric("niqe", _niqe, False, "pyiqa (mind its licence: not free for every use)"),
 ):
     METRICS.add(_metric)

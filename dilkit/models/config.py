@@ -123,7 +123,7 @@ def _name_of(config: type[ModelConfig]) -> str:
 
 class _Models(Registry[type[ModelConfig]]):
     def add(
-        self, value: type[ModelConfig], name: str | None = None, *, origin: str = "dilkit"
+        self, value: type[ModelConfig], name: str | None = None, *, origin: str = ""
     ) -> type[ModelConfig]:
         """Register a config under the default of its field `name`."""
         return super().add(value, name or (_name_of(value) if _is_model(value) else None), origin=origin)

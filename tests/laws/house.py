@@ -404,14 +404,18 @@ def pure_objectives(house: House) -> Iterator[Offence]:
 
 
 def registries(house: House) -> dict[str, tuple[Module, int]]:
-    """Kind -> where its `Registry("kind", ...)` is made."""
-    found = {}
+    """Kind -> where its `Registry("kind", ...)`, or that of a class derived from it, is made."""
+    found, makers = {}, {"Registry"}
+    for module in house.modules.values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef) and any("Registry" in ast.unparse(b) for b in node.bases):
+                makers.add(node.name)
     for module in house.modules.values():
         for node in ast.walk(module.tree):
             if not isinstance(node, ast.Call):
                 continue
             function = node.func.value if isinstance(node.func, ast.Subscript) else node.func
-            if ast.unparse(function).rpartition(".")[2].endswith("Registry") and node.args:
+            if ast.unparse(function).rpartition(".")[2] in makers and node.args:
                 first = node.args[0]
                 if isinstance(first, ast.Constant) and isinstance(first.value, str):
                     found[first.value] = (module, node.lineno)
