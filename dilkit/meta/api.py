@@ -152,7 +152,7 @@ class Meta:
             the new virtual weights, and the inner optimiser's state for the next step.
         """
         slots = Slots.of(self._net)
-        rule = inner_for(inner, dict(zip(slots.params, slots.param_values(), strict=True)))
+        rule = inner_for(inner, dict(self._net.named_parameters()))
         outside = dict(requiring_grad("batch", batch))
         setting = Setting.of(self._net, rule, outside=outside, reduce=self._reduce)
         start, record, function = slots.ordered(phi), Record(), as_loss(loss)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,8 +25,8 @@ Number = float | Tensor
 """A setting; a tensor that requires grad is learnable."""
 Rate = float | Tensor | Mapping[str, float | Tensor]
 """A learning rate: a number; a tensor for all parameters (of one element, or one that broadcasts); or one of
-them for each parameter by name (of one element, or shaped like it). Those that require grad are learnable.
-"""
+them for each parameter by name or prefix (of one element, or shaped like it). Those that require grad are
+learnable."""
 Transform = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 """Gradients by parameter name to gradients by parameter name; differentiable."""
 Names = Sequence[str]
@@ -89,9 +89,17 @@ def rate_of(lr: Rate, name: str) -> Number:
     """The learning rate of one parameter."""
     if not isinstance(lr, Mapping):
         return lr
-    if name not in lr:
-        raise UsageError(f"no inner learning rate for parameter {name!r}")
-    return lr[name]
+    key = key_of(lr, name)
+    if key is None:
+        raise UsageError(f"no inner learning rate for parameter {name!r}", found=", ".join(map(repr, lr)))
+    return lr[key]
+
+
+def key_of(keys: Iterable[str], name: str) -> str | None:
+    """The key that is a parameter's name or the longest prefix of it (`head` of `head.weight`); `*` where no
+    other fits, None where none does."""
+    fits = [key for key in keys if key in ("*", name) or name.startswith(f"{key}.")]
+    return max(fits, key=lambda key: -1 if key == "*" else len(key), default=None)
 
 
 def is_on(setting: Number) -> bool:
@@ -336,14 +344,14 @@ class Groups:
         """Raises:
         UsageError: a parameter that belongs to no group.
         """
-        fits = [k for k in self.rules if k in ("*", name) or name.startswith(f"{k}.")]
-        if not fits:
+        key = key_of(self.rules, name)
+        if key is None:
             raise UsageError(
                 f"parameter {name!r} belongs to no group of the inner optimiser",
                 found=", ".join(map(repr, self.rules)),
                 remedy="add it, or '*': None to freeze all others",
             )
-        return max(fits, key=lambda k: -1 if k == "*" else len(k))
+        return key
 
     def update(self, names: Names, phi: Tensors, grads: Tensors, state: State) -> Updated:
         out, states = list(phi), [dict(s) for s in state]
@@ -460,7 +468,11 @@ def inner_for(what: Any, params: Mapping[str, Tensor]) -> Inner:
         made = optimizer(what)
         for rule in made.rules if isinstance(made, PerStep) else [made]:
             if isinstance(rule, Groups):
-                _require_groups(rule, params)
+                for name in params:
+                    rule.group_of(name)
+                _require_known(rule.rules, params)
+            elif isinstance(rule, Sgd) and isinstance(rule.lr, Mapping):
+                _require_known(rule.lr, params)
         return made
     by_id = {id(p): name for name, p in params.items()}
     known = inspect.signature(type(what)).parameters
@@ -481,9 +493,9 @@ def inner_for(what: Any, params: Mapping[str, Tensor]) -> Inner:
     return Groups({**groups, **dict.fromkeys((n for n in params if n not in groups), None)})
 
 
-def _require_groups(groups: Groups, params: Mapping[str, Tensor]) -> None:
-    used = {groups.group_of(name) for name in params}
-    unused = [key for key in groups.rules if key not in used and key != "*"]
+def _require_known(keys: Iterable[str], params: Mapping[str, Tensor]) -> None:
+    used = {key_of(keys, name) for name in params}
+    unused = [key for key in keys if key not in used and key != "*"]
     if unused:
         raise UsageError(
             f"the inner optimiser names {unused[0]!r}, which is no trainable parameter or part of the module",

@@ -123,6 +123,23 @@ def test_data_changed_behind_autograds_back(how, order):
         grad(DataInHook(how).double(), order=order)
 
 
+def in_place(module, args):
+    with torch.no_grad():
+        module.weight.mul_(0.9)
+
+
+@pytest.mark.parametrize("how", [in_place, replaced, scaled])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_changed_in_the_forward_pass_are_found_by_every_backend(how, backend):
+    class Changes(Plain):
+        def forward(self, x):
+            how(self.tail, ())
+            return super().forward(x)
+
+    with pytest.raises(UsageError, match=r"changes parameter 'tail\.weight' in place"):
+        grad(Changes().double(), backend=backend)
+
+
 class TensorState(Plain):
     """State that a plain attribute carries from one pass to the next."""
 

@@ -62,6 +62,20 @@ def test_anil_freezes_the_body_and_differentiates_it_all_the_same(net, backend):
     same(got, grad(net, lrs), 1e-12)
 
 
+def test_learned_rates_are_found_by_prefix_as_numbers_are(net):
+    head, rest = (torch.tensor(lr, dtype=torch.float64, requires_grad=True) for lr in (0.05, 0.02))
+    got = grad(net, {"head": head, "*": rest})
+    each = {
+        n: (head if n.startswith("head") else rest).detach().clone().requires_grad_()
+        for n, _ in net.named_parameters()
+    }
+    want = grad(net, each)
+    same(got, want)
+    assert set(got.hyper) == {"lr.head", "lr.*"}
+    by_hand = sum(g for n, g in want.hyper.items() if n.startswith("lr.head"))
+    torch.testing.assert_close(got.hyper["lr.head"], by_hand, rtol=1e-12, atol=0)
+
+
 def test_one_rate_for_each_step_and_parameter_is_learned(net):
     rates = [torch.tensor(0.05 / (k + 1), dtype=torch.float64, requires_grad=True) for k in range(3)]
     got, want = grad(net, rates), grad(net, rates, backend="unrolled")
@@ -150,7 +164,9 @@ def test_transformed_gradients_are_differentiated_and_may_be_learned(net):
         (True, "this is no inner optimiser"),
         (0.0, "positive number"),
         ({"hed": 0.1, "*": None}, "'hed', which is no trainable parameter"),
+        ({"hed": torch.ones(()), "*": torch.ones(())}, "'hed', which is no trainable parameter"),
         ({"head": 0.1}, "belongs to no group"),
+        ({"head": torch.ones(())}, "no inner learning rate for parameter 'tail"),
         (functools.partial(torch.optim.Adam, [], 0.1), "options by name"),
         (functools.partial(torch.optim.Adam, beta=0.1), "no option 'beta'"),
         (dilkit.meta, "this is no inner optimiser"),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dilkit.errors import UsageError
 from dilkit.meta.backends.unrolled import Kept, Unrolled
-from dilkit.meta.inner import Learned, Sgd, State, is_on
+from dilkit.meta.inner import Learned, Sgd, State, is_on, rate_of
 from dilkit.meta.setting import Setting
 
 
@@ -58,7 +58,7 @@ class Learn2Learn(Unrolled):
             transform = lambda p: by_id[id(p)] or nn.Identity()  # noqa: E731
             learner = library.GBML(net, transform=transform, lr=rule.lr, **lenient)
         elif isinstance(rule.lr, Mapping):
-            rates = [rule.lr[name] for name in self.setting.names]
+            rates = [rate_of(rule.lr, name) for name in self.setting.names]
             learner = library.MetaSGD(net, lrs=rates, first_order=not exact)
         else:
             learner = library.MAML(net, lr=rule.lr, **lenient)

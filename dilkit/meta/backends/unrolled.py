@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from dilkit.errors import UsageError
-from dilkit.meta.guards import is_compiled, require_finite, require_scalar, size
+from dilkit.meta.guards import Untouched, is_compiled, require_finite, require_scalar, size
 from dilkit.meta.hvp import gradient, twice_differentiable
 from dilkit.meta.inner import State, at_step, fresh
 from dilkit.meta.setting import Setting
@@ -35,6 +35,7 @@ class Kept:
         self.totals: list[Tensor] = []
         self.first_order, self.first_outside = Sum(), Sum()
         self._losses: list[Tensor] = []
+        self._first = True
 
     def params(self) -> list[Tensor]:
         """The virtual weights now, in the order of the trainable parameters."""
@@ -72,9 +73,12 @@ class Kept:
         return loss.detach(), None
 
     def _pass(self, term: Term) -> Tensor:
+        own, virtual = {id(p) for p in self.setting.theta}, self.params()
+        untouched = Untouched(self.setting.names, virtual, values=self._first)
+        self._first = False
         loss = term.loss(self.module)
         require_scalar(loss, term.name)
-        own, virtual = {id(p) for p in self.setting.theta}, self.params()
+        untouched.require()
         if not any(id(p) in own for p in virtual):
             self.setting.guard(loss, virtual, twice=self.exact)
         return loss
