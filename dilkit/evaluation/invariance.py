@@ -71,8 +71,7 @@ def invariance(
     """
     words = confounder_set(distort)
     chosen = pick_device(device)
-    clean = [_centre(as_float(image.read()), crop) for image in find_images(data)[:limit]]
-    clean = [x for x in clean if x.shape[:2] == (crop, crop)]
+    clean = centre_crops(data, crop, limit)
     if len(words) < 2 or len(clean) < 2:
         raise UsageError(
             "similarity needs at least two distortions and two images",
@@ -97,6 +96,14 @@ def invariance(
             }
         )
     return Invariance(pd.DataFrame(layers), pd.DataFrame(whole))
+
+
+def centre_crops(data: Data, side: int, limit: int) -> list[npt.NDArray[np.float32]]:
+    """The centre of each of the first `limit` images, of those that are large enough."""
+    images = [as_float(image.read()) for image in find_images(data)[:limit]]
+    large = [x for x in images if min(x.shape[:2]) >= side]
+    corners = [((x.shape[0] - side) // 2, (x.shape[1] - side) // 2) for x in large]
+    return [x[i : i + side, j : j + side] for x, (i, j) in zip(large, corners, strict=True)]
 
 
 @torch.inference_mode()
@@ -279,8 +286,3 @@ def _psnr(
         seen = novelty(word, trained) in ("seen", "unknown")
         found["seen_psnr" if seen else "unseen_psnr"].append(value)
     return {name: float(np.mean(values)) if values else float("nan") for name, values in found.items()}
-
-
-def _centre(image: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float32]:
-    y, x = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    return image[max(y, 0) : max(y, 0) + side, max(x, 0) : max(x, 0) + side]

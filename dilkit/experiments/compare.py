@@ -28,7 +28,7 @@ from dilkit.evaluation.rows import SETTINGS, write_rows
 from dilkit.evaluation.tables import grid, remarks, signed
 from dilkit.evaluation.testsets import Data, find_images
 from dilkit.experiments.arms import ORACLE, Arm, parse_arms
-from dilkit.experiments.executors import Status, Unit, opened, run_units, workers_of
+from dilkit.experiments.executors import Status, Unit, place_of, run_units, workers_of
 from dilkit.experiments.runs import (
     Measuring,
     Run,
@@ -312,33 +312,26 @@ def compare(
 
 
 def run_comparison(
-    plan: ComparisonPlan,
-    *,
-    on: str | Executor = "local:1",
-    until: float | None = None,
-    device: str = "auto",
-    tell: Say = lambda line: None,
-    watch: Watch = lambda table: None,
+    plan: ComparisonPlan, *, on: str | Executor, until: float | None, device: str, tell: Say, watch: Watch
 ) -> Comparison:
     """Do what was planned; `until` is the time (of `time.monotonic`) after which no training run is begun."""
-    if isinstance(on, str) and on != "local:1":
-        with opened(on) as workers:
-            return run_comparison(plan, on=workers, until=until, device=device, tell=tell, watch=watch)
     plan.out.mkdir(parents=True, exist_ok=True)
     missing: dict[str, str] = {}
+    with place_of(on) as place:
 
-    def run(units: Sequence[Unit], until: float | None = None) -> None:
-        failed = run_units(units, on, watch=lambda table: _show(table, tell, watch), until=until)
-        for name, error in failed.items():
-            missing[name] = error.message
-            tell(f"{name} is missing: {error}")
+        def run(units: Sequence[Unit], until: float | None = None) -> None:
+            failed = run_units(units, place, watch=lambda table: _show(table, tell, watch), until=until)
+            for name, error in failed.items():
+                missing[name] = error.message
+                tell(f"{name} is missing: {error}")
 
-    best, chosen, sweep_rows = _choose(plan, run, until, device, tell)
-    arms = [arm for arm in plan.arms if arm.name in best]
-    runs = [r for arm in arms for r in (best[arm.name].run, *plan.others(arm, best[arm.name]))]
-    run([r.training() for r in sorted(runs, key=lambda r: r.seed)], until)
-    measured = [Measuring(r, plan.test, r.out / "rows.json", device=device) for r in runs if r.done.is_file()]
-    run([m.unit() for m in measured])
+        best, chosen, sweep_rows = _choose(plan, run, until, device, tell)
+        arms = [arm for arm in plan.arms if arm.name in best]
+        runs = [r for arm in arms for r in (best[arm.name].run, *plan.others(arm, best[arm.name]))]
+        run([r.training() for r in sorted(runs, key=lambda r: r.seed)], until)
+        trained = [r for r in runs if r.done.is_file()]
+        measured = [Measuring(r, plan.test, r.out / "rows.json", device=device) for r in trained]
+        run([m.unit() for m in measured])
     measured = [m for m in measured if m.path.is_file()]
     if not measured:
         raise DilkitError(

@@ -35,6 +35,8 @@ Row = Mapping[str, Any]
 them."""
 Report = Callable[[Row], None]
 
+HERE = "local:1"
+"""Where units are done one after the other in this process."""
 CLAIM, PROGRESS = ".claim", ".progress"
 PATIENCE = 60.0
 """Seconds without a sign of life after which a unit of another machine counts as lost."""
@@ -74,7 +76,7 @@ Watch = Callable[[Sequence[Status]], None]
 
 def run_units(
     units: Sequence[Unit],
-    on: str | Executor = "local:1",
+    on: str | Executor = HERE,
     *,
     watch: Watch = lambda table: None,
     patience: float = PATIENCE,
@@ -102,10 +104,10 @@ def run_units(
     names = [unit.name for unit in units]
     if len(set(names)) < len(names):
         raise UsageError("two units have one name", found=next(n for n in names if names.count(n) > 1))
-    if on == "local:1":
-        return _here(units, watch, patience, poll, until)
-    with opened(on) as executor:
-        return _Scheduler(executor, units, watch, patience, poll, until).run()
+    with place_of(on) as place:
+        if place == HERE:
+            return _here(units, watch, patience, poll, until)
+        return _Scheduler(place, units, watch, patience, poll, until).run()
 
 
 def workers_of(on: str | Executor) -> int:
@@ -114,6 +116,11 @@ def workers_of(on: str | Executor) -> int:
         kind, _, rest = on.partition(":")
         return int(rest) if kind == "local" and rest.isdigit() else 1
     return int(getattr(on, "_max_workers", 1))
+
+
+def place_of(on: str | Executor) -> AbstractContextManager[Any]:
+    """What `run_units` takes, opened once for several calls: an executor, or `local:1`, this process."""
+    return nullcontext(on) if on == HERE else opened(on)
 
 
 def opened(on: str | Executor) -> AbstractContextManager[Any]:
@@ -386,7 +393,7 @@ class _Scheduler:
                 ) from error
             return "done" if unit.done.is_file() else "lost"
 
-    def _look(self, under_way: Set[str], failed: Set[str] | Mapping[str, Any]) -> None:
+    def _look(self, under_way: Set[str], failed: Mapping[str, DilkitError]) -> None:
         table = [
             Status(unit.name, "failed", "", {})
             if unit.name in failed
@@ -480,9 +487,7 @@ class LocalWorkers(Executor):
     """
 
     def __init__(self, count: int) -> None:
-        self._queue: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = (
-            SimpleQueue()
-        )
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(count)]
         self._pools: dict[int, ProcessPoolExecutor] = {}
         self._ended = False
@@ -491,19 +496,21 @@ class LocalWorkers(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        self._queue.put((future, fn, args))
+        self._queue.put((future, partial(fn, *args, **kwargs)))
         return future
 
     def _serve(self) -> None:
         me = threading.get_ident()
         while (item := self._queue.get()) is not None:
-            future, fn, args = item
-            if self._ended or not future.set_running_or_notify_cancel():
+            future, work = item
+            if self._ended:
+                future.cancel()
+            if not future.set_running_or_notify_cancel():
                 continue
             if me not in self._pools:
                 self._pools[me] = ProcessPoolExecutor(1, get_context("spawn"), _one_thread)
             try:
-                future.set_result(self._pools[me].submit(fn, *args).result())
+                future.set_result(self._pools[me].submit(work).result())
             except BaseException as error:  # noqa: BLE001  (handed to whoever asks for the result)
                 if isinstance(error, BrokenProcessPool):
                     self._pools.pop(me).shutdown(wait=False)

@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from dilkit.devices import pick_device
-from dilkit.distortions import as_float
 from dilkit.errors import UsageError
 from dilkit.evaluation.degrade import Degradation
-from dilkit.evaluation.invariance import INDICES, gradient_agreement, invariance
+from dilkit.evaluation.invariance import INDICES, centre_crops, gradient_agreement, invariance
 from dilkit.evaluation.rows import SETTINGS, read_rows
-from dilkit.evaluation.testsets import Data, find_images
+from dilkit.evaluation.testsets import Data
 from dilkit.experiments.partial_correlation import partial_correlations
 from dilkit.inference.forward import to_tensor
 from dilkit.inference.nets import Net, open_nets
 from dilkit.losses import loss_of
+from dilkit.meta.hvp import gradient
 from dilkit.models import from_config
 from dilkit.recipe import Recipe
 from dilkit.training.assemble import initialise
@@ -153,10 +153,7 @@ def landscape(
     def loss(image: slice = slice(None)) -> Tensor:
         return torch.stack([measured(module(v[image]), clean[image]) for v in views.values()]).mean()
 
-    each = [
-        torch.cat([g.flatten() for g in torch.autograd.grad(loss(slice(k, k + 1)), parameters)]).double()
-        for k in range(len(clean))
-    ]
+    each = [_flat(gradient(loss(slice(k, k + 1)), parameters)) for k in range(len(clean))]
     mean = torch.stack(each).mean(0)
     noise = torch.stack([(g - mean).square().sum() for g in each]).sum() / max(1, len(each) - 1)
     theta = _flat(parameters)
@@ -192,28 +189,26 @@ def _views(
     net: Net, data: Data, crop: int, limit: int, degrade: Degradation
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Centre crops, and what they are under each distortion the net was trained on."""
-    images = [as_float(image.read()) for image in find_images(data)[:limit]]
-    images = [x for x in images if min(x.shape[:2]) >= crop]
-    if len(images) < 2:
+    clean = centre_crops(data, crop, limit)
+    if len(clean) < 2:
         raise UsageError("at least two images are needed", expected=f"images of at least {crop}x{crop}")
-    corners = [((x.shape[0] - crop) // 2, (x.shape[1] - crop) // 2) for x in images]
-    clean = [x[i : i + crop, j : j + crop] for x, (i, j) in zip(images, corners, strict=True)]
     views = {w.label: to_tensor([degrade(x, w) for x in clean], net.device) for w in net.trained or ()}
     return to_tensor(clean, net.device), views
 
 
 def _start(recipe: Recipe) -> nn.Module:
-    """The net as its recipe starts it (see `dilkit.training.run`)."""
+    """The net as its recipe starts it (see `dilkit.training.assemble`); what code of its own it has was run
+    when the trained net was opened."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        net = from_config(recipe.model)
+        net = from_config(recipe.model, trust="code")
     if recipe.init is not None:
         initialise(net, recipe.init)
     return net
 
 
-def _flat(parameters: Sequence[Tensor]) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in parameters]).double()
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.detach().flatten() for t in tensors]).double()
 
 
 def _put(parameters: Sequence[Tensor], flat: Tensor) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,15 @@ class Study(_Part):
     tiers: list[Tier] = Field(min_length=1)
 
 
+def _shipped() -> dict[str, Traversable]:
+    room = files("dilkit.recipes").joinpath("studies")
+    found = sorted(room.iterdir(), key=lambda file: file.name)
+    return {f.name.removesuffix(".yaml"): f for f in found if f.name.endswith(".yaml")}
+
+
 def shipped_studies() -> dict[str, str]:
     """Name -> description of the studies that come with dilkit."""
-    room = files("dilkit.recipes").joinpath("studies")
-    found = sorted(f.name.removesuffix(".yaml") for f in room.iterdir() if f.name.endswith(".yaml"))
-    return {name: load_study(name).description for name in found}
+    return {name: load_study(name).description for name in _shipped()}
 
 
 def load_study(name: str) -> Study:
@@ -97,8 +102,7 @@ def load_study(name: str) -> Study:
     if name.endswith((".yaml", ".yml")):
         tree = read_layer_file(Path(name)).tree
     else:
-        room = files("dilkit.recipes").joinpath("studies")
-        known = sorted(f.name.removesuffix(".yaml") for f in room.iterdir() if f.name.endswith(".yaml"))
+        known = _shipped()
         if name not in known:
             raise UsageError(
                 f"no study is called {name!r}",
@@ -106,7 +110,7 @@ def load_study(name: str) -> Study:
                 nearest=nearest(name, known),
                 remedy="your own file ends in .yaml",
             )
-        tree = read_layer(room.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml").tree
+        tree = read_layer(known[name].read_text(encoding="utf-8"), f"{name}.yaml").tree
     try:
         study = Study.model_validate(tree)
     except ValidationError as error:

@@ -282,7 +282,7 @@ class InvariantGradients(Objective):
         import torch
 
         from dilkit.meta.guards import RandomState, replayed
-        from dilkit.meta.hvp import twice_differentiable
+        from dilkit.meta.hvp import gradient, product, twice_differentiable
 
         where, batches = f"step {episode.step}", episode.batches()
         n, drawn = len(batches), {}
@@ -305,22 +305,9 @@ class InvariantGradients(Objective):
         curved = [torch.zeros_like(p) for p in params]
         for label, batch in batches.items():
             with replayed(drawn[label]), twice_differentiable(net), unmoved_buffers(net):
-                found = torch.autograd.grad(
-                    self.loss(net, batch),
-                    params,
-                    create_graph=True,
-                    allow_unused=True,
-                    materialize_grads=True,
-                )
-                live = [(g, v) for g, v in zip(found, away[label], strict=True) if g.requires_grad]
-                product = torch.autograd.grad(
-                    [g for g, _ in live],
-                    params,
-                    grad_outputs=[v for _, v in live],
-                    allow_unused=True,
-                    materialize_grads=True,
-                )
-            torch._foreach_add_(curved, list(product), alpha=2 * self.config.penalty / n)
+                graph = gradient(self.loss(net, batch), params, create_graph=True)
+                curved_along = product(graph, params, away[label])
+            torch._foreach_add_(curved, curved_along, alpha=2 * self.config.penalty / n)
         if self.reduce is not None:
             self.reduce(curved)
         direction = {name: g + h for (name, g), h in zip(mean.items(), curved, strict=True)}
