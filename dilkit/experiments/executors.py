@@ -344,8 +344,9 @@ class _Scheduler:
                     looked = time.monotonic()
                     if _over(self.until):
                         for name in self._not_begun(under_way.keys() | elsewhere, left):
-                            if name in under_way:
-                                under_way.pop(name).cancel()
+                            if name in under_way and under_way[name].cancel() is False:
+                                continue  # a worker is about to claim it
+                            under_way.pop(name, None)
                             elsewhere.discard(name)
                             failed[name] = _no_time()
                     for name in [name for name in elsewhere if self._free(left[name])]:

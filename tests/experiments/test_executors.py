@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,6 +128,25 @@ def test_when_the_time_is_over_no_unit_is_begun_and_those_under_way_end(tmp_path
     assert {error.message for error in failed.values()} == {"there was no time left for it"}
     assert all(unit.work.runs == (unit.name in done) for unit in made)
     assert set(run_units(made, on, until=began)) == set(failed)
+
+
+class AtTheDoor(ThreadPoolExecutor):
+    """Its workers take a while between taking a unit and claiming it."""
+
+    def submit(self, fn: Callable[..., object], /, *args: object) -> Future[object]:
+        def slowly() -> object:
+            time.sleep(0.5)
+            return fn(*args)
+
+        return super().submit(slowly)
+
+
+def test_a_unit_that_a_worker_has_taken_when_the_time_is_over_is_not_given_up(tmp_path: Path) -> None:
+    made = units(tmp_path, 2)
+    with AtTheDoor(1) as pool:
+        failed = run_units(made, pool, poll=0.01, until=time.monotonic() + 0.2)
+    assert [unit.done.is_file() for unit in made] == [unit.name not in failed for unit in made]
+    assert list(failed) == ["unit-1"]
 
 
 def test_a_unit_that_does_not_say_it_is_done_is_an_error(tmp_path: Path) -> None:
