@@ -184,6 +184,7 @@ def test_correlated_noise_is_correlated_over_pixels_and_channels() -> None:
         ("awgn(0)", Orbit("contrast", 0.5), "no symmetry of contrast"),
         ("mix(awgn(5), awgn(9))", Orbit("contrast", 0.5), "no symmetry of contrast"),
         ("awgn(uniform(5, 9))", Orbit("contrast", 0.5), "not one number"),
+        ("downsample(2) >> awgn(5)", Orbit("contrast", 0.5), "views of the size of the image"),
     ],
 )
 def test_what_has_no_such_symmetry_is_refused(distort: str, orbit: Orbit, said: str) -> None:

@@ -94,3 +94,15 @@ def test_whatever_is_drawn_is_within_the_extent(steps, joined):
         assert extent.least[0] <= height <= extent.greatest[0]
         assert extent.least[1] <= width <= extent.greatest[1]
         assert height * width <= extent.pixels
+
+
+@pytest.mark.parametrize("name", ["shuffle", "interleave"])
+def test_many_changes_of_size_in_any_order_are_within_the_extent(name):
+    """More than have all their orders tried."""
+    steps = [*(f"resize(0.9{k})" for k in range(6)), "resize(0.8, of='clean')"]
+    word = parse(f"{name}({', '.join(steps)})")
+    extent = word.extent(24, 36)
+    for seed in range(20):
+        height, width, _ = word.apply(IMAGE, SampleKey(seed, b"")).shape
+        assert extent.least[0] <= height <= extent.greatest[0]
+        assert extent.least[1] <= width <= extent.greatest[1]

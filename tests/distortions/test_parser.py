@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 
 import pytest
@@ -122,6 +123,9 @@ ERRORS = [
     ("prob(1.5, clip)", 6, "1.5 is not a probability", "from 0 to 1"),
     ("mix(1e300*awgn(5), clip)", 5, "out of range", "from 1e-9 to 1e30"),
     ("awgn(unifrm(1, 3))", 6, "is not a value", "did you mean: uniform?"),
+    ("awgn(sigma=1, sigma=2)", 1, "an argument is given twice", ""),
+    ("bsrgan(scale=2, scale=4)", 1, "an argument is given twice", ""),
+    ("awgn(5, sigma=5)", 9, "awgn is given sigma twice", ""),
     ("clip | real-esrgan-3", 8, "unknown distortion 'real'", "did you mean: real-esrgan-2?"),
     ("awgn[5..50]", 6, "not an expression", "awgn[5:50:STEP]"),
     ("bsrgan(5)", 8, "a preset takes its parameters by name", ""),
@@ -252,6 +256,28 @@ def test_large_expressions_end_soon(text):
     with contextlib.suppress(UsageError):
         parse(text)
     assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("awgn[0:255:0.1]", "a range of 2551 degrees is too long"),
+        (
+            "awgn[0:255:0.5] | awgn[0.25:255:0.5] | clip | jpeg[95:99]",
+            "a set of 1027 distortions is too large",
+        ),
+        ("awgn[1:100] >> jpeg[1:100]", "a set of 10000 distortions is too large"),
+        ("awgn[0:255:0.25] >> awgn(5)**1000", "a set with 1022021 primitives is too large"),
+        (">>".join(["clip"] * 1025), "a word of 1025 distortions is too long"),
+        ("clip ** 1025", "a word of 1025 distortions is too long"),
+        ("(awgn(5) | clip) ** 1025", "the power 1025 is too high"),
+        ("shuffle(awgn(1)," * 17 + "clip" + ")" * 17, "mix and shuffle are nested too deeply"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_each_limit_is_named(text, says):
+    with pytest.raises(UsageError, match=re.escape(says)):
+        parse(text)
 
 
 WORDS = """awgn clip jpeg mix shuffle prob uniform choice clean none channels sigma lambda None True é . ...

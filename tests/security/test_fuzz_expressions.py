@@ -27,9 +27,8 @@ NUMBERS = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True).map(repr),
     st.sampled_from(["1e999", "-0.0", "0x10", "1_000", "9" * 400, "1j", "True", "None", "'grey'", "[1, 2]"]),
 )
-KINDS = st.sampled_from(
-    [kind.name for kind in distortions() if kind.family not in ("albumentations", "real")]
-)
+OWN = [kind for kind in distortions() if kind.family not in ("albumentations", "real")]
+KINDS = st.sampled_from([kind.name for kind in OWN])
 
 
 def joined(parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -54,6 +53,25 @@ PRIMITIVES = st.one_of(
     st.sampled_from([*PRESETS, "clean", "none", "bsrgan(scale=2)"]),
 )
 EXPRESSIONS = st.recursive(PRIMITIVES, joined, max_leaves=8)
+
+
+def words_of(parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.one_of(
+        st.builds("({}) >> ({})".format, parts, parts),
+        st.builds("{}({}, {})".format, st.sampled_from(["mix", "shuffle", "interleave"]), parts, parts),
+        st.builds("mix({}*({}), {})".format, st.integers(1, 5), parts, parts),
+        st.builds("prob({}, {})".format, st.sampled_from(["0.3", "1e-05", "1"]), parts),
+        st.builds("({}) ** {}".format, parts, st.integers(0, 2)),
+    )
+
+
+WORDS = st.recursive(
+    st.sampled_from(
+        [*(str(kind(**kind.example())) for kind in OWN), *(f"awgn({k})" for k in range(5)), "clean"]
+    ),
+    words_of,
+    max_leaves=6,
+)
 ALPHABET = "abgnw()[]|>-=*,.:'\"0123456789 \n\t#\\{}@_é\u202e\x00\x1b"
 
 
@@ -75,6 +93,12 @@ def check(text: str) -> None:
 @given(EXPRESSIONS)
 @TRIES
 def test_expressions_of_real_words(text: str) -> None:
+    check(text)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=4).map(" | ".join))
+@TRIES
+def test_expressions_without_a_mistake(text: str) -> None:
     check(text)
 
 
