@@ -228,6 +228,11 @@ def degree_of(word: Word | None) -> float | None:
     return float(degree) if isinstance(degree, int | float) else None
 
 
+def told_degree(word: Word | None) -> float | None:
+    """The degree that is told to a net which must know it: 0 of a clean image."""
+    return 0.0 if type_of(word) == "clean" else degree_of(word)
+
+
 def _type_of_step(step: Step) -> str:
     if isinstance(step, Primitive) and step.kind.family == "real":
         return f"{step.name}({step.degree})"  # a camera, a kind of weather: a type of its own

@@ -24,7 +24,15 @@ from torch import nn
 from dilkit.checkpoint import Provenance
 from dilkit.devices import pick_device
 from dilkit.distortions import Word, as_float, confounder_set, pixel_hash
-from dilkit.distortions.novelty import GIVEN, Novelty, degree_of, novelty, reached, type_of
+from dilkit.distortions.novelty import (
+    GIVEN,
+    Novelty,
+    degree_of,
+    novelty,
+    reached,
+    told_degree,
+    type_of,
+)
 from dilkit.errors import UsageError
 from dilkit.evaluation.degrade import Degradation, Noise
 from dilkit.evaluation.extra_metrics import Compare, make_metrics
@@ -326,7 +334,7 @@ def restore_told(module: nn.Module, image: Array, word: Word | None, device: str
     """The output for one image; a non-blind net is told the degree of its distortion (a foreign one, the
     sigma of `awgn`)."""
     if isinstance(module, NoiseMap):
-        module.degree = 0.0 if type_of(word) == "clean" else degree_of(word)
+        module.degree = told_degree(word)
     elif isinstance(module, Adapted):
         module.known_sigma = degree_of(word) if type_of(word) == "awgn" else None
     return restore_image(module, image, device)

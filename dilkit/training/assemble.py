@@ -18,18 +18,27 @@ from dilkit.checkpoint import Provenance, find_checkpoint, initial_weights, load
 from dilkit.confounders.episodes import EpisodeSampler
 from dilkit.confounders.orbit import Correlation, Orbit
 from dilkit.confounders.store import Store
-from dilkit.distortions.novelty import degree_of
+from dilkit.distortions import Word
+from dilkit.distortions.novelty import told_degree
 from dilkit.errors import UsageError, nearest
 from dilkit.models import from_config
 from dilkit.models.config import CustomConfig
 from dilkit.models.custom import find_multiple, takes
 from dilkit.objectives import make_objective
 from dilkit.recipe import Recipe, refuse_leaks
-from dilkit.recipe.schema import Constant, Cosine, Data, Init, Optim, Staircase, TorchSchedule
+from dilkit.recipe.schema import (
+    OPTIMISERS,
+    Constant,
+    Cosine,
+    Data,
+    Init,
+    Optim,
+    Staircase,
+    TorchSchedule,
+)
 from dilkit.training.accelerator import Accelerator
-from dilkit.training.lion import Lion
 from dilkit.training.loop import Trainee
-from dilkit.training.muon import Muon
+from dilkit.training.optimisers import Lion, Muon
 from dilkit.training.precision import LossScale, make_loss
 from dilkit.training.swad import Swad
 
@@ -38,10 +47,19 @@ def make_optimizer(optim: Optim, net: nn.Module) -> Optimizer:
     """The recipe's optimiser over the parameters that require gradients.
 
     Raises:
-        UsageError: torch has no such optimiser, it does not take the arguments, or a pattern of `rates` that
-            no parameter has.
+        UsageError: torch has no such optimiser, it does not take the arguments or `rates`, or a pattern of
+            `rates` that no parameter has.
     """
+    if optim.args and optim.name in OPTIMISERS:
+        raise UsageError(
+            "further arguments are for a class of torch.optim",
+            where="optim.args",
+            found=optim.name,
+            remedy="name the class: optim.name=AdamW",
+        )
     if optim.name == "muon":
+        if optim.rates:
+            raise UsageError("muon has one rate for all parameters", where="optim.rates", found=optim.rates)
         named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
         return Muon(named, optim.lr, optim.momentum or 0.95, None, optim.betas, optim.eps, optim.weight_decay)
     groups = _groups(optim, net)
@@ -255,27 +273,27 @@ def _sampler(recipe: Recipe, store: Store, labels: Sequence[str], rank: int, wor
         split=data.split,
         orbit=[Orbit(each.name, each.probability, each.reach) for each in data.orbit],
         correlate=Correlation(**data.correlate.model_dump()) if data.correlate else None,
-        maps=_degrees(store, labels) if recipe.model.noise_map else None,
+        maps=degrees_told(map(store.word, labels)) if recipe.model.noise_map else None,
     )
 
 
-def _degrees(store: Store, labels: Sequence[str]) -> dict[str, float]:
-    """By label, the one degree that a net is told.
+def degrees_told(words: Iterable[Word]) -> dict[str, float]:
+    """By label, the one degree that a net is told (`model.noise_map`).
 
     Raises:
         UsageError: a distortion without one number as its degree.
     """
     found = {}
-    for label in labels:
-        degree = degree_of(store.word(label))
+    for word in words:
+        degree = told_degree(word)
         if degree is None:
             raise UsageError(
                 "a distortion has no one degree to tell the net",
                 where="model.noise_map",
-                found=label,
+                found=word.label,
                 expected="distortions of one degree each, as awgn[5, 10, 15]",
             )
-        found[label] = degree
+        found[word.label] = degree
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,11 @@ from dilkit.confounders.duplicates import SeenImages, perceptual_hash
 from dilkit.confounders.images import expand
 from dilkit.confounders.store import Store
 from dilkit.distortions import ConfounderSet, Image, SampleKey, Word, as_float, confounder_set, pixel_hash
-from dilkit.distortions.novelty import degree_of
 from dilkit.errors import UsageError
 from dilkit.metrics import Channel, psnr
 from dilkit.models.noise_map import NoiseMap
 from dilkit.recipe import Recipe
+from dilkit.training.assemble import degrees_told
 
 if TYPE_CHECKING:
     from dilkit.recipe.schema import Validate
@@ -44,13 +44,15 @@ class Validation:
     select: str
     seen_images: SeenImages
     """The images themselves, for the record of what a checkpoint was selected by."""
+    degrees: Mapping[str, float]
+    """By label, what a net of `model.noise_map` is told; of others, nothing."""
 
     @classmethod
     def of(cls, recipe: Recipe, store: Store, labels: Sequence[str]) -> Validation | None:
         """What the recipe's `validate` section declares; None where it has none.
 
         Raises:
-            UsageError: no images.
+            UsageError: no images, or no one degree to tell the net.
         """
         plan = recipe.validation
         if plan is None:
@@ -59,7 +61,8 @@ class Validation:
         held_out = confounder_set(plan.held_out) if plan.held_out is not None else ConfounderSet.of(())
         images, looks = _images(plan, store)
         pairs = [{w.label: [_pair(w, x) for x in images] for w in words} for words in (seen, held_out)]
-        return cls(pairs[0], pairs[1], recipe.test.channel, recipe.test.border, plan.select, looks)
+        degrees = degrees_told([*seen, *held_out]) if recipe.model.noise_map else {}
+        return cls(pairs[0], pairs[1], recipe.test.channel, recipe.test.border, plan.select, looks, degrees)
 
     def measure(
         self,
@@ -80,7 +83,7 @@ class Validation:
                 for label, pairs in words.items():
                     values = []
                     if isinstance(net, NoiseMap):
-                        net.degree = degree_of(confounder_set(label)[label])
+                        net.degree = self.degrees[label]
                     for pair in pairs:
                         batch = torch.from_numpy(pair.distorted.transpose(2, 0, 1)[None].copy())
                         with torch.no_grad():

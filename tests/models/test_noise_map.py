@@ -16,6 +16,8 @@ from dilkit.models import build
 from dilkit.models.noise_map import NoiseMap
 from dilkit.recipe import compose
 from dilkit.training import train
+from dilkit.training.assemble import open_store
+from dilkit.training.validation import Validation
 
 WORDS = [
     "dncnn", "data.sources=['deadleaves:4@48']", "data.tile=48", "data.crop=16", "data.batch=1",
@@ -51,6 +53,16 @@ def test_in_a_measurement_each_input_comes_with_its_degree() -> None:
     assert strong < rows["input_psnr"].min()  # 51 / 255 was added everywhere
 
 
+def test_in_validation_each_input_comes_with_its_degree() -> None:
+    words = ["steps=1", "data.distort=strong = awgn(51) | clean", "validate.pictures=false"]
+    recipe = compose([*WORDS[:-3], *words, "validate.images=['deadleaves:1@32']"]).recipe
+    with open_store(recipe) as store:
+        validation = Validation.of(recipe, store, store.labels)
+    row, _ = validation.measure(NoiseMap(Echo()), torch.device("cpu"), torch.float32)
+    assert row["val/clean"] == float("inf")
+    assert row["val/strong"] < 13  # 51 / 255 of noise and the same again
+
+
 def test_who_is_not_told_is_refused(tmp_path: Path) -> None:
     net = build("dncnn", depth=3, width=4, noise_map=True)
     with pytest.raises(UsageError, match="must be told"):
@@ -61,7 +73,14 @@ def test_who_is_not_told_is_refused(tmp_path: Path) -> None:
         train(compose([*WORDS, "data.distort=awgn(uniform(5, 20))"]), tmp_path)
 
 
+def test_a_held_out_distortion_of_no_one_degree_is_refused_before_a_step(tmp_path: Path) -> None:
+    words = [*WORDS, "data.distort=awgn[5, 20]", "validate.held_out=awgn(uniform(30, 40))"]
+    with pytest.raises(UsageError, match="no one degree"):
+        train(compose(words), tmp_path)
+    assert not (tmp_path / "run.json").exists()
+
+
 def test_it_trains_and_is_validated(tmp_path: Path) -> None:
-    train(compose([*WORDS, "data.distort=awgn[5, 20]"]), tmp_path)
+    train(compose([*WORDS, "data.distort=weak = awgn(5) >> clip | awgn(20) | clean"]), tmp_path)
     rows = evaluate(str(tmp_path), "deadleaves:1@32", "awgn[5, 50]", clip=True, quantize=False)
     assert rows["psnr"].notna().all()

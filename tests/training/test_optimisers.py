@@ -1,4 +1,5 @@
-"""Muon moves kernels along orthogonal directions, and everything else as Adam does."""
+"""Muon moves kernels along orthogonal directions, and everything else as Adam does; Lion goes by signs; and
+no setting is dropped without a word."""
 
 from __future__ import annotations
 
@@ -8,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from dilkit.training.lion import Lion
-from dilkit.training.muon import Muon, orthogonal
+from dilkit.errors import UsageError
+from dilkit.recipe.schema import Optim
+from dilkit.training.assemble import make_optimizer
+from dilkit.training.optimisers import Lion, Muon, orthogonal
 
 
 def test_singular_values_become_about_one() -> None:
@@ -71,3 +74,17 @@ def test_lion_moves_by_the_sign_of_a_mean_of_gradients() -> None:
         expected = expected * (1 - 0.1 * 0.5) - 0.1 * (0.9 * mean + 0.1 * grad).sign()
         mean = 0.99 * mean + 0.01 * grad
         assert torch.allclose(p, expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ({"name": "muon", "rates": {"0.*": 0.1}}, "optim.rates"),
+        ({"name": "adam", "args": {"amsgrad": True}}, "optim.args"),
+        ({"name": "lion", "args": {"betas": [0.9, 0.99]}}, "optim.args"),
+    ],
+)
+def test_a_setting_that_an_optimiser_does_not_take_is_refused(given: dict, where: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_optimizer(Optim.model_validate(given), net())
+    assert caught.value.where == where

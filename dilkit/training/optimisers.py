@@ -1,10 +1,10 @@
-"""Muon for convolutional nets: Jordan et al., "Muon: An optimizer for hidden layers in neural networks",
-2024."""
+"""Optimisers that torch does not have for convolutional nets: Muon and Lion. A package for one update rule
+would be one more dependency."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose direction is made orthogonal, for the kernels of convolutions; Adam for the rest.
+    """Momentum whose direction is made orthogonal, for the kernels of convolutions; Adam for the rest (Jordan
+    et al., "Muon: An optimizer for hidden layers in neural networks", 2024).
 
     A kernel (out, in, k, k) is read as a matrix (out, in k k). Its update has the root mean square 0.2 lr,
     about that of Adam (Liu et al., "Muon is Scalable for LLM Training", 2025), so a rate that suits Adam is a
@@ -55,16 +56,12 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update along the gradients; parameters without one stay."""
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
+        for group, params, grads in _moved(self):
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-            (self._orthogonal if group["orthogonal"] else self._adam)(params, group)
+            (self._orthogonal if group["orthogonal"] else self._adam)(params, grads, group)
 
-    def _orthogonal(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        grads = [cast(Tensor, p.grad) for p in params]
+    def _orthogonal(self, params: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -> None:
         states = [self.state[p] for p in params]
         for p, state in zip(params, states, strict=True):
             if not state:
@@ -80,14 +77,13 @@ class Muon(torch.optim.Optimizer):
             updates = [update.view(p.shape) for (p, _), update in zip(items, made, strict=True)]
             torch._foreach_add_([p for p, _ in items], updates, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
-    def _adam(self, params: list[Tensor], group: dict[str, Any]) -> None:
+    def _adam(self, params: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -> None:
         first, second = group["betas"]
         states = [self.state[p] for p in params]
         for p, state in zip(params, states, strict=True):
             if not state:
                 state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
             state["step"] += 1
-        grads = [cast(Tensor, p.grad) for p in params]
         means, squares = [state["mean"] for state in states], [state["square"] for state in states]
         torch._foreach_lerp_(means, grads, 1 - first)
         torch._foreach_mul_(squares, second)
@@ -109,3 +105,41 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return x.mT if tall else x
+
+
+class Lion(torch.optim.Optimizer):
+    """Every weight moves by `lr`, along the sign of a mean of gradients (Chen et al., "Symbolic Discovery of
+    Optimization Algorithms", NeurIPS 2023). A third to a tenth of Adam's rate suits it.
+
+    Args:
+        betas: share of the old mean in the direction, and in the new mean.
+        weight_decay: decoupled, as in AdamW.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update along the gradients; parameters without one stay."""
+        for group, params, grads in _moved(self):
+            means = [self.state[p].setdefault("mean", torch.zeros_like(p)) for p in params]
+            directions = torch._foreach_lerp(means, grads, 1 - group["betas"][0])
+            torch._foreach_sign_(directions)
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(params, directions, alpha=-group["lr"])
+            torch._foreach_lerp_(means, grads, 1 - group["betas"][1])
+
+
+def _moved(optimizer: torch.optim.Optimizer) -> Iterator[tuple[dict[str, Any], list[Tensor], list[Tensor]]]:
+    """Each group with those of its parameters that have a gradient, and the gradients."""
+    for group in optimizer.param_groups:
+        params = [p for p in group["params"] if p.grad is not None]
+        if params:
+            yield group, params, [cast(Tensor, p.grad) for p in params]
