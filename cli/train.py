@@ -43,7 +43,7 @@ def train(
         typer.Option("--trust-code", help="Also call functions the recipe names as package.module:name."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Take one real step and say what the whole would take.")
+        bool, typer.Option("--dry-run", help="Take two real steps and say what the whole would take.")
     ] = False,
     find_lr: Annotated[
         bool, typer.Option("--find-lr", help="Train briefly at rising rates, and suggest one.")

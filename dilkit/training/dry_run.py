@@ -1,4 +1,4 @@
-"""What a run would take: one real step, nothing written."""
+"""What a run would take, by two real steps; nothing is written."""
 
 from __future__ import annotations
 

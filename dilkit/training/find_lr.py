@@ -53,7 +53,7 @@ def find_lr(
     more than those differ.
 
     Raises:
-        UsageError: whatever `train` would refuse, but for its output folder.
+        UsageError: whatever `train` would refuse, but for its output folder and its sinks.
         DilkitError: the loss is not finite even at the lowest rates.
     """
     made = assemble(composed.recipe, trust_code=trust_code)

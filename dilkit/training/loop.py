@@ -73,7 +73,7 @@ class Trainee:
         self.best, self.stale = state["best"], state.get("stale", 0)
         if self.average is not None:
             self.average.n_averaged.fill_(state["averaged"])
-        if isinstance(self.average, Swad):
+        if isinstance(self.average, Swad) and state.get("window"):
             self.average.load_window(state["window"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -260,6 +260,7 @@ def _go_on_by(
         yield "the best checkpoint is chosen afresh: `validate` has changed"
     steps = state["schedule"]["last_epoch"]
     own = {"optimizer": optimizer, "objective": objective, "best": best, "schedule": fresh["schedule"]}
+    own["averaged"] = state.get("averaged") or state["step"]  # a new average begins with these weights
     trainee.load_state_dict({**state, **own})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
@@ -412,7 +413,8 @@ class Callbacks:
         if trainee.best is None or row["val/select"] > trainee.best:
             trainee.best, trainee.stale = row["val/select"], 0
             notes = {**self._notes(trainee), "select": plan.select}
-            self.folder.save_best(trainee.net, trainee.average, self.recipe, notes)
+            average = None if trainee.shown is trainee.net else trainee.average
+            self.folder.save_best(trainee.net, average, self.recipe, notes)
         return row
 
     def _save(self, trainee: Trainee) -> None:

@@ -184,7 +184,8 @@ SINKS: Registry[Any] = Registry(
 
 
 def find_sinks(names: Sequence[str], *, trust_code: bool = False) -> list[Callable[[Path], Sink]]:
-    """What makes each sink: one of `SINKS`, or any `package.module:Class`. Nothing is called yet.
+    """What makes each sink: one of `SINKS`, or any `package.module:Class`. No sink is made yet, but the
+    module of a path is imported: names come from a recipe that the user runs, never from a checkpoint's.
 
     Raises:
         UsageError: an unknown name; or what is named is not a class with a method `add`, and `trust_code` is

@@ -11,6 +11,8 @@ from torch.optim.swa_utils import AveragedModel
 
 CONVERGE, TOLERANCE, RATIO = 3, 6, 0.3
 """N_s, N_e and r of the released code."""
+_WINDOW = ("_steps", "_running", "_waiting", "_window", "_segments", "_threshold", "_closed")
+"""What a run needs to go on, beside the weights of `module`."""
 
 
 class Swad(AveragedModel):
@@ -79,13 +81,13 @@ class Swad(AveragedModel):
 
     def window(self) -> dict[str, Any]:
         """What a run needs to go on, beside the weights of `module`."""
-        names = ("_steps", "_running", "_window", "_segments", "_threshold", "_closed")
-        return {"_waiting": list(self._waiting), **{name: getattr(self, name) for name in names}}
+        return {**{name: getattr(self, name) for name in _WINDOW}, "_waiting": list(self._waiting)}
 
     def load_window(self, state: dict[str, Any]) -> None:
         """Take over what `window` gave."""
-        for name, value in {**state, "_waiting": deque(state["_waiting"])}.items():
-            setattr(self, name, value)
+        for name in _WINDOW:
+            setattr(self, name, state[name])
+        self._waiting = deque(state["_waiting"])
 
 
 def _tensors(net: nn.Module) -> list[Tensor]:

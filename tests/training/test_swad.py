@@ -80,6 +80,19 @@ def test_a_run_goes_on_with_its_window(tmp_path: Path) -> None:
     assert any(not torch.equal(a, b) for a, b in zip(latest.parameters(), again.parameters(), strict=True))
 
 
+def test_a_run_that_takes_it_up_on_resuming_averages_from_there(tmp_path: Path) -> None:
+    train(compose([*WORDS, "swad=false", "steps=4"]), tmp_path / "run")
+    train(compose([*WORDS, "steps=12"]), tmp_path / "run", resume=True, allow_changes=True)
+    last = tmp_path / "run" / "checkpoints" / "last.safetensors"
+    mean, latest = load(last).net, load(last, weights="net").net
+    assert any(not torch.equal(a, b) for a, b in zip(mean.parameters(), latest.parameters(), strict=True))
+
+
+def test_the_best_checkpoint_is_the_net_that_was_measured(tmp_path: Path) -> None:
+    train(compose([*WORDS, "steps=12"]), tmp_path / "run")
+    assert load(tmp_path / "run" / "checkpoints" / "best.safetensors").metadata["weights"] == "net"
+
+
 def _stop_at(step: int):  # type: ignore[no-untyped-def]
     def log(row: dict) -> None:
         if row.get("step") == step:

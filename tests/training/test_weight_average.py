@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from dilkit.checkpoint import load
 from dilkit.errors import UsageError
 from dilkit.recipe import compose
+from dilkit.training import train
 from dilkit.training.assemble import mean_from
 
 
@@ -37,3 +40,11 @@ def test_it_is_the_mean_of_the_weights_after_each_step_from_the_first_on(first: 
 def test_two_averages_at_once_are_refused() -> None:
     with pytest.raises(UsageError, match="instead of ema"):
         compose(["denoise-gaussian-small", "swa=0.25", "ema=0.9"])
+
+
+def test_a_run_that_takes_it_up_on_resuming_averages_its_last_steps(tiny: list[str], tmp_path: Path) -> None:
+    train([*tiny, "steps=6"], tmp_path / "run")
+    words = [*tiny, "steps=12", "swa=0.25", "optim.lr=0.01"]
+    last = train(words, tmp_path / "run", resume=True, allow_changes=True).checkpoint
+    mean, latest = load(last).net, load(last, weights="net").net
+    assert any(not torch.equal(a, b) for a, b in zip(mean.parameters(), latest.parameters(), strict=True))
