@@ -276,6 +276,8 @@ def _includes(trained: Any, test: Any) -> bool:
         if not isinstance(trained, Law):
             return False
         ends = all(_includes(trained, value) for value in test.args)
+        if trained.name == "choice" and test.name == "integers":
+            return ends and all(value in trained.args for value in range(*test.args))
         return ends and (trained.continuous or not test.continuous)
     if isinstance(trained, Law):
         if trained.name == "choice":

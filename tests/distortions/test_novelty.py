@@ -29,6 +29,10 @@ CASES = [
     ("awgn(uniform(5, 20))", "awgn[5, 20]", "degree"),
     ("awgn(5)", "awgn(choice(5, 10))", "seen"),
     ("awgn(7)", "awgn(choice(5, 10))", "degree"),
+    ("awgn(7)", "awgn(integers(5, 10))", "seen"),
+    ("awgn(7.5)", "awgn(integers(5, 10))", "degree"),
+    ("awgn(integers(5, 7))", "awgn(choice(5, 6, 7))", "seen"),
+    ("awgn(integers(5, 7))", "awgn(choice(5, 7))", "degree"),
     ("clean", "awgn(5)", "clean"),
     ("clean", "awgn(5) | clean", "seen"),
 ]
