@@ -36,8 +36,8 @@ def check(
         str,
         typer.Argument(
             metavar="MODEL | KIND NAME",
-            help="A built-in name, package.module:Class, or a checkpoint; or a kind of plug-in and its name: "
-            f"{', '.join(KINDS)}.",
+            help="A built-in name, package.module:Class, a checkpoint, a run's folder or zoo:NAME; "
+            f"or a kind of plug-in and its name: {', '.join(KINDS)}.",
             autocompletion=choice(KINDS),
         ),
     ],
@@ -139,17 +139,22 @@ def _arguments(settings: list[str]) -> dict[str, Any]:
 
 
 def _load(model: str, settings: list[str], trust_code: bool) -> nn.Module:
-    from dilkit.errors import UsageError
+    from dilkit.errors import UsageError, nearest
     from dilkit.models import build
 
+    if settings and "=" not in settings[0]:
+        raise UsageError(
+            "no such kind of plug-in", found=model, expected=", ".join(KINDS), nearest=nearest(model, KINDS)
+        )
     arguments = _arguments(settings)
     path = Path(model)
-    if path.suffix == ".safetensors" or path.is_file():
-        from dilkit.checkpoint import load
+    run = (path / "checkpoints").is_dir()
+    if model.startswith("zoo:") or path.suffix == ".safetensors" or path.is_file() or run:
+        from dilkit.checkpoint import find_checkpoint, load
 
         if arguments:
             raise UsageError("a checkpoint brings its own settings", found=" ".join(settings))
-        return load(path, trust_code=trust_code).net
+        return load(find_checkpoint(model), trust_code=trust_code).net
     if ":" in model:
         return build(model, args=arguments, trust_code=trust_code)
     return build(model, **arguments)

@@ -124,7 +124,7 @@ def ls() -> None:
 
 @study.command("run", epilog=_STUDY)
 def run(
-    name: Annotated[str, typer.Argument(help="A study by name, or a YAML file.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="A study by name, or a YAML file.")],
     out: Annotated[Path, typer.Option(help="The folder of the study; given again, it goes on.")],
     data: Annotated[Path | None, typer.Option(help="The folder its images are in.")] = None,
     tier: Annotated[list[str] | None, typer.Option(help="Only this tier; may be given again.")] = None,
@@ -162,7 +162,9 @@ dilkit study explain runs/erm --data images/test/Set5 --distort "awgn[5, 20, 50]
 
 @study.command("explain", epilog=EXPLAIN_EPILOG)
 def explain(
-    folder: Annotated[Path, typer.Argument(help="Of a study, a comparison, or a run that archives.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Of a study, a comparison, or a run that archives.")
+    ],
     data: Annotated[list[str], typer.Option(help="Clean images; may be given again.")],
     distort: Annotated[
         str | None, typer.Option("--distort", "-d", help="Default: those of the test.")

@@ -34,7 +34,7 @@ def ls(
             metavar="KIND", help=f"What to list: {', '.join(KINDS)}.", autocompletion=choice(KINDS)
         ),
     ],
-    name: Annotated[str | None, typer.Argument(help="The one to explain in full.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The one to explain in full.")] = None,
     as_json: Json = False,
 ) -> None:
     """List distortions, metrics, models, nets that ship with dilkit, objectives, presets or protocols; or

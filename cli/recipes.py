@@ -58,7 +58,10 @@ def compose_(words: Words, out: Annotated[Path, typer.Option(help="The file to w
 
 
 @recipes.command("cp", epilog="Example: `dilkit recipes cp denoise-gaussian-small mine.yaml`")
-def cp(name: str, out: Path) -> None:
+def cp(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe, by name.")],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
+) -> None:
     """Copy a shipped recipe, comments and all, to a file to edit."""
     from dilkit.errors import UsageError, nearest
     from dilkit.recipe import shipped
@@ -70,7 +73,10 @@ def cp(name: str, out: Path) -> None:
 
 
 @recipes.command("diff", epilog="Example: `dilkit recipes diff denoise-gaussian denoise-gaussian-small`")
-def diff(old: str, new: str) -> None:
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A recipe's name or file.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Another.")],
+) -> None:
     """Where two recipes (names, files or a run's recipe.yaml) differ; exit 1 if they do."""
     from dilkit.recipe import compose, differences, resolved
 

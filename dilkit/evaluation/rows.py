@@ -74,23 +74,34 @@ def read_rows(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise UsageError("no such file of rows", where=path)
+    try:
+        made = _read(path)
+        if missing := [name for name in COLUMNS if name not in made]:
+            raise ValueError(f"no column {missing[0]!r}")
+        attrs = made.attrs
+        made = made.astype(COLUMNS)
+    except (ValueError, OSError) as error:
+        raise UsageError(
+            "the file does not hold evaluation rows",
+            where=path,
+            found=str(error).splitlines()[0],
+            expected="what `dilkit eval` wrote by --csv, --parquet or --json",
+        ) from None
+    made.attrs = attrs
+    return made
+
+
+def _read(path: Path) -> pd.DataFrame:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        made = pd.read_parquet(path)
-    elif suffix == ".json":
-        held = json.loads(path.read_text(encoding="utf-8"))
-        made = pd.DataFrame(held.get("rows", []))
-        made.attrs[SETTINGS] = held.get(SETTINGS, {})
-    else:
-        made = pd.read_csv(path, keep_default_na=True, dtype={"pixels": "str"})
-    missing = [name for name in COLUMNS if name not in made]
-    if missing:
-        raise UsageError(
-            "the file does not hold evaluation rows", where=path, found=f"no column {missing[0]!r}"
-        )
-    attrs = made.attrs
-    made = made.astype(COLUMNS)
-    made.attrs = attrs
+        return pd.read_parquet(path)
+    if suffix != ".json":
+        return pd.read_csv(path, keep_default_na=True, dtype={"pixels": "str"})
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(held, dict):
+        raise ValueError(f"{type(held).__name__} at the top")
+    made = pd.DataFrame(held.get("rows", []))
+    made.attrs[SETTINGS] = held.get(SETTINGS, {})
     return made
 
 

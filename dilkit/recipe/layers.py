@@ -123,6 +123,8 @@ def read_layer_file(path: Path) -> Layer:
     try:
         with path.open(encoding="utf-8") as file:
             return read_layer(file.read(LARGEST + 1), str(path))
+    except FileNotFoundError:
+        raise UsageError("no such file", where=path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the recipe: {error}", where=path) from None
 
