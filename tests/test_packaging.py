@@ -40,7 +40,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             shutil.copy(source, work / name)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", "out", "."]
-    subprocess.run(command, cwd=work, check=True)
+    told = subprocess.run(command, cwd=work, check=True, capture_output=True, text=True)
+    assert "would be ignored" not in told.stdout + told.stderr
     [path] = (work / "out").glob("*.whl")
     return path
 

@@ -121,8 +121,20 @@ def test_a_device_that_is_not_there(
         (["eval", "data.h5", "--data", "photo.png", "-d", "awgn(5)"], "dataset", ""),
         (["restore", "photo.png", "runs/erm", "--out", "x"], "image", "dilkit restore"),
         (["eval", "runs/erm", "--data", "photo.png", "photo2.png", "-d", "awgn(5)"], "image", "quote"),
+        (["check", "photo.png"], "image", "checkpoint"),
+        (["check", "distorton", "awgn"], "distorton", "did you mean: distortion?"),
+        (["card", "runs/erm", "--rows", "photo.png"], "photo.png", "dilkit eval"),
+        (["study", "run", "nowhere.yaml", "--out", "x"], "nowhere.yaml", "no such file"),
     ],
-    ids=["a dataset for a net", "the image before the net", "an unquoted glob"],
+    ids=[
+        "a dataset for a net",
+        "the image before the net",
+        "an unquoted glob",
+        "an image to check",
+        "an unknown kind",
+        "an image for rows",
+        "a study that is not there",
+    ],
 )
 def test_a_file_of_another_kind(
     words: list[str],
@@ -141,6 +153,10 @@ def test_a_run_folder_stands_for_its_checkpoint(
 ) -> None:
     words = ["dilkit", "eval", "runs/erm", "--data", "photo.png", "-d", "awgn(5)", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None), capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["dilkit", "check", "runs/erm", "--no-costs", "--size", "16"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code in (0, None), capsys.readouterr().err
