@@ -26,7 +26,7 @@ from dilkit.evaluation.testsets import Data
 from dilkit.experiments.partial_correlation import partial_correlations
 from dilkit.inference.forward import to_tensor
 from dilkit.inference.nets import Net, open_nets
-from dilkit.losses import loss_of
+from dilkit.losses import loss_of, parse_loss
 from dilkit.meta.hvp import gradient
 from dilkit.models import from_config
 from dilkit.recipe import Recipe
@@ -77,7 +77,8 @@ def explain_study(
         UsageError: no measured net in the folder.
     """
     folder = Path(folder)
-    places = [_place(path, folder) for path in sorted(folder.rglob("rows.json"))]
+    found_places = (_place(path, folder) for path in sorted(folder.rglob("rows.json")))
+    places = [place for place in found_places if place is not None]
     if not places and distort is not None:
         archived = sorted((folder / "checkpoints").glob("step-*.safetensors"))
         places = [({"net": path.stem}, path, None) for path in archived]
@@ -95,7 +96,7 @@ def explain_study(
         how: dict[str, Any] = {"crop": crop, "limit": limit, "seed": seed, "clip": plan.get("clip", True)}
         try:
             found = invariance(net, data, distort or plan["distort"], device=device, **how)
-            line = {**named, **landscape(net, data, **how)}
+            line = {**named, **landscape(net, data, trust_code=trust_code, **how)}
         except UsageError as error:  # a net that must be told the degree, or a foreign one
             tell(f"left out: {error}")
             continue
@@ -129,8 +130,12 @@ def landscape(
     clip: bool = True,
     radius: float = RADIUS,
     directions: int = 4,
+    trust_code: bool = False,
 ) -> dict[str, float]:
     """Where a net lies in the landscape of its own loss, on the distortions that it was trained on.
+
+    Args:
+        trust_code: whether a loss that loads the weights of another net may be taken (`perceptual`).
 
     Returns:
         `loss`, its mean over distortions and images; `weights`, |theta|; `distance`, |theta - theta_0| from
@@ -141,11 +146,18 @@ def landscape(
         `radius * |theta|`, mean over `directions`; `sharpness_ascent`, the same along the gradient.
 
     Raises:
-        UsageError: a net without a recipe, as a foreign one.
+        UsageError: a net without a recipe, as a foreign one; a loss that is not trusted.
     """
     if net.module is None or net.trained is None or "recipe" not in net.metadata:
         raise UsageError("only a net with its recipe says where it started", found=net.label)
     module, recipe = net.module, Recipe.model_validate(net.metadata["recipe"], by_alias=True, by_name=True)
+    if not trust_code and any(name == "perceptual" for _, name in parse_loss(recipe.loss)):
+        raise UsageError(
+            "its loss would load the weights of another net, 548 MB",
+            where=net.label,
+            found=recipe.loss,
+            remedy="--trust-code (trust_code=True), if that may be",
+        )
     clean, views = _views(net, data, crop, limit, Degradation(seed, clip, False))
     measured = loss_of(recipe.loss)
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -217,10 +229,14 @@ def _put(parameters: Sequence[Tensor], flat: Tensor) -> None:
         p.copy_(part.view_as(p))
 
 
-def _place(path: Path, folder: Path) -> tuple[dict[str, Any], Path, pd.DataFrame | None]:
-    """What a measured run is called, its checkpoint, and its rows: TIER/ARM/SETTINGS/seed-N/rows.json."""
+def _place(path: Path, folder: Path) -> tuple[dict[str, Any], Path, pd.DataFrame | None] | None:
+    """What a measured run is called, its checkpoint, and its rows: TIER/ARM/SETTINGS/seed-N/rows.json; None
+    for rows that no comparison has measured."""
     rows, run = read_rows(path), path.parent
-    *tier, arm, label, seed = run.relative_to(folder).parts
+    parts = run.relative_to(folder).parts
+    if len(parts) < 3 or "compared" not in rows.attrs.get(SETTINGS, {}):
+        return None
+    *tier, arm, label, seed = parts
     named = {"tier": "/".join(tier), "arm": arm, "net": f"{label}/{seed}"}
     (source,) = (each["source"] for each in rows.attrs[SETTINGS]["nets"].values())
     return named, run / "checkpoints" / Path(source).name, rows

@@ -11,6 +11,8 @@ import torch
 
 from dilkit.distortions import confounder_set
 from dilkit.errors import UsageError
+from dilkit.evaluation.grid import evaluate
+from dilkit.evaluation.rows import write_rows
 from dilkit.experiments.compare import compare
 from dilkit.experiments.explanations import LANDSCAPE, explain_study, landscape
 from dilkit.experiments.runs import TestPlan
@@ -79,6 +81,30 @@ def test_along_a_run_the_distance_grows(tmp_path: Path) -> None:
     assert found.nets["distance"].is_monotonic_increasing
     with pytest.raises(UsageError, match="no net to measure"):
         explain_study(tmp_path, IMAGES)
+
+
+def test_rows_of_an_evaluation_beside_a_run_are_not_those_of_a_comparison(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(compose([*WORDS, "passes=4", "checkpoint.every=2", "checkpoint.archive=2"]), run)
+    write_rows(evaluate(str(run), IMAGES, "awgn[5, 50]", clip=True, quantize=False), run / "rows.json")
+    assert len(explain_study(run, IMAGES, "awgn[5, 50]", crop=32, limit=3).nets) == 1
+    with pytest.raises(UsageError, match="no net to measure"):
+        explain_study(tmp_path, IMAGES)
+
+
+def test_a_loss_that_a_recipe_names_loads_no_weights_unless_it_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(compose([*WORDS, "passes=4"]), tmp_path)
+    net = open_net(tmp_path)
+    net.metadata["recipe"]["loss"] = "l1 + 0.1*perceptual"
+    asked: list[object] = []
+    monkeypatch.setattr("dilkit.losses._vgg", lambda device: asked.append(device) or torch.nn.Identity())
+    with pytest.raises(UsageError, match="548 MB"):
+        landscape(net, IMAGES, crop=32)
+    assert not asked
+    assert landscape(net, IMAGES, crop=32, trust_code=True)["loss"] > 0
+    assert asked
 
 
 def test_every_net_of_a_comparison_has_a_row_with_the_psnr_of_its_test(
