@@ -22,7 +22,10 @@ from safetensors.torch import save_file
 from dilkit.checkpoint import Folder, load
 from dilkit.errors import DilkitError, UsageError
 from dilkit.inference.export import export
+from dilkit.models import build
+from dilkit.recipe import to_yaml
 
+TINY = ["demo", "synthetic", "steps=1", "data.crop=16", "data.batch=1", "model.norm=none"]
 SIDE_EFFECT = """
 from pathlib import Path
 import os
@@ -104,6 +107,58 @@ def test_the_check_command_refuses_it_and_exits_2(
     assert ended.value.code == 2
     assert "--trust-code" in capsys.readouterr().err
     assert not stranger.exists()
+
+
+def test_what_the_rest_of_a_recipe_names_is_neither_run_nor_allocated(
+    stranger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sinks, plug-ins, images, a start, a loss: for whoever trains, not for whoever opens."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dilkit.losses._vgg", lambda device: pytest.fail("it loads the weights of a loss"))
+    net = build("dncnn", depth=3, width=4, norm="none")
+    recipe = {
+        "model": {"name": "dncnn", "depth": 3, "width": 4, "norm": "none"}, "steps": 10**18,
+        "plugins": ["stranger_module.py"], "log": {"to": ["stranger_module:Net"]},
+        "init": {"source": "module:stranger_module:Net"}, "loss": "perceptual", "swad": True,
+        "validate": {"images": [f"deadleaves:{10**12}@100000"]},
+        "data": {"sources": [f"scenes:{10**12}"], "distort": "awgn[5, 10]", "crop": 10**12, "tile": 10**12,
+                 "batch": 10**15, "workers": 10**9, "orbit": [{"name": "contrast", "reach": 1e300}]},
+        "optim": {"name": "Adagrad", "schedule": {"name": "torch", "of": "OneCycleLR"}},
+    }  # fmt: skip
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("last", "step-00000001"):
+        meta = {
+            "format": 1,
+            "recipe": recipe,
+            "confounders": "awgn[5, 10]",
+            "labels": ["awgn(5)", "awgn(10)"],
+        }
+        path = run / "checkpoints" / f"{name}.safetensors"
+        save_file(dict(net.state_dict()), path, metadata={"dilkit": json.dumps(meta)})
+    (run / "recipe.yaml").write_text(to_yaml(recipe))
+    (run / "run.json").write_text("{}")
+    images = ["--data", "deadleaves:2@48"]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for words in (
+        ["eval", "run", *images, "--distort", "awgn(5)", "--device", "cpu"],
+        ["check", str(path)],
+        ["card", "run"],
+        ["export", "run", "--to", "copy.safetensors"],
+        ["report", "run", *images, "--distort", "awgn(5)", "--out", "page.html"],
+        ["runs", "compare", "run", "run"],
+        ["study", "explain", "run", *images, "--distort", "awgn[5, 50]", "--crop", "32"],
+        ["train", *TINY, "model.depth=3", "model.width=4", "init=run", "--out", "own"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["dilkit", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        refused = words[:2] == ["study", "explain"]
+        assert ended.value.code in ((2,) if refused else (0, None)), capsys.readouterr().err
+    assert "548 MB" in capsys.readouterr().err
+    assert not stranger.exists()
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * 1024 < 1 << 30
 
 
 @pytest.mark.parametrize(
