@@ -69,7 +69,8 @@ def test_arms_seeds_rows_scores_and_costs(recipe: Path, pictures: Path, tmp_path
     assert (erm["difference"] == 0).all()
     made = found.rows.query("arm == 'erm' and novelty == 'seen'")["psnr"].mean()
     assert erm.query("score == 'seen'")["value"].item() == pytest.approx(made)
-    assert sum(line.startswith("training") for line in said) == 4
+    trained = [line for line in said if line.startswith("training")]
+    assert [line[-6:] for line in trained] == ["seed 0", "seed 0", "seed 1", "seed 1"]  # all arms, seed by seed
 
     again, said = run(recipe, pictures, tmp_path, ["erm", "dil_sf+equivariant"])
     assert said == []

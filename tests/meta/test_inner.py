@@ -10,6 +10,7 @@ from torch import nn
 
 import dilkit
 from dilkit.errors import UsageError
+from dilkit.meta.inner import key_of
 
 torch.set_num_threads(1)
 
@@ -74,6 +75,13 @@ def test_learned_rates_are_found_by_prefix_as_numbers_are(net):
     assert set(got.hyper) == {"lr.head", "lr.*"}
     by_hand = sum(g for n, g in want.hyper.items() if n.startswith("lr.head"))
     torch.testing.assert_close(got.hyper["lr.head"], by_hand, rtol=1e-12, atol=0)
+
+
+def test_the_longest_prefix_counts_and_the_star_last():
+    assert key_of(["*", "0"], "0.weight") == "0"  # as short as the star, and after it
+    assert key_of(["body", "body.0"], "body.0.weight") == "body.0"
+    assert key_of(["body", "*"], "bodyguard.weight") == "*"
+    assert key_of(["body"], "bodyguard.weight") is None
 
 
 def test_one_rate_for_each_step_and_parameter_is_learned(net):
