@@ -70,7 +70,12 @@ def test_arms_seeds_rows_scores_and_costs(recipe: Path, pictures: Path, tmp_path
     made = found.rows.query("arm == 'erm' and novelty == 'seen'")["psnr"].mean()
     assert erm.query("score == 'seen'")["value"].item() == pytest.approx(made)
     trained = [line for line in said if line.startswith("training")]
-    assert [line[-6:] for line in trained] == ["seed 0", "seed 0", "seed 1", "seed 1"]  # all arms, seed by seed
+    assert [line[-6:] for line in trained] == [
+        "seed 0",
+        "seed 0",
+        "seed 1",
+        "seed 1",
+    ]  # all arms, seed by seed
 
     again, said = run(recipe, pictures, tmp_path, ["erm", "dil_sf+equivariant"])
     assert said == []
@@ -81,6 +86,18 @@ def test_arms_seeds_rows_scores_and_costs(recipe: Path, pictures: Path, tmp_path
     (tmp_path / "erm" / "lr-0.001" / "seed-1" / "done.json").unlink()
     _, said = run(recipe, pictures, tmp_path, ["erm", "dil_sf+equivariant"])
     assert said == ["going on with erm, lr 0.001, seed 1"]
+
+
+def test_another_test_is_measured_again_and_another_recipe_is_refused(
+    recipe: Path, pictures: Path, tmp_path: Path
+) -> None:
+    for distort in ("awgn(5)", "awgn(50)"):
+        found = compare(
+            [str(recipe)], ["erm"], tmp_path, TestPlan(str(pictures), distort), seeds=1, device="cpu"
+        )
+        assert set(found.rows["distortion"]) == {distort}
+    with pytest.raises(UsageError, match="a run of another recipe"):
+        run(recipe, pictures, tmp_path, ["erm: objective.name=erm model.width=6"], seeds=1)
 
 
 def test_learning_rates_are_chosen_on_seen_distortions_of_other_images(

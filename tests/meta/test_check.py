@@ -109,6 +109,12 @@ def test_saved_bytes_count_a_storage_once():
     x = torch.rand(10, requires_grad=True)
     assert saved_activations(net, lambda: net(x).sum().backward()) == 2 * 40
 
+    def square() -> None:
+        y = net[0](x)  # saved by tanh, and twice by the product
+        (y * y).sum().backward()
+
+    assert saved_activations(net, square) == 40
+
 
 def test_help_loads_no_torch():
     code = (
