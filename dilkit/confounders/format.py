@@ -622,7 +622,11 @@ class Header:
                     where=path,
                     remedy="wait for the `dilkit augment` that is writing it, or repeat it",
                 ) from None
-            raise UsageError("no such dataset", where=path, remedy="make it with `dilkit augment`") from None
+            raise UsageError(
+                "no such dataset",
+                where=path,
+                remedy="make it with `dilkit augment`; a recipe names its own by data.store=FILE.h5",
+            ) from None
         except Hostile as error:
             raise UsageError(
                 f"the file holds something that dilkit never writes: {error}",

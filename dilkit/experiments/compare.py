@@ -165,6 +165,10 @@ def plan_comparison(
     The shared recipe is composed once, and each arm's words are added to it once; learning rates, trials and
     seeds change single values of that.
     """
+    if (Path(out) / "run.json").is_file():
+        raise UsageError(
+            "the folder of a training run, not of a comparison", where=out, remedy="give another"
+        )
     shared = recipe if isinstance(recipe, Composed) else compose(recipe)
     if shared.recipe.passes is None:
         raise UsageError(

@@ -210,11 +210,13 @@ def locate(word: str, near: Path | None = None, asked: Origin | None = None) -> 
     names = [*recipes, *known]
     if word not in names:
         of_run = Path(word).expanduser() / "recipe.yaml"
+        key = {".h5": "data.store", ".hdf5": "data.store", ".safetensors": "init"}.get(Path(word).suffix)
+        lists = "`dilkit recipes ls` lists them; your own file ends in .yaml; a setting is key.path=value"
         raise UsageError(
             f"no recipe or part is called {word!r}",
             where=asked or "command line",
             nearest=str(of_run) if of_run.is_file() else nearest(word, names),
-            remedy="`dilkit recipes ls` lists them; your own file ends in .yaml; a setting is key.path=value",
+            remedy=f"{key}={word}, after the name of a recipe" if key else lists,
         )
     return read_shipped(word) if word in recipes else _bare(known[word][1]), f"dilkit.recipes/{word}"
 

@@ -40,6 +40,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image = np.random.default_rng(0).integers(0, 255, (24, 24, 3)).astype(np.uint8)
     cv2.imwrite(str(folder / "photo.png"), image)
     cv2.imwrite(str(folder / "photo2.png"), image)
+    (folder / "run").mkdir()
+    (folder / "run" / "run.json").write_text("{}")
     checkpoints = folder / "runs" / "erm" / "checkpoints"
     checkpoints.mkdir(parents=True)
     recipe = compose([*TINY, f"data.store={folder / 'data.h5'}", "hardware.device=cpu"]).recipe
@@ -122,6 +124,14 @@ def test_a_device_that_is_not_there(
         (["restore", "photo.png", "runs/erm", "--out", "x"], "image", "dilkit restore"),
         (["eval", "runs/erm", "--data", "photo.png", "photo2.png", "-d", "awgn(5)"], "image", "quote"),
         (["check", "photo.png"], "image", "checkpoint"),
+        (["train", "data.h5"], "recipe", "data.store=data.h5"),
+        (["train", "net.safetensors"], "recipe", "init=net.safetensors"),
+        (["train", *TINY, "--out", "x"], "no such dataset", "data.store="),
+        (
+            ["compare", "demo", "-d", "awgn(5)", "--data", "photo.png", "--arms", "erm", "--out", "run"],
+            "run",
+            "give another",
+        ),
         (["check", "distorton", "awgn"], "distorton", "did you mean: distortion?"),
         (["card", "runs/erm", "--rows", "photo.png"], "photo.png", "dilkit eval"),
         (["study", "run", "nowhere.yaml", "--out", "x"], "nowhere.yaml", "no such file"),
@@ -131,6 +141,10 @@ def test_a_device_that_is_not_there(
         "the image before the net",
         "an unquoted glob",
         "an image to check",
+        "a dataset for a recipe",
+        "a net for a recipe",
+        "no dataset",
+        "a run for a comparison",
         "an unknown kind",
         "an image for rows",
         "a study that is not there",
