@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -65,6 +67,14 @@ def test_the_gap_is_to_the_best_of_the_nets_that_are_named() -> None:
     assert "the best of a, b under each distortion" in said[0] and said[2][1][-1] == "awgn(50) (a)"
     with pytest.raises(UsageError, match="no arm"):
         scores(made, gap_to=["d"])
+
+
+def test_a_difference_in_every_resample_has_the_least_p_value() -> None:
+    table = scores(rows({"erm": 0, "dil": 1}), baseline="erm", resamples=99)
+    assert value(table, "dil", "seen", "p") == pytest.approx(2 / 100)
+    assert math.isnan(value(table, "erm", "seen", "p"))
+    same = scores(rows({"erm": 0, "dil": 0}), baseline="erm", resamples=99)
+    assert value(same, "dil", "seen", "p") == 1
 
 
 def test_pairing_takes_the_images_own_difficulty_out_of_the_difference() -> None:

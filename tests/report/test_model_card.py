@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 from dilkit import evaluate
 from dilkit.checkpoint import save_weights
 from dilkit.evaluation.rows import write_rows
+from dilkit.inference.nets import Net
 from dilkit.models import from_config
 from dilkit.recipe import Recipe
+from dilkit.report.model_card import model_card
 
 
 def test_the_card_of_a_checkpoint(tmp_path: Path) -> None:
@@ -40,3 +42,13 @@ def test_the_card_of_a_checkpoint(tmp_path: Path) -> None:
     assert "not known: the images it was trained on" in text
     assert "`awgn(50)`" in text and "## Where it fails" in text
     assert "name: dncnn" in text
+
+
+def test_where_a_net_fails_is_what_it_makes_worse() -> None:
+    images = {"a": np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)}
+    net = Net("darker", torch.nn.Threshold(0.5, 0.0))
+    rows = evaluate([net], images, "awgn[5, 50] | brightness(-0.3)", clip=True, quantize=False, device="cpu")
+    text = model_card(net, rows)
+    assert "- `awgn(5)` on memory: -" in text and "- from awgn(5) on, on memory" in text
+    better = model_card(net, rows.assign(psnr=rows["input_psnr"] + 1))
+    assert "nowhere among what was measured; its smallest gain is +1.00 dB" in better
