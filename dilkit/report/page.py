@@ -344,7 +344,7 @@ def _results(rows: pd.DataFrame, printed: Sequence[Printed]) -> list[dict[str, A
 def _cell(psnr: float, ssim: float, best: float, mark: str = "") -> dict[str, Any] | None:
     gap = best - psnr if math.isfinite(psnr) and math.isfinite(best) else 0.0
     is_best = math.isfinite(psnr) and round(psnr, 2) == best
-    far = 0.0 if is_best or gap <= 0.06 else 0.5 * min(1.0, gap / 6)
+    far = 0.0 if gap <= 0.06 else 0.5 * min(1.0, gap / 6)
     return {"value": psnr, "ssim": ssim, "mark": mark, "best": is_best, "far": far, "printed": False}
 
 

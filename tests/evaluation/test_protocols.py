@@ -33,7 +33,7 @@ from dilkit.evaluation.protocols import (
     table,
 )
 from dilkit.evaluation.references import all_references, find_references
-from dilkit.evaluation.tables import markdown
+from dilkit.evaluation.tables import markdown, short_labels
 from dilkit.inference.nets import Net
 from dilkit.recipe import compose
 
@@ -226,6 +226,16 @@ def pictures(count: int = 3) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (count, 6, 6, 3)).astype(np.uint8)
     return {f"{i}.png": np.ascontiguousarray(x.repeat(8, 0).repeat(8, 1)) for i, x in enumerate(coarse)}
+
+
+def test_a_long_distortion_has_a_short_label_that_is_spelt_out_below() -> None:
+    long = "gaussian_blur(1.5) >> awgn(25) >> clip >> jpeg(30) >> quantize"
+    rows = evaluate("input", pictures(1), f"awgn(5) | {long}", clip=True, quantize=False)
+    short = short_labels(rows)
+    assert short["awgn(5)"] == "awgn(5)" and all(len(text) <= 28 for text in short.values())
+    (label,) = set(short) - {"awgn(5)"}
+    table = markdown(rows)
+    assert f"| `{short[label]}` |" in table and f"{short[label]}: {label}." in table
 
 
 def test_a_manifest_tells_the_same_set_from_another() -> None:
